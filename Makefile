@@ -1,0 +1,41 @@
+# `make demo` and `make test` are all that a fresh machine needs: python3 (3.11 or later), make, gcc.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test test-slow check format bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/diffusionpose predict examples/demo.mp4 --out demo-output --format json,csv
+	@echo "Results: demo-output/ (open demo-output/demo.mp4; keypoints in demo.poses.json and demo.csv)"
+
+test: setup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-slow: setup
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) demo-output build *.egg-info src/*.egg-info

@@ -1,0 +1,235 @@
+"""The command line: verbs, options, exit codes. The work is elsewhere.
+
+Exit codes: 0 ok, 1 failed, 2 usage, 3 input refused, 4 partial (delivered, but the video is damaged or incomplete).
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from diffusionpose import __version__
+from diffusionpose.errors import DiffusionPoseError, UsageError
+
+if TYPE_CHECKING:
+    from diffusionpose.predict import Outcome
+    from diffusionpose.structures import FramePoses, VideoInfo
+
+EXIT_PARTIAL = 4
+
+app = typer.Typer(
+    name="diffusionpose",
+    help="Human poses from video: keypoints, ids, pictures and tables, offline.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend become one line and an exit code."""
+    try:
+        app()
+    except DiffusionPoseError as error:
+        fail(error)
+
+
+def fail(error: DiffusionPoseError) -> None:
+    """Ends with one line on stderr."""
+    print(f"diffusionpose: error: {error}", file=sys.stderr)
+    raise SystemExit(error.exit_code)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"diffusionpose {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+@app.command()
+def predict(
+    source: Annotated[str, typer.Argument(help="A video file, or a folder of images.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("poses"),
+    model: Annotated[str, typer.Option(help="Bundled name, folder, or owner/name on the Hugging Face hub.")] = "tiny",
+    formats: Annotated[
+        str, typer.Option("--format", help="Comma-separated: json, csv, posetrack, coco. json is always written.")
+    ] = "json",
+    video: Annotated[bool, typer.Option(help="Write the annotated video.")] = True,
+    boxes: Annotated[
+        Path | None, typer.Option(help="JSON file of person boxes, instead of the detector.")
+    ] = None,
+    detector: Annotated[
+        str | None, typer.Option(help="YOLOX .onnx file, or a transformers detector (folder or owner/name).")
+    ] = None,
+    detect_every: Annotated[int, typer.Option(help="Detect on every n-th frame, track between.")] = 1,
+    fps: Annotated[float | None, typer.Option(help="Images per second of a folder of images.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    seed: Annotated[int, typer.Option(help="Of the noise that heatmaps start from.")] = 0,
+    steps: Annotated[int, typer.Option(help="DDIM steps.")] = 1,
+    num_hypotheses: Annotated[int, typer.Option(help="Noises a person and frame, averaged.")] = 1,
+    flip_test: Annotated[bool, typer.Option(help="Average with the mirrored crop: slower, steadier.")] = False,
+    batch_size: Annotated[int, typer.Option(help="People a pass; changes speed, not results.")] = 8,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+) -> None:
+    """Poses of the people in a video: OUT/NAME.poses.json and the annotated OUT/NAME.mp4."""
+    from diffusionpose.detection import BoxesFile
+    from diffusionpose.predict import PosePipeline, predict_files
+    from diffusionpose.video import open_video
+
+    chosen = parse_formats(formats)
+    given = BoxesFile.load(boxes) if boxes else None
+    if given is not None and detector is not None:
+        raise UsageError("--boxes replaces the detector: leave --detector out")
+    with open_video(source, fps=None if fps is None else Fraction(str(fps))) as reader:
+        pipeline = PosePipeline.from_pretrained(
+            model,
+            detector=detector,
+            device=device,
+            precision=precision,
+            seed=seed,
+            num_inference_steps=steps,
+            num_hypotheses=num_hypotheses,
+            flip_test=flip_test,
+            batch_size=batch_size,
+            detect_every=detect_every,
+        )
+        pipeline = pipeline if given is None else pipeline.with_boxes(given)
+        with progress_bar(reader.info, quiet) as on_frame:
+            outcome = predict_files(
+                pipeline, reader, out, formats=chosen, video=video, on_frame=on_frame
+            )
+    report(outcome, quiet)
+
+
+def parse_formats(text: str) -> tuple[str, ...]:
+    """`json` and what `--format` names besides, each once.
+
+    Raises:
+        UsageError: If there is no such format.
+    """
+    from diffusionpose.formats import FORMATS
+
+    wanted = [part.strip() for part in text.split(",") if part.strip()]
+    for name in wanted:
+        if name not in FORMATS:
+            raise UsageError(f"--format {name!r}: there are {', '.join(FORMATS)}")
+    return tuple(dict.fromkeys(["json", *wanted]))
+
+
+@contextmanager
+def progress_bar(info: "VideoInfo", quiet: bool) -> Iterator[Callable[["FramePoses"], None] | None]:
+    """A bar with rate and time left on stderr; nothing when that is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]} frames/s"),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(info.name, total=info.expected_frames, rate="-")
+
+        def advance(_: "FramePoses") -> None:
+            speed = progress.tasks[task].speed
+            progress.update(task, advance=1, rate=f"{speed:.1f}" if speed else "-")
+
+        yield advance
+
+
+def report(outcome: "Outcome", quiet: bool) -> None:
+    """Says what was made; a partial video is named and ends with exit code 4."""
+    verdict = outcome.verdict
+    if not quiet:
+        people = f"{outcome.num_people} {'person' if outcome.num_people == 1 else 'people'}"
+        print(f"{verdict.num_frames} frames, {people}:")
+        for file in outcome.files:
+            print(f"  {file}")
+        for issue in verdict.issues:
+            if issue.severity == "info":
+                print(f"note: {issue.code}: {issue.message}", file=sys.stderr)
+    if verdict.status == "partial":
+        for issue in verdict.issues:
+            if issue.severity == "partial":
+                print(f"diffusionpose: partial: {issue.code}: {issue.message}", file=sys.stderr)
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+@app.command()
+def models() -> None:
+    """Model sizes with parameters and FLOPs a window, and which of them come with weights."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from diffusionpose.config import MODEL_SIZES, model_config
+    from diffusionpose.model.checkpoint import bundled
+    from diffusionpose.model.cost import window_cost
+
+    table = Table("model", "weights", "image", "backbone", "blocks", "parameters", "GFLOP a window", box=None)
+    there = bundled()
+    for size in MODEL_SIZES:
+        config = model_config(size)
+        cost = window_cost(config)
+        table.add_row(
+            size,
+            "bundled" if size in there else "-",
+            f"{config.image_size[0]}x{config.image_size[1]}",
+            f"{config.backbone.kind} {config.backbone.depth} x {config.backbone.hidden_size}",
+            f"{config.encoder.depth} + {config.decoder.depth}",
+            f"{cost.parameters / 1e6:.1f} M",
+            f"{cost.flops / 1e9:.1f}",
+        )
+    Console().print(table)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="Recipe, a YAML file.")],
+    run: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME by default.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting: a.b=value. May be repeated.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the run's last checkpoint.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Train a model from a recipe (extra: train)."""
+    from diffusionpose.config import read_recipe
+
+    recipe = read_recipe(config, settings or ())
+    train_module: Any = _train_module()
+    folder = train_module.train(
+        recipe, run or Path("runs") / recipe.name, resume=resume, progress=not quiet
+    )
+    print(f"model: {folder}")
+
+
+def _train_module() -> Any:
+    from diffusionpose.errors import MissingExtraError
+
+    try:
+        import lightning  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("lightning", "train") from None
+    from diffusionpose import train as module
+
+    return module

@@ -1,0 +1,300 @@
+"""Every setting of models and training runs: frozen pydantic models, one YAML a recipe, unknown keys are errors.
+
+A recipe is changed from the command line by `--set a.b=c`; values are read as YAML.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from diffusionpose.errors import ConfigError
+from diffusionpose.skeleton import SKELETONS, Skeleton
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BackboneConfig(Frozen):
+    """`vit` is ViTPose's plain Vision Transformer; `hybrid` puts ViT blocks behind a MobileNetV2 stem."""
+
+    kind: Literal["vit", "hybrid"] = "vit"
+    hidden_size: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: int = 4
+    patch_size: Literal[16] = 16
+
+
+class EncoderConfig(Frozen):
+    """Spatio-Temporal Feature Encoder; `joint_attention` is Table 6 (b), `none` rows without an encoder."""
+
+    kind: Literal["spatio_temporal", "joint_attention", "none"] = "spatio_temporal"
+    depth: int = 4
+    num_heads: int = 8
+    mlp_ratio: int = 4
+    state_size: int = 16
+    conv_kernel: int = 4
+    expand: int = 2
+
+
+class DecoderConfig(Frozen):
+    """Pose Denoising Decoder and what it is compared with.
+
+    `hcdb` is the paper's. `unet` is the naive denoiser of Tables 5 and 7 (a). `lookup` masks features with noisy
+    heatmaps as DiffPose does. `head` is a plain heatmap head without diffusion.
+    """
+
+    kind: Literal["hcdb", "unet", "lookup", "head"] = "hcdb"
+    depth: int = 4
+    num_heads: int = 8
+    mlp_ratio: int = 4
+    patch_size: int = 16
+    position_conditions: bool = True
+    markov: bool = True
+    num_iterations: int | None = Field(default=None, ge=1)
+    """None: exact messages on the limb tree; n: n rounds of flooding."""
+
+
+class DiffusionConfig(Frozen):
+    num_train_timesteps: int = Field(default=1000, ge=2)
+    signal_scale: float = Field(default=0.5, gt=0)
+    """Heatmaps h become x_0 = (2h - 1) * signal_scale."""
+
+
+class ModelConfig(Frozen):
+    """One network, whole. The defaults are the paper's scale (ViT-B)."""
+
+    name: str = "base"
+    skeleton: str = "posetrack15"
+    image_size: Size = (256, 192)
+    heatmap_size: Size = (64, 48)
+    sigma: float = 2.0
+    """Standard deviation of the target Gaussians in heatmap pixels."""
+    num_frames: Literal[1, 3] = 3
+    backbone: BackboneConfig = BackboneConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> Self:
+        if self.skeleton not in SKELETONS:
+            raise ValueError(f"skeleton {self.skeleton!r} is not one of {', '.join(SKELETONS)}")
+        patch = self.backbone.patch_size
+        if any(side % patch for side in self.image_size):
+            raise ValueError(f"image_size {self.image_size} is not a multiple of the patch size {patch}")
+        strides = {a / b for a, b in zip(self.image_size, self.heatmap_size, strict=True)}
+        if strides != {4.0}:
+            raise ValueError(f"heatmap_size {self.heatmap_size} must be a quarter of image_size")
+        if any(side % self.decoder.patch_size for side in self.heatmap_size):
+            raise ValueError(
+                f"heatmap_size {self.heatmap_size} is not a multiple of decoder.patch_size "
+                f"{self.decoder.patch_size}"
+            )
+        for part, heads in (("backbone", self.backbone.num_heads), ("encoder", self.encoder.num_heads)):
+            if self.backbone.hidden_size % heads:
+                raise ValueError(f"{part}.num_heads {heads} does not divide {self.backbone.hidden_size}")
+        if self.backbone.hidden_size % self.decoder.num_heads:
+            raise ValueError("decoder.num_heads does not divide backbone.hidden_size")
+        if self.decoder.markov and not self.skeleton_graph.is_tree and not self.decoder.num_iterations:
+            raise ValueError(
+                f"the limbs of {self.skeleton!r} are not a tree: set decoder.num_iterations for flooding"
+            )
+        return self
+
+    @property
+    def skeleton_graph(self) -> Skeleton:
+        return SKELETONS[self.skeleton]
+
+
+class LossConfig(Frozen):
+    """Eq. 4 and 5, and an auxiliary term."""
+
+    alpha: float = Field(default=1e-3, ge=0)
+    length_reduction: Literal["paper", "mean"] = "paper"
+    """`paper` is the soft minimum of Eq. 4; `mean` averages the exponents over limbs, so that no limb goes unseen."""
+    softargmax_temperature: float = Field(default=50.0, gt=0)
+    location: float = Field(default=0.0, ge=0)
+    """Weight of `location_loss`, which is not in the paper: it shortens the start of training from few examples."""
+
+
+class AugmentConfig(Frozen):
+    """Random changes of a training clip; one draw serves all of its frames. Probabilities and half-widths."""
+
+    flip: float = 0.5
+    scale: float = 0.35
+    """The window grows or shrinks by up to this share."""
+    rotation: float = 45.0
+    """Degrees to either side, in `rotation_share` of the clips."""
+    rotation_share: float = 0.6
+    shift: float = 0.08
+    """Of the window's sides."""
+    half_body: float = 0.2
+    colour: float = 0.4
+    """Strength of brightness, contrast, saturation and tint."""
+    grey: float = 0.1
+    blur: float = 0.15
+    """Share of clips with motion blur or defocus."""
+    occlusion: float = 0.3
+    """Share of clips with patches that hide parts of the person."""
+    still_motion: float = 0.04
+    """Speed of the motion made from a still, in window sides a frame."""
+
+
+class SourceConfig(Frozen):
+    """One data set: a PoseTrack18 or 21 root with a split, or COCO annotations with their images."""
+
+    kind: Literal["posetrack", "coco"]
+    root: Path
+    split: str | None = None
+    """`posetrack`: the folder under `posetrack_data`."""
+    annotations: Path | None = None
+    """`coco`: relative to the root."""
+    images: Path | None = None
+    """`coco`: relative to the root."""
+    stride: int = Field(default=1, ge=1)
+    """Every n-th annotated frame."""
+    share: float = Field(default=1.0, gt=0)
+    """Share of its people that an epoch draws; above 1 they repeat."""
+
+
+class OptimizerConfig(Frozen):
+    learning_rate: float = 5e-4
+    backbone_scale: float = Field(default=1.0, ge=0)
+    """Of the backbone's learning rate; 0 freezes it, batch statistics included."""
+    stem_scale: float = Field(default=0.3, ge=0)
+    """`hybrid` backbones: further factor for the pretrained stem."""
+    frozen_stem_layers: int = Field(default=0, ge=0)
+    """`hybrid` backbones: layers of the stem that stay as they are, counted from the image."""
+    weight_decay: float = 0.05
+    warmup_steps: int = 500
+    schedule: Literal["step", "cosine"] = "step"
+    milestones: tuple[int, ...] = (16,)
+    """Epochs after which `step` divides the rate by ten (paper: 16 of 20)."""
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.999
+
+
+class TrainConfig(Frozen):
+    """One training run."""
+
+    name: str
+    model: ModelConfig
+    train: tuple[SourceConfig, ...] = Field(min_length=1)
+    validation: tuple[SourceConfig, ...] = ()
+    augment: AugmentConfig = AugmentConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    init_from: Path | None = None
+    """Folder or .safetensors with weights to start from; parts that are not in it start afresh."""
+    backbone_weights: Path | None = None
+    """ViTPose weights: an original `.pth`, a safetensors file, or a folder in the Hugging Face layout."""
+    epochs: int = 20
+    batch_size: int = 32
+    accumulate: int = 1
+    precision: Literal["32", "bf16"] = "32"
+    final_timestep_share: float = Field(default=0.3, ge=0, le=1)
+    """Share of a batch at t = T - 1, the step that one-step inference starts from."""
+    workers: int = 1
+    seed: int = 0
+    checkpoint_minutes: float = 5.0
+
+
+_SIZES: dict[str, tuple[BackboneConfig, int]] = {
+    "tiny": (BackboneConfig(kind="hybrid", hidden_size=192, depth=4, num_heads=6), 2),
+    "small": (BackboneConfig(hidden_size=384, depth=12, num_heads=12), 2),
+    "base": (BackboneConfig(hidden_size=768, depth=12, num_heads=12), 4),
+    "large": (BackboneConfig(hidden_size=1024, depth=24, num_heads=16), 4),
+    "huge": (BackboneConfig(hidden_size=1280, depth=32, num_heads=16), 4),
+}
+MODEL_SIZES = tuple(_SIZES)
+
+
+def model_config(size: str) -> ModelConfig:
+    """The architecture of a size; `base` is the paper's.
+
+    Raises:
+        ConfigError: If there is no such size.
+    """
+    if size not in _SIZES:
+        raise ConfigError(f"no model size {size!r}; there are {', '.join(MODEL_SIZES)}")
+    backbone, blocks = _SIZES[size]
+    return ModelConfig(
+        name=size,
+        backbone=backbone,
+        encoder=EncoderConfig(depth=blocks),
+        decoder=DecoderConfig(depth=blocks),
+    )
+
+
+Config = TypeVar("Config", bound=Frozen)
+
+
+def parse(model: type[Config], values: dict[str, Any], origin: str) -> Config:
+    """Validates `values`; a mistake becomes one line that names the key.
+
+    Raises:
+        ConfigError: On unknown keys, wrong types, values out of range.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the whole"
+        what = "no such key" if first["type"] == "extra_forbidden" else first["msg"]
+        raise ConfigError(f"{origin}: {key}: {what}") from None
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file as a dictionary.
+
+    Raises:
+        ConfigError: If it cannot be read or is not a mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys and values")
+    return values
+
+
+def read_recipe(path: str | Path, settings: Sequence[str] = ()) -> TrainConfig:
+    """A training recipe; `model` may be the name of a size.
+
+    Raises:
+        ConfigError: As `parse`, `read_yaml` and `override`.
+    """
+    values = read_yaml(path)
+    if isinstance(values.get("model"), str):
+        values["model"] = model_config(values["model"]).model_dump(mode="json")
+    return parse(TrainConfig, override(values, settings), str(path))
+
+
+def override(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """A copy of `values` with each `a.b=c` of `settings` applied.
+
+    Raises:
+        ConfigError: If a setting has no `=`, or its path runs through something that is no mapping.
+    """
+    out = yaml.safe_load(yaml.safe_dump(values))
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"--set {setting!r}: write it as a.b=value")
+        *parents, last = path.split(".")
+        node = out
+        for part in parents:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"--set {setting!r}: {part!r} holds a value, not keys")
+        node[last] = yaml.safe_load(text)
+    return out

@@ -1,0 +1,1 @@
+"""Annotated data: files of the public data sets -> clips of three frames."""

@@ -1,0 +1,137 @@
+"""Clips for the model: three crops through the key frame's box, and its keypoints."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from diffusionpose.config import AugmentConfig, ModelConfig
+from diffusionpose.data.transforms import augment_clip, plain_clip
+from diffusionpose.errors import DataError
+from diffusionpose.nn.heatmaps import crop_to_heatmap
+
+
+@dataclass(frozen=True)
+class ClipRecord:
+    """One person in one key frame, as annotated.
+
+    Args:
+        frames: Files of the frames t-1, t, t+1; the key frame stands in for a missing neighbour.
+        keypoints: (num_joints, 2) pixels of the key frame, NaN where missing.
+        box: xyxy pixels of the key frame.
+        still: The three frames are one image, so that training may make motion up.
+    """
+
+    frames: tuple[Path, ...]
+    keypoints: np.ndarray
+    box: np.ndarray
+    video: str
+    image_id: int
+    track_id: int
+    still: bool = False
+
+
+class Clip(TypedDict):
+    """One example: `images` (frames, 3, height, width) uint8; `keypoints` (joints, 2) heatmap pixels, NaN where missing.
+
+    `to_image` (2, 3) maps crop pixels to pixels of the key frame; `index` is the record's.
+    """
+
+    images: Tensor
+    keypoints: Tensor
+    to_image: Tensor
+    index: int
+
+
+def read_image(path: Path) -> np.ndarray:
+    """(height, width, 3) uint8 RGB.
+
+    Raises:
+        DataError: If the file is missing or no image.
+    """
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise DataError(f"{path}: missing or not an image")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+class ClipDataset(Dataset[Clip]):
+    """Records as clips. Keys are (epoch, index) pairs from `EpochSampler`, so that what is drawn depends on nothing else.
+
+    Args:
+        records: People.
+        config: Sizes, skeleton and number of frames.
+        augment: Random changes, or None for plain crops.
+        seed: Of the augmentation.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[ClipRecord],
+        config: ModelConfig,
+        augment: AugmentConfig | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.records, self.config, self.augment, self.seed = records, config, augment, seed
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: tuple[int, int] | int) -> Clip:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        record = self.records[index]
+        paths = record.frames if self.config.num_frames == 3 else record.frames[1:2]
+        loaded = {path: read_image(path) for path in set(paths)}
+        images = [loaded[path] for path in paths]
+        if self.augment is None:
+            crops, keypoints, to_image = plain_clip(images, record.keypoints, record.box, self.config)
+        else:
+            rng = np.random.default_rng([self.seed, epoch, index])
+            crops, keypoints, to_image = augment_clip(
+                images, record.keypoints, record.box, self.config, self.augment, rng, still=record.still
+            )
+        return Clip(
+            images=torch.from_numpy(np.ascontiguousarray(np.stack(crops).transpose(0, 3, 1, 2))),
+            keypoints=crop_to_heatmap(torch.from_numpy(keypoints).float()),
+            to_image=torch.from_numpy(to_image),
+            index=index,
+        )
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """(epoch, index) pairs in an order that (seed, epoch) alone decides.
+
+    Args:
+        shares: For each record how often an epoch draws it on average; fractions are drawn at random.
+        seed: Of order and draws.
+        start: Position within the epoch to resume from.
+    """
+
+    def __init__(self, shares: np.ndarray, seed: int = 0) -> None:
+        self.shares, self.seed, self.epoch, self.start = np.asarray(shares, float), seed, 0, 0
+
+    def indices(self) -> np.ndarray:
+        """This epoch's records in order."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        whole, fraction = np.divmod(self.shares, 1)
+        # A fixed number of fractional draws keeps the length of every epoch the same.
+        extra = np.zeros(len(whole))
+        number = round(fraction.sum())
+        if number:
+            chosen = rng.choice(len(whole), number, replace=False, p=fraction / fraction.sum())
+            extra[chosen] = 1
+        return rng.permutation(np.repeat(np.arange(len(whole)), (whole + extra).astype(int)))
+
+    def __len__(self) -> int:
+        whole, fraction = np.divmod(self.shares, 1)
+        return int(whole.sum()) + round(fraction.sum())
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for index in self.indices()[self.start :]:
+            yield self.epoch, int(index)

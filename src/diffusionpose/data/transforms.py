@@ -1,0 +1,181 @@
+"""Crops and their random changes: one draw and one affine map for all frames of a clip and its keypoints.
+
+Pixels are uint8 RGB. Randomness comes only from the generator passed in.
+"""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from diffusionpose.config import AugmentConfig, ModelConfig
+from diffusionpose.nn.geometry import (
+    crop_affine,
+    crop_window,
+    flip_keypoints,
+    invert,
+    keypoint_box,
+    transform,
+    warp,
+)
+
+Crops = tuple[list[np.ndarray], np.ndarray, np.ndarray]
+"""Crops (height, width, 3), keypoints (num_joints, 2) in crop pixels, (2, 3) map from crop to image pixels."""
+
+_UPPER = ("nose", "head_bottom", "head_top", "shoulder", "elbow", "wrist")
+_HALF_BODY_JOINTS = 4
+
+
+def plain_clip(
+    images: Sequence[np.ndarray], keypoints: np.ndarray, box: np.ndarray, config: ModelConfig
+) -> Crops:
+    """The crops as inference makes them."""
+    affine = crop_affine(crop_window(box, config.image_size), config.image_size)
+    crops = [warp(image, affine, config.image_size) for image in images]
+    return crops, transform(keypoints, affine), invert(affine)
+
+
+def augment_clip(
+    images: Sequence[np.ndarray],
+    keypoints: np.ndarray,
+    box: np.ndarray,
+    config: ModelConfig,
+    augment: AugmentConfig,
+    rng: np.random.Generator,
+    *,
+    still: bool,
+) -> Crops:
+    """A training clip: geometry, colour, blur and occluders drawn once, motion made up for stills.
+
+    Args:
+        images: Frames t-1, t, t+1 (or the key frame alone).
+        keypoints: (num_joints, 2) pixels of the key frame.
+        box: xyxy pixels of the key frame.
+        still: The frames are one image.
+    """
+    size = config.image_size
+    affine = _random_affine(keypoints, box, config, augment, rng)
+    drift = _drift(len(images), size, augment.still_motion if still else 0.0, rng)
+    crops = [
+        warp(image, _after(motion, affine), size) for image, motion in zip(images, drift, strict=True)
+    ]
+    points = transform(keypoints, affine)
+    if rng.random() < augment.flip:
+        crops = [np.ascontiguousarray(crop[:, ::-1]) for crop in crops]
+        points = flip_keypoints(points, size[1], config.skeleton_graph)
+        affine = _after(np.array([[-1.0, 0, size[1] - 1], [0, 1.0, 0]]), affine)
+    if rng.random() < augment.occlusion:
+        _occlude(crops, points, rng)
+    crops = _recolour(crops, augment, rng)
+    if rng.random() < augment.blur:
+        crops = _blurred(crops, rng)
+    return crops, points, invert(affine)
+
+
+def _after(second: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """The affine map that does `first`, then `second`."""
+    return np.column_stack([second[:, :2] @ first[:, :2], second[:, :2] @ first[:, 2] + second[:, 2]])
+
+
+def _random_affine(
+    keypoints: np.ndarray,
+    box: np.ndarray,
+    config: ModelConfig,
+    augment: AugmentConfig,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    if rng.random() < augment.half_body:
+        box = _half_body_box(keypoints, box, config, rng)
+    window = crop_window(box, config.image_size)
+    window[:2] += rng.uniform(-1, 1, 2) * augment.shift * window[2:]
+    window[2:] *= 1 + rng.uniform(-1, 1) * augment.scale
+    turned = rng.random() < augment.rotation_share
+    rotation = rng.uniform(-1, 1) * augment.rotation if turned else 0.0
+    return crop_affine(window, config.image_size, rotation)
+
+
+def _half_body_box(
+    keypoints: np.ndarray, box: np.ndarray, config: ModelConfig, rng: np.random.Generator
+) -> np.ndarray:
+    """The box of the upper or the lower joints, if enough of them are labelled."""
+    joints = config.skeleton_graph.joints
+    upper = np.array([joint.endswith(_UPPER) for joint in joints])
+    chosen = upper if rng.random() < 0.6 else ~upper
+    chosen = chosen & np.isfinite(keypoints[:, 0])
+    if chosen.sum() < _HALF_BODY_JOINTS:
+        return box
+    return keypoint_box(keypoints[chosen], 1.5)
+
+
+def _drift(
+    num_frames: int, size: tuple[int, int], speed: float, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """An affine map of crop pixels for each frame: constant velocity, turn and growth, and a little shake."""
+    velocity = rng.normal(0, 1, 2) * speed * np.array([size[1], size[0]])
+    turn, growth = rng.normal(0, 1) * speed * 40, rng.normal(0, 1) * speed * 0.5
+    shake = rng.normal(0, 0.1, (num_frames, 2)) * speed * size[1]
+    middle = np.array([(size[1] - 1) / 2, (size[0] - 1) / 2])
+    maps = []
+    for index in range(num_frames):
+        step = index - num_frames // 2
+        angle = np.deg2rad(turn * step)
+        linear = (1 + growth * step) * np.array(
+            [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        )
+        offset = middle - linear @ middle + velocity * step + (shake[index] if step else 0)
+        maps.append(np.column_stack([linear, offset]))
+    return maps
+
+
+def _recolour(
+    crops: list[np.ndarray], augment: AugmentConfig, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Brightness, contrast, saturation and tint as one affine map of RGB, the same for all frames."""
+    strength = augment.colour
+    saturation = 0.0 if rng.random() < augment.grey else 1 + rng.uniform(-1, 1) * strength
+    gain = (1 + rng.uniform(-1, 1) * strength) * (1 + rng.uniform(-1, 1, 3) * strength * 0.25)
+    grey = np.full((3, 3), 1 / 3)
+    matrix = (saturation * np.eye(3) + (1 - saturation) * grey) * gain[:, None]
+    pivot = rng.uniform(64, 192)
+    bias = pivot * (1 - matrix.sum(1)) + rng.uniform(-1, 1) * strength * 60
+    colour = np.column_stack([matrix, bias]).astype(np.float32)
+    return [cv2.transform(crop, colour) for crop in crops]
+
+
+def _blurred(crops: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+    """Defocus or motion blur, the same for all frames."""
+    if rng.random() < 0.5:
+        sigma = rng.uniform(0.5, 3.0)
+        return [cv2.GaussianBlur(crop, (0, 0), sigma) for crop in crops]
+    length, angle = int(rng.integers(3, 16)), rng.uniform(0, np.pi)
+    kernel = np.zeros((length, length), np.float32)
+    middle = (length - 1) / 2
+    reach = middle * np.array([np.cos(angle), np.sin(angle)])
+    ends = [tuple(np.rint(middle + sign * reach).astype(int).tolist()) for sign in (-1, 1)]
+    cv2.line(kernel, ends[0], ends[1], 1.0)
+    kernel /= kernel.sum()
+    return [cv2.filter2D(crop, -1, kernel) for crop in crops]
+
+
+def _occlude(crops: list[np.ndarray], keypoints: np.ndarray, rng: np.random.Generator) -> None:
+    """Draws one to three patches over the person, in place, moving steadily from frame to frame."""
+    height, width = crops[0].shape[:2]
+    known = keypoints[np.isfinite(keypoints[:, 0])]
+    for _ in range(int(rng.integers(1, 4))):
+        target = known[rng.integers(len(known))] if len(known) else np.array([width, height]) / 2
+        half = rng.uniform(0.04, 0.16, 2) * [width, width]
+        velocity = rng.normal(0, 0.02, 2) * width
+        colour = rng.integers(0, 256, 3)
+        texture = rng.normal(0, rng.uniform(0, 40), (*crops[0].shape[:2], 3)) + colour
+        round_ = rng.random() < 0.5
+        for index, crop in enumerate(crops):
+            centre = target + velocity * (index - len(crops) // 2)
+            mask = np.zeros((height, width), np.uint8)
+            low, high = np.rint(centre - half).astype(int), np.rint(centre + half).astype(int)
+            if round_:
+                axes = tuple(np.maximum(np.rint(half), 1).astype(int).tolist())
+                middle = tuple(np.rint(centre).astype(int).tolist())
+                cv2.ellipse(mask, middle, axes, 0, 0, 360, 1, -1)
+            else:
+                cv2.rectangle(mask, tuple(low.tolist()), tuple(high.tolist()), 1, -1)
+            np.copyto(crop, np.clip(texture, 0, 255).astype(np.uint8), where=mask[..., None] > 0)

@@ -1,0 +1,43 @@
+"""The errors that users see: one line each, saying what was wrong and what to do.
+
+Every class carries the exit code that the command line ends with. Anything else that escapes is a bug.
+"""
+
+
+class DiffusionPoseError(Exception):
+    """Base of all errors that a user can cause or mend. Exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(DiffusionPoseError, ValueError):
+    """Options or arguments that contradict each other or are out of range. Exit code 2."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A recipe or model configuration with an unknown key or an impossible value. Exit code 2."""
+
+
+class InputRefusedError(DiffusionPoseError):
+    """A source that cannot or must not be read: not a video, empty, too large, not a regular file. Exit code 3."""
+
+    exit_code = 3
+
+
+class CheckpointError(DiffusionPoseError):
+    """Weights that are missing, truncated, corrupted or do not belong to their configuration. Exit code 1."""
+
+
+class DataError(DiffusionPoseError):
+    """A data set whose files contradict their format. Exit code 1."""
+
+
+class MissingExtraError(DiffusionPoseError, ImportError):
+    """A feature whose optional dependency is not installed. Exit code 1."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"this needs the package {package!r}: pip install 'diffusionpose[{extra}]'"
+        )

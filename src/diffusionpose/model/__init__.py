@@ -1,0 +1,1 @@
+"""The paper's networks and losses: shapes and equations, no files but weights."""

@@ -1,0 +1,207 @@
+"""Weights on disk: a folder with `config.json`, `model.safetensors` and `README.md` (the model card).
+
+`config.json` holds the architecture and the SHA-256 of the weights; nothing is ever unpickled.
+"""
+
+import hashlib
+import importlib.resources
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diffusionpose.config import ModelConfig, parse
+from diffusionpose.errors import CheckpointError, ConfigError
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+FORMAT_VERSION = 1
+
+_NO_TENSORS = (
+    *(pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError),
+    *(LookupError, TypeError, AttributeError, AssertionError),
+)
+"""What torch's restricted loader raises on bytes that are none of its own."""
+
+
+def bundled() -> dict[str, Path]:
+    """Models that come with the package, by name."""
+    root = Path(str(importlib.resources.files("diffusionpose"))) / "assets" / "models"
+    return {path.parent.name: path.parent for path in sorted(root.glob(f"*/{CONFIG}"))}
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save(
+    folder: str | Path,
+    config: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    card: str,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Writes config, weights and model card.
+
+    Args:
+        folder: Made if it is not there.
+        config: The architecture.
+        tensors: Parameters and buffers by name.
+        card: Text of `README.md`: data, measurements, limits.
+        dtype: Of floating-point weights on disk.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = {
+        name: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
+        for name, value in tensors.items()
+    }
+    save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})
+    content = {
+        "format_version": FORMAT_VERSION,
+        "model": config.model_dump(mode="json"),
+        "sha256": sha256_of(folder / WEIGHTS),
+    }
+    (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
+    (folder / CARD).write_text(card)
+    return folder
+
+
+def find_pretrained(name_or_path: str | Path) -> Path:
+    """The folder of a bundled model, of a local path, or of a Hugging Face repository that the user names.
+
+    Raises:
+        CheckpointError: If there is no such model, or the hub cannot give it.
+    """
+    models = bundled()
+    if str(name_or_path) in models:
+        return models[str(name_or_path)]
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path
+    if str(name_or_path).count("/") == 1 and not path.exists() and not str(name_or_path).startswith("."):
+        return _from_hub(str(name_or_path))
+    raise CheckpointError(
+        f"no model {str(name_or_path)!r}: give one of {', '.join(models) or '(none bundled)'}, a folder with "
+        f"{CONFIG} and {WEIGHTS}, or a Hugging Face repository as owner/name"
+    )
+
+
+def _from_hub(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=[WEIGHTS, CONFIG, CARD]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{repository}: neither a local folder nor to be had from the Hugging Face hub ({reason})"
+        ) from None
+
+
+def read_config(folder: Path) -> tuple[ModelConfig, str | None]:
+    """Architecture and expected SHA-256 of a model folder.
+
+    Raises:
+        CheckpointError: If `config.json` is missing, no JSON, or of another kind.
+    """
+    path = folder / CONFIG
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; is this a DiffusionPose model folder?") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from None
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format_version {version!r}, this release reads {FORMAT_VERSION}"
+        )
+    try:
+        return parse(ModelConfig, content.get("model", {}), str(path)), content.get("sha256")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """Tensors of a safetensors file as float32.
+
+    Raises:
+        CheckpointError: If the file is missing, truncated, not safetensors, or not the one that `sha256` names.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    if sha256 is not None and sha256_of(path) != sha256:
+        raise CheckpointError(
+            f"{path}: its SHA-256 is not the one in {CONFIG}: the file is corrupted or was replaced; get it again"
+        )
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: not a readable safetensors file ({error}); get it again"
+        ) from None
+    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+
+
+def load(name_or_path: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Architecture and weights of a model.
+
+    Raises:
+        CheckpointError: If the model cannot be found, or its files are missing, corrupted or of another kind.
+    """
+    folder = find_pretrained(name_or_path)
+    config, sha256 = read_config(folder)
+    return config, read_weights(folder / WEIGHTS, sha256)
+
+
+def check_fit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], origin: str) -> None:
+    """Whether the given tensors are exactly those expected, by name and shape.
+
+    Raises:
+        CheckpointError: Naming the first that is not.
+    """
+    shapes, found = ({k: tuple(v.shape) for k, v in tensors.items()} for tensors in (expected, given))
+    wrong = sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        raise CheckpointError(
+            f"{origin}: {len(wrong)} tensors do not fit the {CONFIG} beside them; the first is {name}: "
+            f"{found.get(name, 'missing')} in the file, {shapes.get(name, 'unknown')} in the model"
+        )
+
+
+def read_backbone(path: Path) -> dict[str, Tensor]:
+    """Tensors of a pretrained backbone: a `.pth` of the original ViTPose, a safetensors file, or a folder with one.
+
+    A `.pth` goes through torch's restricted loader, which takes tensors and plain containers and runs no code.
+
+    Raises:
+        CheckpointError: If the file is missing, unreadable, or holds more than tensors.
+    """
+    if path.is_dir():
+        return read_weights(path / WEIGHTS)
+    if path.suffix == ".safetensors":
+        return read_weights(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except _NO_TENSORS as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(f"{path}: not a file of plain tensors ({reason})") from None
+    content = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise CheckpointError(f"{path}: holds no state dict")
+    return {str(name): tensor.float() for name, tensor in content.items()}

@@ -1,0 +1,189 @@
+"""Losses of the paper: heatmap error, Markov loss on limbs (Eq. 4), their sum (Eq. 5).
+
+| here | paper |
+|---|---|
+| `predicted`, `target` | H_t, G_t |
+| `length_loss`, `angle_loss` | the two terms of L_Markov |
+| `alpha` | the adjustment factor of Eq. 5 |
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from diffusionpose.config import LossConfig
+from diffusionpose.nn.heatmaps import soft_argmax
+from diffusionpose.skeleton import Skeleton
+
+_EPS = 1e-6
+MIN_LENGTH_STD = 1.0
+"""Heatmap pixels. A skeleton whose limbs are all alike would otherwise demand lengths exact to nothing."""
+LOCATION_TEMPERATURE = 10.0
+"""A heatmap of height 1 then holds about nine tenths of the probability at its peak."""
+MIN_LIMB = 1e-2
+"""Limbs shorter than this, in heatmap pixels, have no direction."""
+
+
+class Losses(NamedTuple):
+    """`total` is what is minimised; the others are its parts before weighting."""
+
+    total: Float[Tensor, ""]
+    heatmap: Float[Tensor, ""]
+    markov: Float[Tensor, ""]
+    location: Float[Tensor, ""]
+
+
+def heatmap_loss(
+    predicted: Float[Tensor, "batch joints height width"],
+    target: Float[Tensor, "batch joints height width"],
+    labelled: Bool[Tensor, "batch joints"],
+) -> Float[Tensor, ""]:
+    """Mean squared error over the heatmaps of labelled joints (first term of Eq. 5, as a mean); 0 without any."""
+    error = (predicted.float() - target.float()).square().mean((-2, -1))
+    return (error * labelled).sum() / labelled.sum().clamp_min(1)
+
+
+def location_loss(
+    predicted: Float[Tensor, "batch joints height width"],
+    target: Float[Tensor, "batch joints height width"],
+    labelled: Bool[Tensor, "batch joints"],
+) -> Float[Tensor, ""]:
+    """Divergence between where target and prediction say that a joint is: KL of their softmax over pixels.
+
+    Least where predicted and target heatmaps agree up to a constant, like the squared error, but its gradient does not
+    fade while the prediction is flat.
+    """
+    target_log, predicted_log = (
+        torch.log_softmax(LOCATION_TEMPERATURE * maps.float().flatten(2), -1) for maps in (target, predicted)
+    )
+    divergence = (target_log.exp() * (target_log - predicted_log)).sum(-1)
+    return (divergence * labelled).sum() / labelled.sum().clamp_min(1)
+
+
+def length_loss(
+    predicted: Float[Tensor, "batch limbs"],
+    truth: Float[Tensor, "batch limbs"],
+    valid: Bool[Tensor, "batch limbs"],
+    reduction: Literal["paper", "mean"] = "paper",
+) -> Float[Tensor, " batch"]:
+    """First term of Eq. 4: log M - logsumexp(-(L_pre - L_gt)^2 / (2 L_std^2 + eps)).
+
+    It is a soft minimum over limbs: one right limb hides all wrong ones. `mean` averages the exponents instead.
+    L_std is the standard deviation of a person's own true lengths.
+
+    Args:
+        predicted: Lengths in heatmap pixels.
+        truth: Likewise.
+        valid: Limbs that count; a person without any has loss 0.
+    """
+    count = valid.sum(-1)
+    some = count.clamp_min(1)
+    mean = (truth * valid).sum(-1, keepdim=True) / some.unsqueeze(-1)
+    std = ((truth - mean).square() * valid).sum(-1).div(some).sqrt().clamp_min(MIN_LENGTH_STD)
+    exponent = -(predicted - truth).square() / (2 * std.square() + _EPS).unsqueeze(-1)
+    if reduction == "mean":
+        return -(exponent * valid).sum(-1) / some
+    # A large negative number, not -inf: a person without limbs would otherwise have NaN gradients.
+    masked = torch.where(valid, exponent, exponent.new_full((), -1e30))
+    loss = some.to(exponent.dtype).log() - torch.logsumexp(masked, -1)
+    return torch.where(count > 0, loss, torch.zeros_like(loss))
+
+
+def angle_loss(
+    predicted: Float[Tensor, "batch joints 2"],
+    truth: Float[Tensor, "batch joints 2"],
+    labelled: Bool[Tensor, "batch joints"],
+    skeleton: Skeleton,
+) -> Float[Tensor, " batch"]:
+    """Second term of Eq. 4: mean squared difference of the cosines at joints where two limbs meet.
+
+    Pairs with an unlabelled joint or a limb of no length are left out.
+    """
+    hub, first, second = _angle_joints(skeleton)
+    cosine_predicted, sharp_predicted = _cosine(predicted, hub, first, second)
+    cosine_true, sharp_true = _cosine(truth, hub, first, second)
+    valid = labelled[:, hub] & labelled[:, first] & labelled[:, second] & sharp_predicted & sharp_true
+    difference = torch.where(valid, cosine_predicted - cosine_true, torch.zeros_like(cosine_true))
+    return difference.square().sum(-1) / valid.sum(-1).clamp_min(1)
+
+
+def _angle_joints(skeleton: Skeleton) -> tuple[list[int], list[int], list[int]]:
+    """For every pair of limbs that meet: the shared joint and the two far ends."""
+    hub, first, second = [], [], []
+    for m, n in skeleton.limb_pairs:
+        (shared,) = set(skeleton.limbs[m]) & set(skeleton.limbs[n])
+        hub.append(shared)
+        first.append(sum(skeleton.limbs[m]) - shared)
+        second.append(sum(skeleton.limbs[n]) - shared)
+    return hub, first, second
+
+
+def _cosine(
+    points: Float[Tensor, "batch joints 2"], hub: list[int], first: list[int], second: list[int]
+) -> tuple[Float[Tensor, "batch pairs"], Bool[Tensor, "batch pairs"]]:
+    """Cosine between two limbs, and whether both have a direction at all."""
+    a, b = points[:, first] - points[:, hub], points[:, second] - points[:, hub]
+    squared = a.square().sum(-1) * b.square().sum(-1)
+    sharp = (a.square().sum(-1) > MIN_LIMB**2) & (b.square().sum(-1) > MIN_LIMB**2)
+    # The square root of 0 has an infinite gradient, which masking alone would turn into NaN.
+    norm = torch.where(sharp, squared, torch.ones_like(squared)).sqrt()
+    return (a * b).sum(-1) / norm, sharp
+
+
+def limb_lengths(
+    points: Float[Tensor, "batch joints 2"], skeleton: Skeleton
+) -> Float[Tensor, "batch limbs"]:
+    """Lengths with finite gradients at 0."""
+    a, b = zip(*skeleton.limbs, strict=True)
+    return (points[:, list(a)] - points[:, list(b)]).square().sum(-1).add(_EPS).sqrt()
+
+
+def markov_loss(
+    predicted: Float[Tensor, "batch joints 2"],
+    truth: Float[Tensor, "batch joints 2"],
+    labelled: Bool[Tensor, "batch joints"],
+    skeleton: Skeleton,
+    reduction: Literal["paper", "mean"] = "paper",
+) -> Float[Tensor, ""]:
+    """Eq. 4, mean over people; float32 at least.
+
+    Args:
+        predicted: Joints in heatmap pixels, from `soft_argmax`.
+        truth: Likewise; anything where not `labelled`.
+        labelled: Joints with a truth.
+    """
+    dtype = torch.promote_types(predicted.dtype, torch.float32)
+    predicted = predicted.to(dtype)
+    truth = torch.where(labelled.unsqueeze(-1), truth.to(dtype), torch.zeros_like(predicted))
+    a, b = zip(*skeleton.limbs, strict=True)
+    valid = labelled[:, list(a)] & labelled[:, list(b)]
+    lengths = (limb_lengths(points, skeleton) for points in (predicted, truth))
+    length = length_loss(*lengths, valid, reduction)
+    return (length + angle_loss(predicted, truth, labelled, skeleton)).mean()
+
+
+def total_loss(
+    predicted: Float[Tensor, "batch joints height width"],
+    target: Float[Tensor, "batch joints height width"],
+    keypoints: Float[Tensor, "batch joints 2"],
+    labelled: Bool[Tensor, "batch joints"],
+    skeleton: Skeleton,
+    config: LossConfig,
+) -> Losses:
+    """Eq. 5: heatmap error plus alpha times the Markov loss.
+
+    Args:
+        keypoints: True joints in heatmap pixels.
+        labelled: Joints that are labelled and on the heatmap.
+    """
+    heatmap = heatmap_loss(predicted, target, labelled)
+    markov = location = torch.zeros_like(heatmap)
+    if config.alpha:
+        points = soft_argmax(predicted, config.softargmax_temperature)
+        markov = markov_loss(points, keypoints, labelled, skeleton, config.length_reduction)
+    if config.location:
+        location = location_loss(predicted, target, labelled)
+    total = heatmap + config.alpha * markov + config.location * location
+    return Losses(total, heatmap, markov, location)

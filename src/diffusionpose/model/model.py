@@ -1,0 +1,165 @@
+"""DiffusionPose, the network: three crops and noise in, heatmaps out (paper, Fig. 2).
+
+| here | paper |
+|---|---|
+| `images` | the cropped segment {I_{t-1}, I_t, I_{t+1}} of one person |
+| `features` | {F_{t-1}, F_t, F_{t+1}}, 3 x N x D |
+| `conditions.position`, `conditions.features` | C_p (J x D), C_f (N x D) |
+| `x_t`, `heatmaps` | noisy heatmaps, H_t |
+"""
+
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+
+from diffusionpose.config import ModelConfig
+from diffusionpose.errors import CheckpointError
+from diffusionpose.model import checkpoint
+from diffusionpose.model.baselines import HeatmapHead, LookupDenoiser, UNetDenoiser
+from diffusionpose.model.decoder import PoseDenoisingDecoder
+from diffusionpose.model.encoder import Conditions, make_encoder
+from diffusionpose.nn import diffusion, vitpose_weights
+from diffusionpose.nn.backbone import ViTBackbone, grid_of, make_backbone, normalise
+
+_DECODERS = {
+    "hcdb": PoseDenoisingDecoder,
+    "unet": UNetDenoiser,
+    "lookup": LookupDenoiser,
+    "head": HeatmapHead,
+}
+
+
+class DiffusionPose(nn.Module):
+    """Backbone, encoder and decoder of one configuration, randomly initialised.
+
+    Args:
+        config: Every size and every row of Tables 5 to 7 is one.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = make_backbone(config.backbone, config.image_size)
+        self.encoder = make_encoder(config)
+        self.decoder = _DECODERS[config.decoder.kind](config)
+        self.scheduler = diffusion.make_scheduler(config.diffusion)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path) -> "DiffusionPose":
+        """A model with its weights, in evaluation mode on the CPU.
+
+        Args:
+            name_or_path: A bundled name, a folder, or a Hugging Face repository `owner/name`; only the last downloads.
+
+        Raises:
+            CheckpointError: If anything about it is missing, corrupted or does not fit together.
+        """
+        config, tensors = checkpoint.load(name_or_path)
+        model = cls(config)
+        checkpoint.check_fit(model.state_dict(), tensors, str(name_or_path))
+        model.load_state_dict(tensors)
+        return model.eval()
+
+    def save_pretrained(
+        self, folder: str | Path, card: str, dtype: torch.dtype = torch.float32
+    ) -> Path:
+        """Writes `config.json`, `model.safetensors` and the model card; see `checkpoint.save`."""
+        return checkpoint.save(folder, self.config, self.state_dict(), card, dtype)
+
+    def load_matching(self, path: Path) -> list[str]:
+        """Copies what fits from a model folder or safetensors file, for a run that starts from other weights.
+
+        Returns:
+            Names of the tensors that were copied.
+
+        Raises:
+            CheckpointError: If the file cannot be read, or nothing in it fits.
+        """
+        own = self.state_dict()
+        tensors = checkpoint.read_weights(path / checkpoint.WEIGHTS if path.is_dir() else path)
+        fitting = {k: v for k, v in tensors.items() if k in own and own[k].shape == v.shape}
+        if not fitting:
+            raise CheckpointError(f"{path}: none of its {len(tensors)} tensors fits this model")
+        self.load_state_dict(fitting, strict=False)
+        return sorted(fitting)
+
+    def load_backbone(self, path: Path) -> None:
+        """Pretrained ViTPose weights for the backbone; see `vitpose_weights` for the layouts.
+
+        Raises:
+            CheckpointError: If the file is unreadable, of another kind, or of another size than the configuration.
+        """
+        if not isinstance(self.backbone, ViTBackbone):
+            raise CheckpointError(f"{path}: ViTPose weights need backbone.kind 'vit'")
+        tensors = checkpoint.read_backbone(path)
+        grid = grid_of(self.config.backbone, self.config.image_size)
+        state = vitpose_weights.convert(tensors, grid)
+        checkpoint.check_fit(self.backbone.vit.state_dict(), state, str(path))
+        self.backbone.vit.load_state_dict(state)
+
+    @property
+    def num_joints(self) -> int:
+        return self.config.skeleton_graph.num_joints
+
+    @property
+    def noise_shape(self) -> tuple[int, int, int]:
+        """(joints, height, width) of one person's x_T."""
+        return (self.num_joints, *self.config.heatmap_size)
+
+    def extract(
+        self, images: Shaped[Tensor, "batch frames 3 image_height image_width"]
+    ) -> Float[Tensor, "batch frames tokens dim"]:
+        """Backbone features of RGB crops in [0, 255]; a frame's features do not depend on its neighbours."""
+        flat = normalise(rearrange(images, "b f c h w -> (b f) c h w"))
+        flat = flat.contiguous(memory_format=torch.channels_last)
+        return rearrange(self.backbone(flat), "(b f) n d -> b f n d", b=len(images))
+
+    def encode(self, features: Float[Tensor, "batch frames tokens dim"]) -> Conditions:
+        """Spatio-Temporal Feature Encoder: position and feature conditions."""
+        return self.encoder(features)
+
+    def denoise(
+        self,
+        x_t: Float[Tensor, "batch joints height width"],
+        t: Int[Tensor, " batch"],
+        conditions: Conditions,
+    ) -> Float[Tensor, "batch joints height width"]:
+        """One pass of the denoiser: heatmaps (x_0 before scaling) from noisy ones."""
+        return self.decoder(x_t, t, conditions)
+
+    def forward(
+        self,
+        images: Shaped[Tensor, "batch frames 3 image_height image_width"],
+        x_t: Float[Tensor, "batch joints height width"],
+        t: Int[Tensor, " batch"],
+    ) -> Float[Tensor, "batch joints height width"]:
+        """Heatmaps of the key frame from crops and noisy heatmaps at step t."""
+        return self.denoise(x_t, t, self.encode(self.extract(images)))
+
+    def corrupt(
+        self,
+        heatmaps: Float[Tensor, "batch joints height width"],
+        noise: Float[Tensor, "batch joints height width"],
+        t: Int[Tensor, " batch"],
+    ) -> Float[Tensor, "batch joints height width"]:
+        """The forward process on target heatmaps: x_t at step t."""
+        x_0 = diffusion.to_signal(heatmaps, self.config.diffusion.signal_scale)
+        return diffusion.add_noise(self.scheduler, x_0, noise, t)
+
+    def generate(
+        self,
+        conditions: Conditions,
+        noise: Float[Tensor, "batch joints height width"],
+        num_inference_steps: int = 1,
+    ) -> Float[Tensor, "batch joints height width"]:
+        """Inference: DDIM from noise to heatmaps."""
+        scale = self.config.diffusion.signal_scale
+
+        def predict_x_0(x_t: Tensor, t: Tensor) -> Tensor:
+            return diffusion.to_signal(self.denoise(x_t, t, conditions), scale)
+
+        x_0 = diffusion.sample(self.scheduler, predict_x_0, noise, num_inference_steps)
+        return diffusion.to_heatmaps(x_0, scale)

@@ -1,0 +1,1 @@
+"""Layers and numerics: tensors, not people."""

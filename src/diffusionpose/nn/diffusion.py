@@ -1,0 +1,97 @@
+"""The diffusion of heatmaps: diffusers' DDIM scheduler, set up as the paper needs it.
+
+| here | paper |
+|---|---|
+| `x_0` | ground-truth heatmaps, scaled to (2h - 1) * signal_scale |
+| `x_t` | noisy heatmaps at step t |
+| `alphas_cumprod` | product of the alpha_t, cosine scheme |
+| `num_inference_steps` | DDIM steps; 1 in the paper |
+
+1. Training: x_t = sqrt(alphas_cumprod_t) x_0 + sqrt(1 - alphas_cumprod_t) noise.
+2. The network predicts x_0 itself from (x_t, t, conditions), as DiffusionDet does.
+3. Inference: x_T is Gaussian; each DDIM step moves x_t along (x_0, implied noise) to the previous step. With one step
+   the result is the network's x_0, untouched.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from diffusionpose.config import DiffusionConfig
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""(x_t, t of shape (batch,)) -> x_0."""
+
+
+def make_scheduler(config: DiffusionConfig) -> DDIMScheduler:
+    """The cosine schedule with x_0 prediction; steps end at t = 0 and start at T - 1 (`trailing`)."""
+    return DDIMScheduler(
+        num_train_timesteps=config.num_train_timesteps,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="sample",
+        timestep_spacing="trailing",
+        # Clipping to [-1, 1] is right only where that is the range of x_0.
+        clip_sample=config.signal_scale == 1.0,
+        set_alpha_to_one=True,
+    )
+
+
+def to_signal(heatmaps: Tensor, scale: float) -> Tensor:
+    """Heatmaps in [0, 1] -> x_0 in [-scale, scale]."""
+    return (2 * heatmaps - 1) * scale
+
+
+def to_heatmaps(signal: Tensor, scale: float) -> Tensor:
+    """x_0 -> heatmaps; the inverse of `to_signal`."""
+    return (signal / scale + 1) / 2
+
+
+def add_noise(
+    scheduler: DDIMScheduler,
+    x_0: Float[Tensor, "batch joints height width"],
+    noise: Float[Tensor, "batch joints height width"],
+    t: Int[Tensor, " batch"],
+) -> Float[Tensor, "batch joints height width"]:
+    """The forward process, x_t from x_0."""
+    return scheduler.add_noise(x_0, noise, t)  # pyright: ignore[reportArgumentType]
+
+
+def sample(
+    scheduler: DDIMScheduler,
+    denoise: Denoiser,
+    noise: Float[Tensor, "batch joints height width"],
+    num_inference_steps: int = 1,
+    eta: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "batch joints height width"]:
+    """DDIM from pure noise to x_0.
+
+    Args:
+        noise: x_T, standard Gaussian.
+        num_inference_steps: At most `num_train_timesteps`.
+        eta: 0 is deterministic, 1 as noisy as DDPM.
+        generator: For `eta` > 0.
+    """
+    scheduler.set_timesteps(num_inference_steps)
+    x_t = x_0 = noise
+    for t in scheduler.timesteps.tolist():
+        x_0 = denoise(x_t, torch.full((len(x_t),), t, device=x_t.device))
+        if num_inference_steps == 1:
+            # The scheduler would divide by sqrt(alphas_cumprod) = 2e-9 and back; the answer is x_0.
+            return x_0
+        x_t = scheduler.step(x_0, t, x_t, eta=eta, generator=generator).prev_sample
+    return x_t
+
+
+def seeded_noise(shape: Sequence[int], key: tuple[object, ...]) -> Float[Tensor, "..."]:
+    """Standard Gaussian noise that `key` alone decides, on the CPU.
+
+    Keyed by (seed, video, track, frame), a person's noise does not depend on who else is in the batch.
+    """
+    digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.randn(tuple(shape), generator=generator)

@@ -1,0 +1,118 @@
+"""Where a pixel goes: boxes, crop windows, affine maps, flips.
+
+Points are (x, y) with integers at pixel centres; an image of width w spans [-0.5, w - 0.5]. Sizes are (height, width).
+An affine map is a (2, 3) float64 matrix acting on column vectors (x, y, 1).
+"""
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from diffusionpose.skeleton import Skeleton
+
+ENLARGEMENT = 1.25
+"""Boxes are enlarged by 25 % before cropping (paper, Problem Formulation)."""
+
+Affine = Float[np.ndarray, "2 3"]
+
+
+def crop_window(
+    box: Float[np.ndarray, "4"], size: tuple[int, int], enlargement: float = ENLARGEMENT
+) -> Float[np.ndarray, "4"]:
+    """The crop of a box: enlarged, then grown along one side to the aspect ratio of `size`.
+
+    Args:
+        box: xyxy in image pixels.
+        size: Crop size (height, width).
+
+    Returns:
+        (centre x, centre y, width, height) in image pixels.
+    """
+    x1, y1, x2, y2 = (float(v) for v in box)
+    width, height = max(x2 - x1, 1.0) * enlargement, max(y2 - y1, 1.0) * enlargement
+    aspect = size[1] / size[0]
+    width, height = max(width, height * aspect), max(height, width / aspect)
+    return np.array([(x1 + x2) / 2, (y1 + y2) / 2, width, height])
+
+
+def crop_affine(
+    window: Float[np.ndarray, "4"], size: tuple[int, int], rotation: float = 0.0
+) -> Affine:
+    """Image pixels -> crop pixels.
+
+    Args:
+        window: (centre x, centre y, width, height) in image pixels; its centre becomes the crop's.
+        size: Crop size (height, width).
+        rotation: Degrees by which the content turns clockwise on screen, about the centre.
+    """
+    centre_x, centre_y, width, _ = (float(v) for v in window)
+    scale = size[1] / width
+    angle = np.deg2rad(rotation)
+    linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    middle = np.array([(size[1] - 1) / 2, (size[0] - 1) / 2])
+    return np.column_stack([linear, middle - linear @ [centre_x, centre_y]])
+
+
+def invert(affine: Affine) -> Affine:
+    """The map back; `invert(invert(a)) == a`."""
+    linear = np.linalg.inv(affine[:, :2])
+    return np.column_stack([linear, -linear @ affine[:, 2]])
+
+
+def transform(
+    points: Float[np.ndarray, "*shape 2"], affine: Affine
+) -> Float[np.ndarray, "*shape 2"]:
+    """Points through an affine map; NaN stays NaN."""
+    return points @ affine[:, :2].T + affine[:, 2]
+
+
+def warp(
+    image: UInt8[np.ndarray, "h w c"], affine: Affine, size: tuple[int, int]
+) -> UInt8[np.ndarray, "h2 w2 c"]:
+    """The image through an affine map, bilinear, black outside.
+
+    An area filter comes first where the map shrinks by more than two, as bilinear sampling would alias there.
+    """
+    shrink = 1 / np.sqrt(abs(np.linalg.det(affine[:, :2])))
+    if shrink > 2:
+        factor = int(shrink)
+        # Crop to a multiple of the factor, so that the reduced image is the exact block mean.
+        height, width = (side - side % factor for side in image.shape[:2])
+        if height and width:
+            image = cv2.resize(
+                image[:height, :width], (width // factor, height // factor), interpolation=cv2.INTER_AREA
+            )
+            # Reduced pixel i covers factor pixels from i * factor on.
+            shift = (factor - 1) / 2
+            up = np.array([[factor, 0, shift], [0, factor, shift]], dtype=np.float64)
+            affine = np.column_stack(
+                [affine[:, :2] @ up[:, :2], affine[:, :2] @ up[:, 2] + affine[:, 2]]
+            )
+    return cv2.warpAffine(
+        np.ascontiguousarray(image), affine, (size[1], size[0]), flags=cv2.INTER_LINEAR
+    )
+
+
+def flip_keypoints(
+    keypoints: Float[np.ndarray, "*shape joints channels"], width: int, skeleton: Skeleton
+) -> Float[np.ndarray, "*shape joints channels"]:
+    """Mirrors keypoints in an image of that width: x -> width - 1 - x, left <-> right."""
+    out = keypoints[..., list(skeleton.flip_permutation), :].copy()
+    out[..., 0] = width - 1 - out[..., 0]
+    return out
+
+
+def clip_box(box: Float[np.ndarray, "4"], size: tuple[int, int]) -> Float[np.ndarray, "4"]:
+    """A box cut to the image of that (height, width)."""
+    height, width = size
+    limit = np.array([width, height, width, height], dtype=np.float64) - 0.5
+    return np.clip(np.asarray(box, dtype=np.float64), -0.5, limit)
+
+
+def keypoint_box(
+    keypoints: Float[np.ndarray, "joints 2"], factor: float = 1.3
+) -> Float[np.ndarray, "4"]:
+    """xyxy extents of the keypoints that are there, grown about their middle by `factor`."""
+    low, high = np.nanmin(keypoints, axis=0), np.nanmax(keypoints, axis=0)
+    middle, half = (low + high) / 2, (high - low) * factor / 2
+    return np.concatenate([middle - half, middle + half])

@@ -1,0 +1,185 @@
+"""Markov random field on the limb tree: messages between joints (paper, Eq. 1-3).
+
+| here | paper |
+|---|---|
+| `states` | N_i, one vector a joint |
+| `node` | psi_i(N_i) = N_i W_n (Eq. 2) |
+| `edge` | phi_ij(N_i, N_j) = (N_i, N_j) W_e (Eq. 2) |
+| message j -> i | psi_i phi_ij times the messages into j from all its neighbours but i (Eq. 1) |
+| update | log sum_j exp(message j -> i) + N_i (Eq. 3) |
+
+Eq. 1 refers to itself; on a tree it ends at the leaves, where the product is empty. So each directed limb gets its
+message once, when all it depends on is there: exact, from the leaves inwards and back out. Products are element by
+element. "Proportional to" is taken as division by the root mean square over channels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diffusionpose.nn.precision import no_autocast
+from diffusionpose.skeleton import Skeleton
+
+_EPS = 1e-20
+
+
+@dataclass(frozen=True)
+class MessageSchedule:
+    """In which order the directed limbs of a skeleton get their messages.
+
+    Args:
+        sources: Joint j of each message j -> i.
+        targets: Joint i.
+        incoming: For each message the messages that it multiplies.
+        levels: Messages grouped so that each depends on earlier groups only; empty if there is a cycle.
+    """
+
+    sources: tuple[int, ...]
+    targets: tuple[int, ...]
+    incoming: tuple[tuple[int, ...], ...]
+    levels: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, skeleton: Skeleton) -> "MessageSchedule":
+        """Both directions of every limb."""
+        edges = [pair for a, b in skeleton.limbs for pair in ((a, b), (b, a))]
+        number = {edge: index for index, edge in enumerate(edges)}
+        incoming = tuple(
+            tuple(number[k, j] for k in skeleton.neighbours[j] if k != i) for j, i in edges
+        )
+        sources, targets = zip(*edges, strict=True)
+        return cls(sources, targets, incoming, _levels(incoming))
+
+
+def _levels(incoming: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+    done: set[int] = set()
+    levels = []
+    while len(done) < len(incoming):
+        ready = tuple(
+            message
+            for message, needs in enumerate(incoming)
+            if message not in done and done.issuperset(needs)
+        )
+        if not ready:
+            return ()
+        levels.append(ready)
+        done.update(ready)
+    return tuple(levels)
+
+
+def normalised(message: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
+    """Root mean square 1 over channels."""
+    return message * torch.rsqrt(message.square().mean(-1, keepdim=True) + _EPS)
+
+
+def tree_messages(
+    local: Float[Tensor, "batch messages patches dim"], schedule: MessageSchedule
+) -> Float[Tensor, "batch messages patches dim"]:
+    """All messages of Eq. 1, exact on a tree.
+
+    Args:
+        local: psi_i phi_ij for every message j -> i of the schedule.
+
+    Raises:
+        ValueError: If the schedule has no levels, as the graph has a cycle.
+    """
+    if not schedule.levels:
+        raise ValueError("exact messages need a tree; use flooding_messages")
+    found: list[Tensor | None] = [None] * len(schedule.sources)
+    for level in schedule.levels:
+        # A level's messages have different numbers of factors: multiplied one rank at a time, 1 where there is none.
+        product = local[:, list(level)]
+        for rank in range(max(len(schedule.incoming[message]) for message in level)):
+            factors = [_factor(found, schedule.incoming[message], rank) for message in level]
+            ones = torch.ones_like(local[:, 0])
+            product = product * torch.stack([ones if f is None else f for f in factors], dim=1)
+        for message, value in zip(level, normalised(product).unbind(1), strict=True):
+            found[message] = value
+    return torch.stack([value for value in found if value is not None], dim=1)
+
+
+def _factor(found: list[Tensor | None], needs: tuple[int, ...], rank: int) -> Tensor | None:
+    return found[needs[rank]] if rank < len(needs) else None
+
+
+def flooding_messages(
+    local: Float[Tensor, "batch messages patches dim"], schedule: MessageSchedule, num_iterations: int
+) -> Float[Tensor, "batch messages patches dim"]:
+    """Eq. 1 iterated from messages of 1, all at once: for graphs with cycles; on a tree exact after as many rounds as
+    its longest path has limbs."""
+    width = max(map(len, schedule.incoming), default=0)
+    padding = len(schedule.sources)
+    table = [[*needs, *[padding] * (width - len(needs))] for needs in schedule.incoming]
+    index = torch.tensor(table, device=local.device)
+    messages = torch.ones_like(local)
+    for _ in range(num_iterations):
+        with_one = torch.cat([messages, torch.ones_like(messages[:, :1])], dim=1)
+        product = local
+        for rank in range(width):
+            product = product * with_one[:, index[:, rank]]
+        messages = normalised(product)
+    return messages
+
+
+class MarkovOptimizationLayer(nn.Module):
+    """Updates every joint's state from the joints that a limb ties it to (Eq. 1-3); float32 inside (float64 stays).
+
+    The update enters through a gate that starts at 0: the layer begins as the identity.
+
+    Args:
+        dim: Channels of a state.
+        skeleton: The graph.
+        num_iterations: None for exact messages on a tree, else rounds of flooding.
+    """
+
+    def __init__(self, dim: int, skeleton: Skeleton, num_iterations: int | None = None) -> None:
+        super().__init__()
+        self.num_iterations = num_iterations
+        self.schedule = MessageSchedule.of(skeleton)
+        self.node = nn.Linear(dim, dim, bias=False)
+        self.edge = nn.Linear(2 * dim, dim, bias=False)
+        self.gate = nn.Parameter(torch.zeros(dim))
+        into = [
+            [message for message, target in enumerate(self.schedule.targets) if target == joint]
+            for joint in range(skeleton.num_joints)
+        ]
+        width = max(map(len, into))
+        padded = [[*found, *[-1] * (width - len(found))] for found in into]
+        self.register_buffer("into", torch.tensor(padded), persistent=False)
+
+    def forward(
+        self, states: Float[Tensor, "batch joints patches dim"]
+    ) -> Float[Tensor, "batch joints patches dim"]:
+        with no_autocast(states.device):
+            messages = self.messages(states.to(torch.promote_types(states.dtype, torch.float32)))
+            update = self.gate * self._gather(messages)
+        return states + update.to(states.dtype)
+
+    def local_potentials(
+        self, states: Float[Tensor, "batch joints patches dim"]
+    ) -> Float[Tensor, "batch messages patches dim"]:
+        """psi_i phi_ij of every message (Eq. 2); the two halves of W_e act on N_i and N_j once a joint."""
+        own, other = self.edge.weight.chunk(2, dim=1)
+        targets, sources = list(self.schedule.targets), list(self.schedule.sources)
+        edge = (states @ own.T)[:, targets] + (states @ other.T)[:, sources]
+        return self.node(states)[:, targets] * edge
+
+    def messages(
+        self, states: Float[Tensor, "batch joints patches dim"]
+    ) -> Float[Tensor, "batch messages patches dim"]:
+        """Eq. 1 for every directed limb."""
+        local = self.local_potentials(states)
+        if self.num_iterations is None:
+            return tree_messages(local, self.schedule)
+        return flooding_messages(local, self.schedule, self.num_iterations)
+
+    def _gather(
+        self, messages: Float[Tensor, "batch messages patches dim"]
+    ) -> Float[Tensor, "batch joints patches dim"]:
+        """log sum exp over the messages into each joint (Eq. 3)."""
+        into = self.get_buffer("into")
+        mask = (into < 0)[None, :, :, None, None]
+        incoming = messages[:, into.clamp_min(0)].masked_fill(mask, -torch.inf)
+        return torch.logsumexp(incoming, dim=2)

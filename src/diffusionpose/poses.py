@@ -1,0 +1,295 @@
+"""`VideoPoses`: all poses of one video as arrays, one row a person and frame."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from typing import Self, overload
+
+import numpy as np
+
+from diffusionpose.formats import read_poses, write_poses
+from diffusionpose.skeleton import Skeleton
+from diffusionpose.structures import (
+    NO_TRACK,
+    FramePoses,
+    PersonPose,
+    PosesHeader,
+    VideoVerdict,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """One person through all frames of a video: a row a frame, NaN in every array where the person is absent.
+
+    Args:
+        track_id: Of the person.
+        frame_indices: (num_frames,) int64.
+        times: (num_frames,) seconds.
+        box: (num_frames, 4) xyxy pixels.
+        box_score: (num_frames,)
+        score: (num_frames,)
+        keypoints: (num_frames, num_joints, 2) x, y in pixels; NaN where the joint is missing, too.
+        keypoint_scores: (num_frames, num_joints)
+    """
+
+    track_id: int
+    frame_indices: np.ndarray
+    times: np.ndarray
+    box: np.ndarray
+    box_score: np.ndarray
+    score: np.ndarray
+    keypoints: np.ndarray
+    keypoint_scores: np.ndarray
+
+    @property
+    def present(self) -> np.ndarray:
+        """(num_frames,) bool: where the person was found."""
+        return ~np.isnan(self.score)
+
+    def __len__(self) -> int:
+        return len(self.frame_indices)
+
+
+@dataclass(frozen=True, eq=False)
+class VideoPoses:
+    """All poses of a video. Rows are sorted by frame; people of one frame stay in their order.
+
+    Pixels are those of the displayed image, x to the right, y down, integers at pixel centres.
+
+    Args:
+        header: Video, skeleton, model and settings.
+        verdict: What reading the video to its end found.
+        frame_indices: (num_frames,) int64, increasing: every frame, also those without people.
+        exact_times: Time of each of these frames, seconds.
+        frame_index: (n,) int64, the frame of each row, one of `frame_indices`.
+        track_id: (n,) int64, `NO_TRACK` where unknown.
+        box: (n, 4) xyxy pixels.
+        box_score: (n,)
+        score: (n,)
+        keypoints: (n, num_joints, 2) x, y in pixels, NaN where missing.
+        keypoint_scores: (n, num_joints), 0 where missing.
+
+    Raises:
+        ValueError: If arrays contradict each other or the header.
+    """
+
+    header: PosesHeader
+    verdict: VideoVerdict
+    frame_indices: np.ndarray
+    exact_times: tuple[Fraction, ...]
+    frame_index: np.ndarray
+    track_id: np.ndarray
+    box: np.ndarray
+    box_score: np.ndarray
+    score: np.ndarray
+    keypoints: np.ndarray
+    keypoint_scores: np.ndarray
+
+    def __post_init__(self) -> None:
+        n, num_joints = len(self.frame_index), len(self.header.joints)
+        shapes: dict[str, tuple[type, tuple[int, ...]]] = {
+            "frame_indices": (np.int64, (len(self.exact_times),)),
+            "frame_index": (np.int64, (n,)),
+            "track_id": (np.int64, (n,)),
+            "box": (np.float64, (n, 4)),
+            "box_score": (np.float64, (n,)),
+            "score": (np.float64, (n,)),
+            "keypoints": (np.float64, (n, num_joints, 2)),
+            "keypoint_scores": (np.float64, (n, num_joints)),
+        }
+        for name, (dtype, shape) in shapes.items():
+            array = np.asarray(getattr(self, name), dtype)
+            if array.shape != shape:
+                raise ValueError(f"{name} is {array.shape}, not {shape}")
+            object.__setattr__(self, name, array)
+        self._check()
+
+    def _check(self) -> None:
+        if (np.diff(self.frame_indices) <= 0).any():
+            raise ValueError("frame_indices do not increase")
+        if (np.diff(self.frame_index) < 0).any():
+            raise ValueError("frame_index is not sorted")
+        if not np.isin(self.frame_index, self.frame_indices).all():
+            raise ValueError("frame_index names a frame that is not in frame_indices")
+        missing = np.isnan(self.keypoints)
+        if (missing[..., 0] != missing[..., 1]).any():
+            raise ValueError("keypoints have one of x and y: a joint has both or neither")
+        tracked = self.track_id != NO_TRACK
+        pairs = np.column_stack([self.frame_index, self.track_id])[tracked]
+        if len(np.unique(pairs, axis=0)) != len(pairs):
+            raise ValueError("two people of one frame have the same track id")
+
+    # ------------------------------------------------------------------------------------------- what is there
+
+    def __len__(self) -> int:
+        """Number of frames, not of people."""
+        return len(self.frame_indices)
+
+    def __repr__(self) -> str:
+        counts = f"{len(self)} frames, {len(self.track_ids)} tracks, {len(self.frame_index)} poses"
+        video, skeleton = self.header.video.name, self.header.skeleton
+        return f"VideoPoses({video!r}: {counts}, {skeleton}, {self.verdict.status})"
+
+    @cached_property
+    def skeleton(self) -> Skeleton:
+        """Joints and limbs that keypoints are in the order of."""
+        return Skeleton(self.header.skeleton, self.header.joints, self.header.limbs)
+
+    @cached_property
+    def frame_times(self) -> np.ndarray:
+        """(num_frames,) seconds; `exact_times` has them as fractions."""
+        return np.array([float(time) for time in self.exact_times], np.float64)
+
+    @property
+    def time(self) -> np.ndarray:
+        """(n,) seconds, the time of each row's frame."""
+        return self.frame_times[np.searchsorted(self.frame_indices, self.frame_index)]
+
+    @property
+    def track_ids(self) -> tuple[int, ...]:
+        """All tracks, in increasing order."""
+        return tuple(int(track) for track in np.unique(self.track_id) if track != NO_TRACK)
+
+    def track(self, track_id: int) -> Track:
+        """One person through all frames.
+
+        Raises:
+            KeyError: There is no such track.
+        """
+        rows = np.flatnonzero(self.track_id == track_id)
+        if track_id == NO_TRACK or not len(rows):
+            raise KeyError(f"no track {track_id}; there are {list(self.track_ids)}")
+        at = np.searchsorted(self.frame_indices, self.frame_index[rows])
+
+        def spread(values: np.ndarray) -> np.ndarray:
+            out = np.full((len(self), *values.shape[1:]), np.nan)
+            out[at] = values[rows]
+            return out
+
+        return Track(
+            track_id=track_id,
+            frame_indices=self.frame_indices,
+            times=self.frame_times,
+            box=spread(self.box),
+            box_score=spread(self.box_score),
+            score=spread(self.score),
+            keypoints=spread(self.keypoints),
+            keypoint_scores=spread(self.keypoint_scores),
+        )
+
+    # -------------------------------------------------------------------------------------------- frame by frame
+
+    @overload
+    def __getitem__(self, key: int) -> FramePoses: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> Self: ...
+
+    def __getitem__(self, key: int | slice) -> FramePoses | Self:
+        """The frame at a position (not: with an index), or the poses of a slice of the frames.
+
+        A slice keeps header and verdict, which speak of the whole video.
+        """
+        if isinstance(key, slice):
+            return self._slice(key)
+        position = range(len(self))[key]
+        index = int(self.frame_indices[position])
+        first, last = np.searchsorted(self.frame_index, [index, index + 1])
+        people = tuple(self._person(row) for row in range(first, last))
+        return FramePoses(index, self.exact_times[position], people)
+
+    def _slice(self, key: slice) -> Self:
+        if (key.step or 1) < 1:
+            raise ValueError("frames cannot be reversed: their order is that of time")
+        indices = self.frame_indices[key]
+        rows = np.isin(self.frame_index, indices)
+        return replace(
+            self,
+            frame_indices=indices,
+            exact_times=self.exact_times[key],
+            frame_index=self.frame_index[rows],
+            track_id=self.track_id[rows],
+            box=self.box[rows],
+            box_score=self.box_score[rows],
+            score=self.score[rows],
+            keypoints=self.keypoints[rows],
+            keypoint_scores=self.keypoint_scores[rows],
+        )
+
+    def _person(self, row: int) -> PersonPose:
+        return PersonPose(
+            track_id=int(self.track_id[row]),
+            box=self.box[row],
+            box_score=float(self.box_score[row]),
+            score=float(self.score[row]),
+            keypoints=np.column_stack([self.keypoints[row], self.keypoint_scores[row]]),
+        )
+
+    def frames(self) -> Iterator[FramePoses]:
+        """All frames in order."""
+        return (self[position] for position in range(len(self)))
+
+    @classmethod
+    def from_frames(
+        cls, header: PosesHeader, frames: Iterable[FramePoses], verdict: VideoVerdict
+    ) -> Self:
+        """Gathers frames, in order, into arrays.
+
+        Raises:
+            ValueError: If frames contradict each other or the header.
+        """
+        all_frames = list(frames)
+        rows = [(frame.index, person) for frame in all_frames for person in frame.people]
+        people, num_joints = [person for _, person in rows], len(header.joints)
+        keypoints = np.array([person.keypoints for person in people], np.float64)
+        keypoints = keypoints.reshape(len(people), num_joints, 3)
+        return cls(
+            header=header,
+            verdict=verdict,
+            frame_indices=np.array([frame.index for frame in all_frames], np.int64),
+            exact_times=tuple(frame.time for frame in all_frames),
+            frame_index=np.array([index for index, _ in rows], np.int64),
+            track_id=np.array([person.track_id for person in people], np.int64),
+            box=np.array([person.box for person in people], np.float64).reshape(len(people), 4),
+            box_score=np.array([person.box_score for person in people], np.float64),
+            score=np.array([person.score for person in people], np.float64),
+            keypoints=keypoints[..., :2],
+            keypoint_scores=keypoints[..., 2],
+        )
+
+    # -------------------------------------------------------------------------------------------------- files
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Reads a `NAME.poses.json`.
+
+        Raises:
+            DataError: The file cannot be read, is no such file, or contradicts itself.
+        """
+        return cls.from_frames(*read_poses(path))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes what `load` reads: the JSON, rounded to 0.001 px. One format is enough."""
+        self.to_json(path)
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """The complete record; reading it and writing it again gives the same bytes."""
+        self._write(path, "json")
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """A table with a row for each frame, person and joint."""
+        self._write(path, "csv")
+
+    def to_posetrack(self, path: str | os.PathLike[str]) -> None:
+        """A PoseTrack18 file."""
+        self._write(path, "posetrack")
+
+    def to_coco(self, path: str | os.PathLike[str]) -> None:
+        """A COCO keypoints data set."""
+        self._write(path, "coco")
+
+    def _write(self, path: str | os.PathLike[str], format_name: str) -> None:
+        write_poses(path, format_name, self.header, self.frames(), self.verdict)

@@ -1,0 +1,133 @@
+"""What travels between the parts: boxes, frames, poses, and what is known of a video.
+
+Coordinates are pixels of the DISPLAYED image (after rotation), (x, y), with integers at pixel centres.
+Boxes are xyxy. Missing is NaN, never (0, 0). Times are exact fractions of seconds.
+"""
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+
+NO_TRACK = -1
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Person boxes of one frame.
+
+    Args:
+        boxes: (num_people, 4) float32, xyxy pixels.
+        scores: (num_people,) float32 in [0, 1].
+        track_ids: (num_people,) int64, `NO_TRACK` where unknown; filled with it when left out.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    track_ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        set_(self, "boxes", np.asarray(self.boxes, np.float32).reshape(-1, 4))
+        set_(self, "scores", np.asarray(self.scores, np.float32).reshape(-1))
+        ids = np.asarray(self.track_ids, np.int64).reshape(-1)
+        set_(self, "track_ids", ids if len(ids) else np.full(len(self.boxes), NO_TRACK, np.int64))
+        if not len(self.boxes) == len(self.scores) == len(self.track_ids):
+            raise ValueError(
+                f"{len(self.boxes)} boxes, {len(self.scores)} scores, {len(self.track_ids)} track ids"
+            )
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, keep: np.ndarray | slice) -> "Boxes":
+        return Boxes(self.boxes[keep], self.scores[keep], self.track_ids[keep])
+
+    @classmethod
+    def empty(cls) -> "Boxes":
+        return cls(np.empty((0, 4)), np.empty(0))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One decoded picture: `image` is (height, width, 3) uint8 RGB, upright; `index` counts from 0 in display order."""
+
+    index: int
+    time: Fraction
+    image: np.ndarray
+
+
+@dataclass(frozen=True)
+class PersonPose:
+    """One person in one frame: `keypoints` is (num_joints, 3), x, y, score; NaN, NaN, 0 where missing."""
+
+    track_id: int
+    box: np.ndarray
+    box_score: float
+    score: float
+    keypoints: np.ndarray
+
+
+@dataclass(frozen=True)
+class FramePoses:
+    """All people of one frame."""
+
+    index: int
+    time: Fraction
+    people: tuple[PersonPose, ...] = ()
+
+
+@dataclass(frozen=True)
+class VideoIssue:
+    """Something lost, suspect or worth knowing: `code` is stable, `message` is for people."""
+
+    code: str
+    message: str
+    severity: Literal["info", "partial"] = "partial"
+    frame: int | None = None
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What the header of a source says, in display orientation. Unknown figures are None."""
+
+    name: str
+    width: int
+    height: int
+    container: str
+    codec: str
+    rotation: int = 0
+    average_rate: Fraction | None = None
+    expected_frames: int | None = None
+    has_audio: bool = False
+
+
+@dataclass(frozen=True)
+class VideoVerdict:
+    """What reading a source to its end found.
+
+    `status` is `partial` as soon as one issue of severity `partial` is there.
+    """
+
+    num_packets: int
+    num_frames: int
+    duration: Fraction
+    issues: tuple[VideoIssue, ...] = ()
+
+    @property
+    def status(self) -> Literal["ok", "partial"]:
+        return "partial" if any(issue.severity == "partial" for issue in self.issues) else "ok"
+
+
+@dataclass(frozen=True)
+class PosesHeader:
+    """All that a result says besides the poses themselves."""
+
+    video: VideoInfo
+    skeleton: str
+    joints: tuple[str, ...]
+    limbs: tuple[tuple[int, int], ...]
+    model: dict[str, object]
+    settings: dict[str, object]
+    version: str

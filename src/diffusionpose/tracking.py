@@ -1,0 +1,421 @@
+"""Who is who over time: ids, bridged gaps and steady boxes, a fixed number of frames late.
+
+Boxes are associated frame by frame (as ByteTrack does: strong boxes first, then weak ones). A frame is given out `lag` frames later, when what follows it is known: so
+gaps are bridged, false alarms dropped and boxes smoothed without trailing behind, with memory for
+`lag` frames only. Lengths are measured in heights of the person and velocities per second, so that
+neither the size of the picture nor the frame rate matters.
+
+Coordinates are pixels of the displayed image, boxes xyxy.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from diffusionpose.detection import (
+    box_areas,
+    pairwise_intersection,
+    pairwise_iou,
+    suppress_duplicates,
+)
+from diffusionpose.structures import NO_TRACK, Boxes
+
+SMOOTHING_SECONDS = 0.08
+"""Standard deviation of the smoothing window. Measured on white jitter at 30 frames a second against a
+person who jumps by half a height: 0.12 steadies no better, and loses 7 more points of worst IoU."""
+VELOCITY_SECONDS = 0.25
+"""A sighting this old has 1/e of the weight of a new one in the estimate of the velocity."""
+COASTING_SECONDS = 0.5
+"""An unseen person slows down with this time constant: an old velocity must not carry far."""
+VELOCITY_SIGHTINGS = 16
+"""The velocity comes from this many sightings at most."""
+JITTER_SECONDS = 0.05
+"""A box trembles by about 5 % of the height, and a person moves at about one height a second."""
+REACH, REACH_PER_SECOND, MAX_REACH = 0.3, 1.5, 1.0
+"""How far from its prediction a person may turn up, in heights: at once, more per second, at most."""
+MAX_SIZE_RATIO = 2.2
+"""Between sightings a box may grow or shrink this much (half of a person may get hidden)."""
+DUPLICATE_IOU, NESTED = 0.7, 0.8
+"""Above these, a box (union, or its own area) is the same person as a better box."""
+SHADOW_RUNS = 3
+"""So many runs in a row in somebody's box, and a track that was never given out is no person."""
+WEAK_IOU = 0.4
+"""A weak box must fit the prediction this well."""
+MISSED_RUN_DECAY = 0.95
+"""Factor on the score of a bridged frame for each detector run that missed the person."""
+
+
+@dataclass(frozen=True)
+class TrackedFrame:
+    """The final people of one frame; `boxes.track_ids` are set."""
+
+    index: int
+    boxes: Boxes
+
+
+@dataclass(frozen=True, eq=False)
+class _Sighting:
+    """A box of the `place`-th frame fed: `time` in seconds, `box` (4,) float64 xyxy pixels."""
+
+    place: int
+    time: float
+    box: np.ndarray
+    score: float
+
+
+@dataclass(eq=False)
+class _Track:
+    """A candidate for a person.
+
+    It gets its `number` when it is first given out; `num_nested` counts the runs in a row in which
+    it lay in somebody else's box.
+    """
+
+    sightings: list[_Sighting] = field(default_factory=list)
+    number: int = NO_TRACK
+    num_nested: int = 0
+
+    @property
+    def last(self) -> _Sighting:
+        return self.sightings[-1]
+
+    def around(self, place: int) -> tuple[_Sighting | None, _Sighting | None]:
+        """The last sighting at or before a frame, and the first one at or after it."""
+        places = [sighting.place for sighting in self.sightings]
+        after = bisect_left(places, place)
+        before = bisect_right(places, place) - 1
+        return (
+            self.sightings[before] if before >= 0 else None,
+            self.sightings[after] if after < len(places) else None,
+        )
+
+    def predict(self, time: float) -> np.ndarray:
+        """The box (4,) expected at that time: recent motion carried on, slowing down."""
+        recent = self.sightings[-VELOCITY_SIGHTINGS:]
+        ages = np.array([min(one.time - self.last.time, 0.0) for one in recent])
+        centres = np.stack([(one.box[:2] + one.box[2:]) / 2 for one in recent])
+        weights = np.exp(ages / VELOCITY_SECONDS)
+        weights /= weights.sum()
+        ages, centres = ages - weights @ ages, centres - weights @ centres
+        # Ridge regression: jitter between a few close sightings must not look like speed.
+        ridge = JITTER_SECONDS**2 / len(recent)
+        slope = (weights * ages) @ centres / (weights @ ages**2 + ridge)
+        elapsed = 1 - np.exp(-max(time - self.last.time, 0.0) / COASTING_SECONDS)
+        # Only the centre moves on: a box that shrinks behind an obstacle would vanish.
+        return self.last.box + np.tile(slope * COASTING_SECONDS * elapsed, 2)
+
+    def forget(self, place: int) -> None:
+        """Drop the sightings that no frame from `place` on needs."""
+        first = bisect_left([sighting.place for sighting in self.sightings], place) - 1
+        del self.sightings[: max(0, min(first, len(self.sightings) - VELOCITY_SIGHTINGS))]
+
+
+class Tracker:
+    """Gives ids to the boxes of a video, frame by frame.
+
+    Args:
+        max_gap: Up to this many frames between two sightings are filled.
+        min_hits: Strong sightings within `lag` frames that make a person; where the detector ran
+            less often, in a majority of its runs.
+        start_score: Weaker boxes make no person; they only prolong one, at both ends.
+        detect_every: Distance in frames of the detector's runs.
+        smoothing_frames: Frames on either side that steady a box; 0 leaves boxes as detected.
+        lost_seconds: For so long an unseen person keeps the id (though longer gaps stay empty).
+        trust_boxes: For boxes that the user gives: they come out at once, as they are, and those of
+            a frame without ids get some.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_gap: int = 12,
+        min_hits: int = 4,
+        start_score: float = 0.3,
+        detect_every: int = 1,
+        smoothing_frames: int = 8,
+        lost_seconds: float = 1.0,
+        trust_boxes: bool = False,
+    ) -> None:
+        if min(max_gap, smoothing_frames) < 0 or min(min_hits, detect_every) < 1:
+            raise ValueError("max_gap, smoothing_frames >= 0 and min_hits, detect_every >= 1")
+        self._patience = max(max_gap + 1, detect_every)
+        self.lag = 0 if trust_boxes else self._patience + smoothing_frames
+        self._max_gap, self._min_hits = max_gap, min_hits
+        self._start_score = 0.0 if trust_boxes else start_score
+        self._smoothing_frames, self._lost_seconds = smoothing_frames, lost_seconds
+        self._trust_boxes = trust_boxes
+        self._pending: deque[tuple[int, int, float]] = deque()
+        self._runs: list[int] = []
+        self._tracks: list[_Track] = []
+        self._newest, self._newest_index = -1, -1
+        self._next_number = 1
+
+    def update(self, index: int, time: Fraction, boxes: Boxes | None) -> list[TrackedFrame]:
+        """Feed the next frame.
+
+        Args:
+            index: Frame index, higher than the one before. Inside, frames are counted as they come,
+                so that a video of which every tenth frame is fed is as good as any.
+            time: Its time in seconds.
+            boxes: Its people; None when the detector did not look at this frame.
+
+        Returns:
+            The frames that are final now, in order.
+        """
+        if index <= self._newest_index:
+            raise ValueError(f"frame {index} comes after frame {self._newest_index}")
+        self._newest, self._newest_index = self._newest + 1, index
+        if self._trust_boxes:
+            return [TrackedFrame(index, self._named(float(time), boxes or Boxes.empty()))]
+        self._pending.append((self._newest, index, float(time)))
+        if boxes is not None:
+            if (boxes.track_ids != NO_TRACK).any():
+                raise ValueError("boxes that have track ids already need trust_boxes=True")
+            self._runs.append(self._newest)
+            self._associate(float(time), suppress_duplicates(boxes, DUPLICATE_IOU))
+        return self._give_out(self._newest - self.lag)
+
+    def flush(self) -> list[TrackedFrame]:
+        """The frames still held back, at the end of the video."""
+        return self._give_out(self._newest)
+
+    # --- which box is whom
+
+    def _named(self, time: float, boxes: Boxes) -> Boxes:
+        """Boxes of the user's with ids: theirs, else ours."""
+        if (boxes.track_ids != NO_TRACK).any():
+            return boxes
+        owners = self._associate(time, boxes)
+        for track in owners:
+            self._number(track)
+            track.forget(self._newest)
+        self._tracks = [one for one in self._tracks if self._is_alive(one, time)]
+        return Boxes(boxes.boxes, boxes.scores, np.array([track.number for track in owners]))
+
+    def _associate(self, time: float, boxes: Boxes) -> list[_Track]:
+        """Prolong tracks with the boxes of the newest frame, start new ones.
+
+        Returns:
+            The tracks that have a sighting in the frame, in the order of its boxes.
+        """
+        sightings = [
+            _Sighting(self._newest, time, box.astype(np.float64), float(score))
+            for box, score in zip(boxes.boxes, boxes.scores, strict=True)
+        ]
+        strong = [one for one in sightings if one.score >= self._start_score]
+        weak = [one for one in sightings if one.score < self._start_score]
+        alive = [track for track in self._tracks if self._is_alive(track, time)]
+        owners = self._match(alive, strong, time)
+        idle = [track for track in alive if track.last.place != self._newest]
+        owners |= self._match(idle, weak, time, least_iou=WEAK_IOU)
+        # Weak boxes start tracks too, silent ones: they give a person who is recognised later a past.
+        for one in (*strong, *weak):
+            others = [other.box for other in owners]
+            if one not in owners and (self._trust_boxes or not _is_nested(one.box, others)):
+                owners[one] = _Track([one])
+                self._tracks.append(owners[one])
+        if not self._trust_boxes:
+            self._drop_shadows([one for one in self._tracks if one.last.place == self._newest])
+        return [owners[one] for one in sightings if one in owners]
+
+    def _drop_shadows(self, seen: Sequence[_Track]) -> None:
+        """End the silent tracks that have become a part of an older one: they would steal its box."""
+        for place, track in enumerate(seen):
+            is_nested = _is_nested(track.last.box, [older.last.box for older in seen[:place]])
+            track.num_nested = track.num_nested + 1 if is_nested else 0
+        self._tracks = [
+            track
+            for track in self._tracks
+            if track.number != NO_TRACK or track.num_nested < SHADOW_RUNS
+        ]
+
+    def _is_alive(self, track: _Track, time: float) -> bool:
+        unseen = time - track.last.time
+        return unseen <= self._lost_seconds or self._newest - track.last.place <= self._patience
+
+    def _match(
+        self,
+        tracks: Sequence[_Track],
+        sightings: Sequence[_Sighting],
+        time: float,
+        least_iou: float = 0.0,
+    ) -> dict[_Sighting, _Track]:
+        """Best assignment of sightings to tracks, which are prolonged with them."""
+        if not tracks or not sightings:
+            return {}
+        cost = self._costs(tracks, sightings, time, least_iou)
+        # A finite stand-in: the solver refuses a matrix in which inf cannot be avoided.
+        rows, columns = linear_sum_assignment(np.where(np.isfinite(cost), cost, 1e6))
+        pairs = [(row, column) for row, column in zip(rows, columns, strict=True)]
+        owners = {
+            sightings[column]: tracks[row]
+            for row, column in pairs
+            if np.isfinite(cost[row, column])
+        }
+        for sighting, track in owners.items():
+            track.sightings.append(sighting)
+        return owners
+
+    def _costs(
+        self,
+        tracks: Sequence[_Track],
+        sightings: Sequence[_Sighting],
+        time: float,
+        least_iou: float,
+    ) -> np.ndarray:
+        """(tracks, sightings): how badly each fits, inf where it cannot be."""
+        expected = np.stack([track.predict(time) for track in tracks])
+        seen = np.stack([sighting.box for sighting in sightings])
+        unseen = np.array([max(time - track.last.time, 0.0) for track in tracks])
+        heights, seen_heights = expected[:, 3] - expected[:, 1], seen[:, 3] - seen[:, 1]
+        offset = (expected[:, None, :2] + expected[:, None, 2:] - seen[:, :2] - seen[:, 2:]) / 2
+        # In heights of the taller box: one may show only a half of the person.
+        tallest = np.maximum(heights[:, None], seen_heights)
+        distance = np.linalg.norm(offset, axis=-1) / tallest
+        reach = np.minimum(REACH + REACH_PER_SECOND * unseen, MAX_REACH)[:, None]
+        ratio = np.abs(np.log(seen_heights / heights[:, None]))
+        overlap = pairwise_iou(expected, seen)
+        # People known for long and seen just now have the first claim.
+        young = np.array([len(track.sightings) < self._min_hits for track in tracks])
+        cost = distance / reach + (1 - overlap) + ratio + (0.3 * young + 0.3 * unseen)[:, None]
+        fits = (distance <= reach) & (ratio <= np.log(MAX_SIZE_RATIO)) & (overlap >= least_iou)
+        return np.where(fits, cost, np.inf)
+
+    # --- what comes out
+
+    def _give_out(self, up_to: int) -> list[TrackedFrame]:
+        """The pending frames up to that place, final."""
+        final = []
+        while self._pending and self._pending[0][0] <= up_to:
+            place, index, time = self._pending.popleft()
+            final.append(TrackedFrame(index, self._people(place, time)))
+            self._forget(place + 1, time)
+        return final
+
+    def _people(self, place: int, time: float) -> Boxes:
+        people = []
+        for track in self._tracks:
+            state = self._state(track, place, time)
+            if state is not None and self._is_person(track, place):
+                self._number(track)
+                people.append((*state, track.number))
+        people.sort(key=lambda person: person[2])
+        return _as_boxes(people)
+
+    def _forget(self, place: int, time: float) -> None:
+        """Drop what no frame from `place` on needs."""
+        newest = self._pending[-1][2] if self._pending else time
+        self._tracks = [
+            track
+            for track in self._tracks
+            if track.last.place >= place or self._is_alive(track, newest)
+        ]
+        for track in self._tracks:
+            track.forget(place - self._smoothing_frames)
+        # One run more than the window holds: the frames since then must know that somebody looked.
+        del self._runs[: max(0, bisect_left(self._runs, place - self.lag) - 1)]
+
+    def _number(self, track: _Track) -> None:
+        if track.number == NO_TRACK:
+            track.number = self._next_number
+            self._next_number += 1
+
+    def _is_person(self, track: _Track, place: int) -> bool:
+        """Whether a track has been given out before, or is seen often enough from `place` on."""
+        if track.number != NO_TRACK:
+            return True
+        num_strong = sum(
+            one.place >= place and one.score >= self._start_score for one in track.sightings
+        )
+        num_runs = len(self._runs) - bisect_left(self._runs, self._newest - self.lag)
+        return num_strong >= min(self._min_hits, num_runs // 2 + 1)
+
+    def _state(self, track: _Track, place: int, time: float) -> tuple[np.ndarray, float] | None:
+        """Box (4,) and score of a track in a frame; None where the person is not known to be."""
+        before, after = track.around(place)
+        if before is None:
+            return None
+        if before is after:
+            return self._smoothed(track, before), before.score
+        if after is not None:
+            num_missed = self._num_runs(before.place, after.place - 1)
+            if num_missed == 0 or after.place - before.place - 1 <= self._max_gap:
+                share = (time - before.time) / max(after.time - before.time, 1e-9)
+                ends = self._smoothed(track, before), self._smoothed(track, after)
+                score = before.score + (after.score - before.score) * share
+                return (
+                    ends[0] + (ends[1] - ends[0]) * share,
+                    score * MISSED_RUN_DECAY**num_missed,
+                )
+        if self._num_runs(before.place, place) == 0:
+            # Nobody looked since: the person stays until the detector says otherwise.
+            return self._smoothed(track, before), before.score
+        return None
+
+    def _num_runs(self, after: int, up_to: int) -> int:
+        """Detector runs in the frames after one, up to and with another."""
+        return bisect_right(self._runs, up_to) - bisect_right(self._runs, after)
+
+    def _smoothed(self, track: _Track, centre: _Sighting) -> np.ndarray:
+        """The box (4,) of a sighting, steadied by those around it."""
+        near = [
+            one
+            for one in track.sightings
+            if abs(one.place - centre.place) <= self._smoothing_frames
+        ]
+        times = np.array([one.time - centre.time for one in near]) / SMOOTHING_SECONDS
+        boxes = np.stack([one.box for one in near])
+        height = max(float(np.median(boxes[:, 3] - boxes[:, 1])), 1e-6)
+        box = centre.box + height * _local_fit(times, (boxes - centre.box) / height)
+        is_box = (box[2:] > box[:2]).all()
+        return box if is_box else centre.box
+
+
+def _local_fit(times: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Robust local parabola through (n, 4) values, at time 0: (4,).
+
+    A parabola follows a person who speeds up, where a mean or a line would trail or cut corners.
+    Times are in standard deviations of the window, values in heights of the person.
+    """
+    design = np.stack([np.ones_like(times), times, times**2], 1)
+    near = np.exp(-(times**2) / 2)
+    # Few or one-sided sightings cannot tell a curve from noise: bent and sloped fits cost extra.
+    penalty = np.diag([0.0, 0.01, 0.3])
+    weights = near
+    fit = np.zeros((3, values.shape[1]))
+    for _ in range(4):
+        weighted = design * weights[:, None]
+        fit = np.linalg.solve(design.T @ weighted + penalty, weighted.T @ values)
+        misfit = np.linalg.norm(values - design @ fit, axis=1)
+        scale = max(1.5 * _weighted_median(misfit, near), 0.01)
+        # Tukey's biweight: a box that jumps for a frame loses its say.
+        weights = near * np.clip(1 - (misfit / (4 * scale)) ** 2, 1e-3, None) ** 2
+    return fit[0]
+
+
+def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
+    order = np.argsort(values)
+    share = np.cumsum(weights[order])
+    return float(values[order[np.searchsorted(share, share[-1] / 2)]])
+
+
+def _is_nested(box: np.ndarray, others: Sequence[np.ndarray]) -> bool:
+    """Whether the box lies in one of the others, or one of them in it."""
+    if not others:
+        return False
+    stacked = np.stack(others)
+    shared = pairwise_intersection(box[None], stacked)[0]
+    smaller = np.minimum(box_areas(box[None]), box_areas(stacked))
+    return bool((shared > NESTED * smaller).any())
+
+
+def _as_boxes(people: Sequence[tuple[np.ndarray, float, int]]) -> Boxes:
+    if not people:
+        return Boxes.empty()
+    boxes, scores, numbers = zip(*people, strict=True)
+    return Boxes(np.stack(boxes), np.array(scores), np.array(numbers))

@@ -1,0 +1,102 @@
+"""Small data sets in the real formats, made at test time: stick figures that move over a plain ground."""
+
+import json
+
+import cv2
+import numpy as np
+
+from diffusionpose.skeleton import LSP14, POSETRACK15, POSETRACK17, remap
+
+_REST = {
+    "head_top": (0.0, -1.0),
+    "nose": (0.04, -0.82),
+    "head_bottom": (0.0, -0.66),
+    "left_shoulder": (0.2, -0.6),
+    "right_shoulder": (-0.2, -0.6),
+    "left_elbow": (0.34, -0.34),
+    "right_elbow": (-0.36, -0.36),
+    "left_wrist": (0.44, -0.1),
+    "right_wrist": (-0.5, -0.16),
+    "left_hip": (0.12, 0.0),
+    "right_hip": (-0.12, 0.0),
+    "left_knee": (0.16, 0.46),
+    "right_knee": (-0.2, 0.44),
+    "left_ankle": (0.18, 0.92),
+    "right_ankle": (-0.24, 0.9),
+}
+
+
+def figure(centre, size, swing):
+    """(15, 2) pixels of a stick figure; `swing` moves arms and legs."""
+    points = np.array([_REST[joint] for joint in POSETRACK15.joints])
+    for joint, reach in (("left_wrist", 0.3), ("right_ankle", 0.2), ("right_wrist", -0.2)):
+        points[POSETRACK15.index(joint), 0] += reach * np.sin(swing)
+    return points * size + np.asarray(centre, float)
+
+
+def draw(points, height=120, width=160):
+    """A picture with coloured limbs: left, right and middle can be told apart."""
+    image = np.full((height, width, 3), (70, 90, 60), np.uint8)
+    colours = {"left": (240, 120, 30), "right": (40, 120, 240), "centre": (230, 230, 230)}
+    for a, b in POSETRACK15.limbs:
+        ends = [tuple(np.rint(points[j] * 8).astype(int).tolist()) for j in (a, b)]
+        cv2.line(image, *ends, colours[POSETRACK15.side(b)], 3, cv2.LINE_AA, shift=3)
+    return image
+
+
+def grown(points, factor=1.3):
+    low, high = points.min(0), points.max(0)
+    middle, size = (low + high) / 2, (high - low) * factor
+    return [float(v) for v in (*(middle - size / 2), *size)]
+
+
+def posetrack_root(root, videos=("000001_bonn", "000002_mpii"), num_frames=6, unlabelled=(0,)):
+    """A PoseTrack18 root with one split, `val`; frames in `unlabelled` exist as images only."""
+    for number, video in enumerate(videos):
+        images, annotations = [], []
+        for index in range(num_frames):
+            name = f"images/val/{video}/{index:06d}.jpg"
+            points = figure((70 + 3 * index, 66), 50 + 3 * number, index / 2 + number)
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(root / name), draw(points)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 97])
+            image_id = 10_000_000_000 + number * 10_000 + index
+            labelled = index not in unlabelled
+            images.append(
+                {"id": image_id, "frame_id": image_id, "vid_id": video, "file_name": name}
+                | {"is_labeled": labelled, "nframes": num_frames}
+            )
+            if labelled:
+                visible = np.column_stack([points, np.ones(15)])
+                triples = remap(visible, POSETRACK15.joints, POSETRACK17.joints, missing=0.0)
+                annotations.append(
+                    {"id": image_id * 100, "image_id": image_id, "track_id": 0, "category_id": 1}
+                    | {"bbox": grown(points), "keypoints": triples.ravel().tolist()}
+                )
+        category = {"id": 1, "name": "person", "keypoints": list(POSETRACK17.joints)}
+        target = root / "posetrack_data" / "val" / f"{video}.json"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        content = {"images": images, "annotations": annotations, "categories": [category]}
+        target.write_text(json.dumps(content))
+    return root
+
+
+def coco_root(root, number=4):
+    """COCO keypoint files with LSP's 14 joints; the last person is a crowd, the one before has three joints."""
+    images, annotations = [], []
+    (root / "images").mkdir(parents=True)
+    for index in range(number):
+        points = figure((80, 62), 52, index)
+        cv2.imwrite(str(root / "images" / f"{index}.png"), draw(points)[..., ::-1])
+        images.append({"id": index, "file_name": f"{index}.png", "width": 160, "height": 120})
+        triples = np.column_stack([points, np.full(15, 2.0)])
+        values = remap(triples, POSETRACK15.joints, LSP14.joints, missing=0.0)
+        if index == number - 2:
+            values[3:] = 0
+        annotations.append(
+            {"id": index + 1, "image_id": index, "category_id": 1, "bbox": grown(points, 1.2)}
+            | {"iscrowd": int(index == number - 1), "keypoints": values.ravel().tolist()}
+        )
+    category = {"id": 1, "name": "person", "keypoints": list(LSP14.joints)}
+    content = {"images": images, "annotations": annotations, "categories": [category]}
+    (root / "train.json").write_text(json.dumps(content))
+    return root

@@ -1,0 +1,123 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diffusionpose.config import AugmentConfig, ModelConfig
+from diffusionpose.data.clips import ClipDataset, EpochSampler, read_image
+from diffusionpose.data.coco import load_coco
+from diffusionpose.data.posetrack import load_posetrack
+from diffusionpose.data.transforms import augment_clip
+from diffusionpose.errors import DataError
+from diffusionpose.nn.geometry import transform
+from diffusionpose.nn.heatmaps import heatmap_to_crop
+from diffusionpose.skeleton import POSETRACK15
+from tests.data.made import coco_root, posetrack_root
+
+CONFIG = ModelConfig()
+QUIET = AugmentConfig(
+    flip=0, half_body=0, colour=0, grey=0, blur=0, occlusion=0, still_motion=0
+)
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    return load_posetrack(posetrack_root(tmp_path_factory.mktemp("posetrack")), "val")
+
+
+def test_keypoints_come_back_to_the_image(records):
+    dataset = ClipDataset(records, CONFIG)
+    clip = dataset[0]
+    assert clip["images"].shape == (3, 3, 256, 192)
+    assert clip["images"].dtype == torch.uint8
+    crop = heatmap_to_crop(clip["keypoints"]).double().numpy()
+    back = transform(crop, clip["to_image"].numpy())
+    np.testing.assert_allclose(back, records[0].keypoints, atol=1e-3)
+
+
+def colour_at(image, point):
+    x, y = np.rint(point).astype(int)
+    return image[:, y, x].int()
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_augmented_keypoints_stay_on_their_limbs(records, flip):
+    # Left limbs are drawn orange, right ones blue: a wrong map or a forgotten swap would show.
+    augment = QUIET.model_copy(update={"flip": flip})
+    dataset = ClipDataset(records, CONFIG, augment)
+    checked = 0
+    for epoch in range(4):
+        for index in range(len(records)):
+            clip = dataset[epoch, index]
+            points = heatmap_to_crop(clip["keypoints"]).numpy()
+            for side, warm in (("left", True), ("right", False)):
+                ends = [points[POSETRACK15.index(f"{side}_{joint}")] for joint in ("hip", "knee")]
+                middle = sum(ends) / 2
+                if not ((middle > 2) & (middle < [189, 253])).all():
+                    continue
+                red, _, blue = colour_at(clip["images"][1], middle).tolist()
+                # A mirrored picture has the same colours on the other side, and so must the names.
+                assert (red > blue) == (warm != bool(flip))
+                checked += 1
+    assert checked > 40
+
+
+def test_same_seed_epoch_and_index_give_the_same_clip_whatever_the_order(records):
+    first, second = (ClipDataset(records, CONFIG, AugmentConfig(), seed=3) for _ in range(2))
+    keys = [(0, 1), (2, 5), (1, 1)]
+    clips = {key: first[key] for key in keys}
+    for key in reversed(keys):
+        assert torch.equal(second[key]["images"], clips[key]["images"])
+        assert torch.equal(second[key]["keypoints"], clips[key]["keypoints"])
+    assert not torch.equal(clips[0, 1]["images"], clips[1, 1]["images"])
+
+
+def test_stills_get_motion_and_videos_keep_theirs(tmp_path, records):
+    stills = load_coco(coco_root(tmp_path), Path("train.json"), Path("images"))
+    moving = QUIET.model_copy(update={"still_motion": 0.05})
+    images = ClipDataset(stills, CONFIG, moving)[0, 0]["images"].float()
+    assert (images[0] - images[1]).abs().mean() > 1
+    assert (images[2] - images[1]).abs().mean() > 1
+    for dataset in (ClipDataset(stills, CONFIG, QUIET), ClipDataset(stills, CONFIG)):
+        images = dataset[0, 0]["images"]
+        assert torch.equal(images[0], images[1])
+
+
+def test_occluders_and_blur_change_pixels_not_keypoints(records):
+    loud = QUIET.model_copy(update={"occlusion": 1.0, "blur": 1.0, "colour": 0.4, "grey": 0.5})
+    image = read_image(records[0].frames[1])
+    results = [
+        augment_clip(
+            [image] * 3, records[0].keypoints, records[0].box, CONFIG, augment,
+            np.random.default_rng(0), still=False,
+        )
+        for augment in (QUIET, loud)
+    ]  # fmt: skip
+    np.testing.assert_array_equal(results[0][1], results[1][1])
+    assert np.abs(results[0][0][1].astype(int) - results[1][0][1]).mean() > 5
+
+
+def test_single_frame_models_get_the_key_frame(records):
+    config = CONFIG.model_copy(update={"num_frames": 1})
+    one, three = ClipDataset(records, config)[2], ClipDataset(records, CONFIG)[2]
+    assert torch.equal(one["images"][0], three["images"][1])
+
+
+def test_sampler_order_follows_seed_and_epoch_and_shares():
+    sampler = EpochSampler(np.array([1.0] * 10 + [0.3] * 10 + [2.0] * 5), seed=1)
+    first = list(sampler)
+    assert len(first) == len(sampler) == 10 + 3 + 10
+    assert first == list(sampler)
+    counts = np.bincount([index for _, index in first], minlength=25)
+    assert (counts[:10] == 1).all()
+    assert counts[10:20].sum() == 3
+    assert (counts[20:] == 2).all()
+    sampler.epoch = 1
+    assert list(sampler) != first
+    assert {epoch for epoch, _ in sampler} == {1}
+
+
+def test_missing_images_are_named(tmp_path):
+    with pytest.raises(DataError, match="nothing"):
+        read_image(tmp_path / "nothing.jpg")

@@ -1,0 +1,115 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffusionpose.nn.markov import (
+    MarkovOptimizationLayer,
+    MessageSchedule,
+    flooding_messages,
+    tree_messages,
+)
+from diffusionpose.skeleton import COCO17, POSETRACK15, Skeleton
+from tests.oracles.tree import message
+
+
+def random_tree(parents):
+    limbs = tuple((child + 1, parent % (child + 1)) for child, parent in enumerate(parents))
+    return Skeleton("random", tuple(f"j{i}" for i in range(len(parents) + 1)), limbs)
+
+
+def layer_and_states(skeleton, seed=0, dim=6):
+    torch.manual_seed(seed)
+    layer = MarkovOptimizationLayer(dim, skeleton).double()
+    torch.nn.init.ones_(layer.gate)
+    return layer, torch.randn(2, skeleton.num_joints, 3, dim, dtype=torch.float64)
+
+
+def brute_force(layer, states, skeleton):
+    def psi(i):
+        return states[:, i] @ layer.node.weight.T
+
+    def phi(i, j):
+        return torch.cat([states[:, i], states[:, j]], -1) @ layer.edge.weight.T
+
+    return {
+        (j, i): message(j, i, skeleton, psi, phi) for a, b in skeleton.limbs for j, i in ((a, b), (b, a))
+    }
+
+
+trees = st.lists(st.integers(0, 100), min_size=1, max_size=14).map(random_tree)
+
+
+@settings(max_examples=40, deadline=None)
+@given(trees, st.integers(0, 1000))
+def test_messages_equal_brute_force_on_random_trees(skeleton, seed):
+    layer, states = layer_and_states(skeleton, seed)
+    found = tree_messages(layer.local_potentials(states), layer.schedule)
+    expected = brute_force(layer, states, skeleton)
+    schedule = layer.schedule
+    for index, (j, i) in enumerate(zip(schedule.sources, schedule.targets, strict=True)):
+        torch.testing.assert_close(found[:, index], expected[j, i], atol=1e-10, rtol=1e-10)
+
+
+def test_update_is_equation_3():
+    layer, states = layer_and_states(POSETRACK15)
+    expected = brute_force(layer, states, POSETRACK15)
+    updated = layer(states)
+    for i, neighbours in enumerate(POSETRACK15.neighbours):
+        total = sum(torch.exp(expected[j, i]) for j in neighbours)
+        torch.testing.assert_close(updated[:, i], torch.log(total) + states[:, i], atol=1e-10, rtol=1e-10)
+
+
+def test_flooding_on_a_tree_is_exact_after_its_longest_path():
+    layer, states = layer_and_states(POSETRACK15)
+    local = layer.local_potentials(states)
+    exact = tree_messages(local, layer.schedule)
+    # wrist - elbow - shoulder - head_bottom - hip - knee - ankle
+    torch.testing.assert_close(flooding_messages(local, layer.schedule, 6), exact)
+    assert not torch.allclose(flooding_messages(local, layer.schedule, 5), exact)
+
+
+def test_posetrack_tree_has_28_messages_in_6_levels():
+    schedule = MessageSchedule.of(POSETRACK15)
+    assert len(schedule.sources) == 28
+    assert len(schedule.levels) == 6
+    assert sorted(sum(schedule.levels, ())) == list(range(28))
+
+
+def test_far_joints_reach_each_other_through_the_tree():
+    layer, states = layer_and_states(POSETRACK15)
+    moved = states.clone()
+    moved[:, POSETRACK15.index("left_wrist")] += 1
+    change = (layer.messages(states) - layer.messages(moved)).abs().amax((0, 2, 3))
+    into_ankle = [
+        m
+        for m, target in enumerate(layer.schedule.targets)
+        if target == POSETRACK15.index("right_ankle")
+    ]
+    assert change[into_ankle].min() > 1e-6
+
+
+def test_a_cycle_needs_flooding():
+    schedule = MessageSchedule.of(COCO17)
+    assert schedule.levels == ()
+    with pytest.raises(ValueError, match="tree"):
+        tree_messages(torch.ones(1, len(schedule.sources), 1, 4), schedule)
+    layer = MarkovOptimizationLayer(8, COCO17, num_iterations=3)
+    assert torch.isfinite(layer(torch.randn(1, 17, 2, 8))).all()
+
+
+def test_starts_as_the_identity_and_keeps_bfloat16():
+    layer = MarkovOptimizationLayer(8, POSETRACK15)
+    states = torch.randn(2, 15, 3, 8, dtype=torch.bfloat16)
+    assert torch.equal(layer(states), states)
+
+
+def test_finite_for_huge_tiny_and_zero_states():
+    layer, states = layer_and_states(POSETRACK15)
+    layer = layer.float()
+    for scale in (0.0, 1e-6, 1e4):
+        x = (states.float() * scale).requires_grad_()
+        y = layer(x)
+        y.sum().backward()
+        assert torch.isfinite(y).all()
+        assert torch.isfinite(x.grad).all()

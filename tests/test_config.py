@@ -1,0 +1,64 @@
+import pytest
+
+from diffusionpose.config import ModelConfig, TrainConfig, model_config, override, parse, read_recipe
+from diffusionpose.errors import ConfigError
+
+RECIPE = """
+name: test
+model: tiny
+train:
+  - {kind: posetrack, root: data, split: train}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_a_size_may_stand_for_the_model_and_be_changed(recipe):
+    config = read_recipe(recipe, ["model.decoder.markov=false", "optimizer.milestones=[3, 5]"])
+    assert config.model.backbone == model_config("tiny").backbone
+    assert not config.model.decoder.markov
+    assert config.optimizer.milestones == (3, 5)
+
+
+def test_resolved_config_reads_back_the_same(recipe):
+    config = read_recipe(recipe)
+    assert parse(TrainConfig, config.model_dump(mode="json"), "x") == config
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("epoch=3", "epoch: no such key"),
+        ("model.decoder.depht=3", "model.decoder.depht: no such key"),
+        ("epochs=many", "epochs"),
+        ("epochs", "a.b=value"),
+        ("name.x=1", "holds a value"),
+        ("train=[]", "train"),
+        ("model.signal=1", "model.signal: no such key"),
+        ("loss.alpha=-1", "loss.alpha"),
+    ],
+)
+def test_mistakes_name_the_key(recipe, setting, message):
+    with pytest.raises(ConfigError, match=message):
+        read_recipe(recipe, [setting])
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "\x00"])
+def test_files_that_are_no_recipe(tmp_path, text):
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"x\.yaml"):
+        read_recipe(path)
+
+
+def test_configs_are_frozen_and_override_leaves_its_input_alone():
+    with pytest.raises(ValueError, match="frozen"):
+        ModelConfig().name = "x"
+    values = {"a": {"b": 1}}
+    assert override(values, ["a.c=2"]) == {"a": {"b": 1, "c": 2}}
+    assert values == {"a": {"b": 1}}
