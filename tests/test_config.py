@@ -1,6 +1,13 @@
 import pytest
 
-from diffusionpose.config import ModelConfig, TrainConfig, model_config, override, parse, read_recipe
+from diffusionpose.config import (
+    ModelConfig,
+    TrainConfig,
+    model_config,
+    override,
+    parse,
+    read_recipe,
+)
 from diffusionpose.errors import ConfigError
 
 RECIPE = """

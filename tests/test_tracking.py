@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusionpose.detection import pairwise_iou
+from diffusionpose.boxes import pairwise_iou
 from diffusionpose.structures import NO_TRACK, Boxes
 from diffusionpose.tracking import TrackedFrame, Tracker
 
@@ -125,6 +125,12 @@ def test_people_who_cross_keep_their_ids(who_is_hidden: str) -> None:
         assert len(path) == 100
         for index, box in path.items():
             assert abs((box[0] + box[2]) / 2 - (start + step * index)) < 40
+
+
+def test_who_falls_and_lands_unseen_keeps_the_id() -> None:
+    falling = [boxes_of(person(300.0, 200 + 32 * index)) for index in range(20)]
+    landed = [boxes_of(person(300.0, 815.0))] * 30
+    assert ids_of(track([*falling, *[Boxes.empty()] * 4, *landed], Tracker())) == {1}
 
 
 def test_a_pause_in_jitter_is_no_motion() -> None:

@@ -1,14 +1,14 @@
 """Human poses from video, by diffusion over heatmaps.
 
-    from diffusionpose import PosePipeline
+from diffusionpose import PosePipeline
 
-    poses = PosePipeline.from_pretrained("tiny")("video.mp4")
+poses = PosePipeline.from_pretrained("tiny")("video.mp4")
 """
 
 import os
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from diffusionpose.version import __version__
 
 # Nothing phones home. Read by dependencies when they are imported, so it stands before any of them.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffusionpose import __version__
 from diffusionpose.errors import DiffusionPoseError, UsageError
+from diffusionpose.version import __version__
 
 if TYPE_CHECKING:
     from diffusionpose.predict import Outcome
@@ -64,25 +64,37 @@ def _common(
 def predict(
     source: Annotated[str, typer.Argument(help="A video file, or a folder of images.")],
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("poses"),
-    model: Annotated[str, typer.Option(help="Bundled name, folder, or owner/name on the Hugging Face hub.")] = "tiny",
+    model: Annotated[
+        str, typer.Option(help="Bundled name, folder, or owner/name on the Hugging Face hub.")
+    ] = "tiny",
     formats: Annotated[
-        str, typer.Option("--format", help="Comma-separated: json, csv, posetrack, coco. json is always written.")
+        str,
+        typer.Option(
+            "--format", help="Comma-separated: json, csv, posetrack, coco. json is always written."
+        ),
     ] = "json",
     video: Annotated[bool, typer.Option(help="Write the annotated video.")] = True,
     boxes: Annotated[
         Path | None, typer.Option(help="JSON file of person boxes, instead of the detector.")
     ] = None,
     detector: Annotated[
-        str | None, typer.Option(help="YOLOX .onnx file, or a transformers detector (folder or owner/name).")
+        str | None,
+        typer.Option(help="YOLOX .onnx file, or a transformers detector (folder or owner/name)."),
     ] = None,
-    detect_every: Annotated[int, typer.Option(help="Detect on every n-th frame, track between.")] = 1,
-    fps: Annotated[float | None, typer.Option(help="Images per second of a folder of images.")] = None,
+    detect_every: Annotated[
+        int, typer.Option(help="Detect on every n-th frame, track between.")
+    ] = 1,
+    fps: Annotated[
+        float | None, typer.Option(help="Images per second of a folder of images.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     seed: Annotated[int, typer.Option(help="Of the noise that heatmaps start from.")] = 0,
     steps: Annotated[int, typer.Option(help="DDIM steps.")] = 1,
     num_hypotheses: Annotated[int, typer.Option(help="Noises a person and frame, averaged.")] = 1,
-    flip_test: Annotated[bool, typer.Option(help="Average with the mirrored crop: slower, steadier.")] = False,
+    flip_test: Annotated[
+        bool, typer.Option(help="Average with the mirrored crop: slower, steadier.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(help="People a pass; changes speed, not results.")] = 8,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
@@ -138,7 +150,13 @@ def progress_bar(info: "VideoInfo", quiet: bool) -> Iterator[Callable[["FramePos
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     columns = [
         TextColumn("{task.description}"),
@@ -185,7 +203,9 @@ def models() -> None:
     from diffusionpose.model.checkpoint import bundled
     from diffusionpose.model.cost import window_cost
 
-    table = Table("model", "weights", "image", "backbone", "blocks", "parameters", "GFLOP a window", box=None)
+    table = Table(
+        "model", "weights", "image", "backbone", "blocks", "parameters", "GFLOP a window", box=None
+    )
     there = bundled()
     for size in MODEL_SIZES:
         config = model_config(size)
@@ -207,9 +227,12 @@ def train(
     config: Annotated[Path, typer.Argument(help="Recipe, a YAML file.")],
     run: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME by default.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a setting: a.b=value. May be repeated.")
+        list[str] | None,
+        typer.Option("--set", help="Change a setting: a.b=value. May be repeated."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the run's last checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue from the run's last checkpoint.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Train a model from a recipe (extra: train)."""

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from diffusionpose.errors import ConfigError
+from diffusionpose.errors import ConfigError, first_line
 from diffusionpose.skeleton import SKELETONS, Skeleton
 
 Size = tuple[int, int]
@@ -89,7 +89,9 @@ class ModelConfig(Frozen):
             raise ValueError(f"skeleton {self.skeleton!r} is not one of {', '.join(SKELETONS)}")
         patch = self.backbone.patch_size
         if any(side % patch for side in self.image_size):
-            raise ValueError(f"image_size {self.image_size} is not a multiple of the patch size {patch}")
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of the patch size {patch}"
+            )
         strides = {a / b for a, b in zip(self.image_size, self.heatmap_size, strict=True)}
         if strides != {4.0}:
             raise ValueError(f"heatmap_size {self.heatmap_size} must be a quarter of image_size")
@@ -98,12 +100,21 @@ class ModelConfig(Frozen):
                 f"heatmap_size {self.heatmap_size} is not a multiple of decoder.patch_size "
                 f"{self.decoder.patch_size}"
             )
-        for part, heads in (("backbone", self.backbone.num_heads), ("encoder", self.encoder.num_heads)):
+        for part, heads in (
+            ("backbone", self.backbone.num_heads),
+            ("encoder", self.encoder.num_heads),
+        ):
             if self.backbone.hidden_size % heads:
-                raise ValueError(f"{part}.num_heads {heads} does not divide {self.backbone.hidden_size}")
+                raise ValueError(
+                    f"{part}.num_heads {heads} does not divide {self.backbone.hidden_size}"
+                )
         if self.backbone.hidden_size % self.decoder.num_heads:
             raise ValueError("decoder.num_heads does not divide backbone.hidden_size")
-        if self.decoder.markov and not self.skeleton_graph.is_tree and not self.decoder.num_iterations:
+        if (
+            self.decoder.markov
+            and not self.skeleton_graph.is_tree
+            and not self.decoder.num_iterations
+        ):
             raise ValueError(
                 f"the limbs of {self.skeleton!r} are not a tree: set decoder.num_iterations for flooding"
             )
@@ -261,7 +272,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{path}: {first_line(error)}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values")
     return values

@@ -41,3 +41,8 @@ class MissingExtraError(DiffusionPoseError, ImportError):
         super().__init__(
             f"this needs the package {package!r}: pip install 'diffusionpose[{extra}]'"
         )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another library's message, of a bearable length, to quote in one of ours."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

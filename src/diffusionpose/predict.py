@@ -19,11 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusionpose import __version__
 from diffusionpose.detection import BoxesFile, PersonDetector, load_detector
 from diffusionpose.errors import UsageError
 from diffusionpose.formats import AtomicFile, open_writers
-from diffusionpose.model.checkpoint import WEIGHTS, find_pretrained, sha256_of
+from diffusionpose.model.checkpoint import WEIGHTS, bundled, find_pretrained, sha256_of
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.diffusion import seeded_noise
@@ -40,6 +39,7 @@ from diffusionpose.structures import (
     VideoVerdict,
 )
 from diffusionpose.tracking import Tracker
+from diffusionpose.version import __version__
 from diffusionpose.video import VideoReader, VideoWriter, open_video
 
 Source = str | os.PathLike[str]
@@ -71,8 +71,12 @@ class PredictOptions:
         for name in ("num_inference_steps", "num_hypotheses", "batch_size", "detect_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise UsageError(f"precision {self.precision!r}: there are float32 and bfloat16")
         if self.num_inference_steps > 1000:
-            raise UsageError(f"num_inference_steps is {self.num_inference_steps}; there are 1000 at most")
+            raise UsageError(
+                f"num_inference_steps is {self.num_inference_steps}; there are 1000 at most"
+            )
 
     def settings(self) -> dict[str, object]:
         """What of it changes results, for the header."""
@@ -95,7 +99,11 @@ def choose_device(name: str) -> torch.device:
     Raises:
         UsageError: If the device is not there.
     """
-    found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    found = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if found[kind]))
     if not found.get(name.split(":")[0], False):
@@ -204,10 +212,14 @@ class PosePipeline:
             UsageError: An option is out of range or the device is not there.
         """
         chosen = choose_device(device)
+        settings = PredictOptions(**options)
         folder = find_pretrained(name_or_path)
-        facts = {"name": str(name_or_path), "sha256": sha256_of(folder / WEIGHTS)}
+        model = DiffusionPose.from_pretrained(folder)
+        # A folder by its name alone: results must not depend on, or tell, where it lies.
+        name = str(name_or_path) if str(name_or_path) in bundled() else folder.name
+        facts: dict[str, object] = {"name": name, "sha256": sha256_of(folder / WEIGHTS)}
         finder = load_detector(detector, device=str(chosen))
-        return cls(DiffusionPose.from_pretrained(folder), finder, chosen, PredictOptions(**options), facts)
+        return cls(model, finder, chosen, settings, facts)
 
     def with_boxes(self, boxes: BoxesFile) -> "PosePipeline":
         """The same pipeline with given boxes in place of the detector."""
@@ -295,13 +307,19 @@ class PosePipeline:
         points, scores = heatmaps.decode(maps)
         points = heatmaps.heatmap_to_crop(points).double().cpu().numpy()
         placed = [transform(p, crop.to_image) for p, crop in zip(points, crops, strict=True)]
-        return [np.column_stack(both) for both in zip(placed, scores.double().cpu().numpy(), strict=True)]
+        return [
+            np.column_stack(both)
+            for both in zip(placed, scores.double().cpu().numpy(), strict=True)
+        ]
 
     def _noise(self, key: tuple[int, int]) -> Tensor:
         """(num_hypotheses, joints, height, width), decided by seed, track and frame alone."""
         shape = self.model.noise_shape
         return torch.stack(
-            [seeded_noise(shape, (self.options.seed, *key, n)) for n in range(self.options.num_hypotheses)]
+            [
+                seeded_noise(shape, (self.options.seed, *key, n))
+                for n in range(self.options.num_hypotheses)
+            ]
         )
 
     @torch.inference_mode()
@@ -388,7 +406,9 @@ def predict_files(
             writer.write(poses)
             tracks.update(person.track_id for person in poses.people)
             if film is not None:
-                film.writer.write(replace(frame, image=draw_poses(frame.image, poses.people, skeleton)))
+                film.writer.write(
+                    replace(frame, image=draw_poses(frame.image, poses.people, skeleton))
+                )
             if on_frame is not None:
                 on_frame(poses)
         writer.stage(reader.verdict)

@@ -319,12 +319,12 @@ def _draw_tag(
         return
     digits = int(np.clip(0.035 * max(x1 - x0, y1 - y0), 8, 24))
     label = _text_mask(text, digits)
-    radius = 0.95 * digits
+    radius, edge = 0.95 * digits, max(1.0, 0.12 * digits)
     half = max(0.0, label.shape[1] / 2 - 0.35 * digits)  # of the pill's straight part
-    x = _kept_within((x0 + x1) / 2, half + radius + 2, width)
-    y = _kept_within(y0 - 2.2 * radius, radius + 2, height)
+    x = _kept_within((x0 + x1) / 2, half + radius + edge + 2, width)
+    y = _kept_within(y0 - 2.2 * radius, radius + edge + 2, height)
     ends = np.array([[x - half, y], [x + half, y]])
-    for grown, fill in ((max(1.0, 0.12 * digits), style.halo), (0.0, colour)):
+    for grown, fill in ((edge, style.halo), (0.0, colour)):
         _fill(image, _fixed(_capsules(ends[None], radius + grown)[0]), fill)
     _stamp(image, label, x - (label.shape[1] - 1) / 2, y, _readable_on(colour))
 

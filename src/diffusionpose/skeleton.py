@@ -35,7 +35,9 @@ class Skeleton:
             raise ValueError(f"skeleton {self.name!r} names a joint twice")
         for limb in self.limbs:
             if len(set(limb)) != 2 or not all(0 <= joint < len(self.joints) for joint in limb):
-                raise ValueError(f"skeleton {self.name!r}: limb {limb} does not join two of its joints")
+                raise ValueError(
+                    f"skeleton {self.name!r}: limb {limb} does not join two of its joints"
+                )
 
     @property
     def num_joints(self) -> int:
@@ -78,7 +80,9 @@ class Skeleton:
         """Pairs of limb indices that share a joint: the angles of the Markov loss (Eq. 4)."""
         numbered = enumerate(self.limbs)
         return tuple(
-            (m, n) for (m, first), (n, second) in combinations(numbered, 2) if set(first) & set(second)
+            (m, n)
+            for (m, first), (n, second) in combinations(numbered, 2)
+            if set(first) & set(second)
         )
 
     @cached_property
@@ -94,7 +98,9 @@ class Skeleton:
 
 
 def _skeleton(name: str, joints: Sequence[str], limbs: Sequence[tuple[str, str]]) -> Skeleton:
-    return Skeleton(name, tuple(joints), tuple((joints.index(a), joints.index(b)) for a, b in limbs))
+    return Skeleton(
+        name, tuple(joints), tuple((joints.index(a), joints.index(b)) for a, b in limbs)
+    )
 
 
 def _sided(*pairs: tuple[str, str]) -> list[tuple[str, str]]:
@@ -137,7 +143,9 @@ COCO17 = _skeleton(
     [
         ("left_shoulder", "right_shoulder"),
         ("left_hip", "right_hip"),
-        *_sided((".nose", "eye"), ("eye", "ear"), ("ear", "shoulder"), ("shoulder", "hip"), *_ARMS_LEGS),
+        *_sided(
+            (".nose", "eye"), ("eye", "ear"), ("ear", "shoulder"), ("shoulder", "hip"), *_ARMS_LEGS
+        ),
     ],
 )
 

@@ -17,12 +17,7 @@ from fractions import Fraction
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from diffusionpose.detection import (
-    box_areas,
-    pairwise_intersection,
-    pairwise_iou,
-    suppress_duplicates,
-)
+from diffusionpose.boxes import box_areas, pairwise_intersection, pairwise_iou, suppress_duplicates
 from diffusionpose.structures import NO_TRACK, Boxes
 
 SMOOTHING_SECONDS = 0.08
@@ -273,17 +268,19 @@ class Tracker:
         seen = np.stack([sighting.box for sighting in sightings])
         unseen = np.array([max(time - track.last.time, 0.0) for track in tracks])
         heights, seen_heights = expected[:, 3] - expected[:, 1], seen[:, 3] - seen[:, 1]
-        offset = (expected[:, None, :2] + expected[:, None, 2:] - seen[:, :2] - seen[:, 2:]) / 2
         # In heights of the taller box: one may show only a half of the person.
         tallest = np.maximum(heights[:, None], seen_heights)
-        distance = np.linalg.norm(offset, axis=-1) / tallest
+        distance = _centre_distances(expected, seen) / tallest
+        # Whoever stops dead, as a jumper does, is still where they were seen last.
+        last = np.stack([track.last.box for track in tracks])
+        nearest = np.minimum(distance, _centre_distances(last, seen) / tallest)
         reach = np.minimum(REACH + REACH_PER_SECOND * unseen, MAX_REACH)[:, None]
         ratio = np.abs(np.log(seen_heights / heights[:, None]))
         overlap = pairwise_iou(expected, seen)
         # People known for long and seen just now have the first claim.
         young = np.array([len(track.sightings) < self._min_hits for track in tracks])
         cost = distance / reach + (1 - overlap) + ratio + (0.3 * young + 0.3 * unseen)[:, None]
-        fits = (distance <= reach) & (ratio <= np.log(MAX_SIZE_RATIO)) & (overlap >= least_iou)
+        fits = (nearest <= reach) & (ratio <= np.log(MAX_SIZE_RATIO)) & (overlap >= least_iou)
         return np.where(fits, cost, np.inf)
 
     # --- what comes out
@@ -396,6 +393,12 @@ def _local_fit(times: np.ndarray, values: np.ndarray) -> np.ndarray:
         # Tukey's biweight: a box that jumps for a frame loses its say.
         weights = near * np.clip(1 - (misfit / (4 * scale)) ** 2, 1e-3, None) ** 2
     return fit[0]
+
+
+def _centre_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Pixels between the centres of (n, 4) and (m, 4) boxes: (n, m)."""
+    centres = [(boxes[:, :2] + boxes[:, 2:]) / 2 for boxes in (first, second)]
+    return np.linalg.norm(centres[0][:, None] - centres[1], axis=-1)
 
 
 def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:

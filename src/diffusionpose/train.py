@@ -6,6 +6,7 @@ The run folder holds `recipe.yaml` (everything resolved), `run.json` (version, d
 
 import hashlib
 import json
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -22,7 +23,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from diffusionpose import __version__
 from diffusionpose.config import OptimizerConfig, SourceConfig, TrainConfig
 from diffusionpose.data.clips import ClipDataset, ClipRecord, EpochSampler
 from diffusionpose.data.coco import load_coco
@@ -35,6 +35,7 @@ from diffusionpose.nn import heatmaps
 from diffusionpose.nn.backbone import HybridBackbone
 from diffusionpose.nn.diffusion import seeded_noise
 from diffusionpose.skeleton import Skeleton
+from diffusionpose.version import __version__
 
 
 def load_source(source: SourceConfig, skeleton: Skeleton) -> list[ClipRecord]:
@@ -51,7 +52,9 @@ def load_source(source: SourceConfig, skeleton: Skeleton) -> list[ClipRecord]:
     else:
         if source.annotations is None or source.images is None:
             raise ConfigError(f"{source.root}: a coco source needs `annotations` and `images`")
-        records = load_coco(source.root, source.annotations, source.images, skeleton)[:: source.stride]
+        records = load_coco(source.root, source.annotations, source.images, skeleton)[
+            :: source.stride
+        ]
     if not records:
         raise DataError(f"{source.root}: no annotated people")
     return records
@@ -106,7 +109,9 @@ class PoseTraining(L.LightningModule):
         """Uniform steps, with a share at T - 1, where one-step inference starts."""
         last = self.config.model.diffusion.num_train_timesteps - 1
         t = torch.randint(0, last + 1, (batch,), device=self.device)
-        return torch.where(torch.rand(batch, device=self.device) < self.config.final_timestep_share, last, t)
+        return torch.where(
+            torch.rand(batch, device=self.device) < self.config.final_timestep_share, last, t
+        )
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         del batch_index
@@ -146,13 +151,19 @@ class PoseTraining(L.LightningModule):
     def write_metrics(self) -> None:
         """One line of `metrics.jsonl`: epoch, step, and every logged value."""
         values = {k: round(float(v), 6) for k, v in self.trainer.callback_metrics.items()}
-        line = {"epoch": self.current_epoch, "step": self.global_step, "time": round(time.time(), 1)}
+        line = {
+            "epoch": self.current_epoch,
+            "step": self.global_step,
+            "time": round(time.time(), 1),
+        }
         with (self.run / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(line | values) + "\n")
 
     def card(self) -> str:
         """Model card of a run's weights: what they were trained on, and that nothing more is known."""
-        sources = "\n".join(f"- {s.kind} `{s.root.name}` {s.split or ''}" for s in self.config.train)
+        sources = "\n".join(
+            f"- {s.kind} `{s.root.name}` {s.split or ''}" for s in self.config.train
+        )
         return (
             f"# {self.config.name}\n\nTrained by diffusionpose {__version__}, recipe `{self.config.name}`, "
             f"{self.global_step} steps, on:\n\n{sources}\n"
@@ -180,7 +191,9 @@ def make_optimizer(model: DiffusionPose, config: OptimizerConfig, rate: Any) -> 
     groups: dict[tuple[float, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            plain = parameter.ndim < 2 or name.endswith(("_tokens", "embedding", "position", "A_log"))
+            plain = parameter.ndim < 2 or name.endswith(
+                ("_tokens", "embedding", "position", "A_log")
+            )
             scale = config.backbone_scale if name.startswith("backbone.") else 1.0
             scale *= config.stem_scale if name.startswith("backbone.stem.") else 1.0
             groups.setdefault((scale, plain), []).append(parameter)
@@ -224,10 +237,16 @@ def make_loaders(
     dataset = ClipDataset(records, config.model, config.augment, config.seed)
     options: dict[str, Any] = {"num_workers": config.workers, "persistent_workers": False}
     loader = DataLoader(
-        dataset, config.batch_size, sampler=sampler, drop_last=len(sampler) > config.batch_size, **options
+        dataset,
+        config.batch_size,
+        sampler=sampler,
+        drop_last=len(sampler) > config.batch_size,
+        **options,
     )
     validation: list[DataLoader[Any]] = [
-        DataLoader(ClipDataset(load_source(source, skeleton), config.model), config.batch_size, **options)
+        DataLoader(
+            ClipDataset(load_source(source, skeleton), config.model), config.batch_size, **options
+        )
         for source in config.validation
     ]
     return loader, validation, sampler, fingerprint(records)
@@ -252,9 +271,13 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
     if checkpoint.exists() and not resume:
         raise ConfigError(f"{run} holds a run already: resume it, or name another folder")
     run.mkdir(parents=True, exist_ok=True)
+    # Its notes on devices and other products are not for our users; its warnings are.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     L.seed_everything(config.seed, workers=True, verbose=False)
     loader, validation, sampler, data_fingerprint = make_loaders(config)
-    (run / "recipe.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    (run / "recipe.yaml").write_text(
+        yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    )
     facts = {"version": __version__, "data_sha256": data_fingerprint, "torch": torch.__version__}
     (run / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
     module = PoseTraining(config, run)
@@ -302,6 +325,7 @@ def make_trainer(
         enable_progress_bar=progress,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        log_every_n_steps=20,
+        log_every_n_steps=min(20, max(1, len(sampler) // config.batch_size)),
         use_distributed_sampler=False,
+        limit_val_batches=1.0 if config.validation else 0,
     )

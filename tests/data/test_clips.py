@@ -16,9 +16,7 @@ from diffusionpose.skeleton import POSETRACK15
 from tests.data.made import coco_root, posetrack_root
 
 CONFIG = ModelConfig()
-QUIET = AugmentConfig(
-    flip=0, half_body=0, colour=0, grey=0, blur=0, occlusion=0, still_motion=0
-)
+QUIET = AugmentConfig(flip=0, half_body=0, colour=0, grey=0, blur=0, occlusion=0, still_motion=0)
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,11 @@ def pose(dtype=torch.float64, seed=0):
 def lengths_off_by(sigmas, dtype=torch.float32):
     """True lengths with standard deviation 4 and predictions wrong by that many deviations."""
     truth = torch.tensor([6.0, 14.0] * (NUM_LIMBS // 2), dtype=dtype)[None]
-    return truth + torch.as_tensor(sigmas, dtype=dtype) * 4.0, truth, torch.ones(1, NUM_LIMBS, dtype=torch.bool)
+    return (
+        truth + torch.as_tensor(sigmas, dtype=dtype) * 4.0,
+        truth,
+        torch.ones(1, NUM_LIMBS, dtype=torch.bool),
+    )
 
 
 def test_heatmap_loss_is_the_mean_over_labelled_joints():
@@ -43,7 +47,10 @@ def test_length_loss_equals_equation_4():
     predicted, truth, valid = lengths_off_by(torch.linspace(0, 2, NUM_LIMBS), torch.float64)
     std = truth.std(correction=0)
     expected = -math.log(
-        sum(math.exp(-((p - t) ** 2) / (2 * std**2)) for p, t in zip(predicted[0], truth[0], strict=True))
+        sum(
+            math.exp(-((p - t) ** 2) / (2 * std**2))
+            for p, t in zip(predicted[0], truth[0], strict=True)
+        )
         / NUM_LIMBS
     )
     assert float(length_loss(predicted, truth, valid)) == pytest.approx(expected, rel=1e-6)

@@ -74,7 +74,9 @@ def test_one_step_generation_is_one_call_of_the_decoder_at_the_last_step():
         conditions = model.encode(model.extract(images()))
         noise = torch.randn(2, *model.noise_shape)
         direct = model.denoise(noise, torch.tensor([999, 999]), conditions)
-        torch.testing.assert_close(model.generate(conditions, noise, 1), direct, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            model.generate(conditions, noise, 1), direct, atol=1e-5, rtol=1e-5
+        )
 
 
 def test_corrupt_at_the_last_step_is_pure_noise_and_at_the_first_almost_the_signal():
@@ -174,7 +176,9 @@ def test_save_and_load_give_the_same_model(tmp_path):
     noise = torch.randn(2, *model.noise_shape)
     t = torch.tensor([999, 999])
     with torch.inference_mode():
-        torch.testing.assert_close(again(images(), noise, t), model(images(), noise, t), atol=0, rtol=0)
+        torch.testing.assert_close(
+            again(images(), noise, t), model(images(), noise, t), atol=0, rtol=0
+        )
     assert (tmp_path / "README.md").read_text() == "# card"
 
 

@@ -28,7 +28,9 @@ def test_decode_undoes_encode_over_10000_joints_border_included(margin, sigma):
     assert scores.min() > 0.9
 
 
-@pytest.mark.parametrize("corner", [(0.0, 0.0), (47.0, 0.0), (0.0, 63.0), (47.0, 63.0), (-0.4, 63.4)])
+@pytest.mark.parametrize(
+    "corner", [(0.0, 0.0), (47.0, 0.0), (0.0, 63.0), (47.0, 63.0), (-0.4, 63.4)]
+)
 def test_corners(corner):
     point = torch.tensor([corner])
     found, _ = decode(encode(point, SIZE, 2.0))

@@ -33,7 +33,9 @@ def brute_force(layer, states, skeleton):
         return torch.cat([states[:, i], states[:, j]], -1) @ layer.edge.weight.T
 
     return {
-        (j, i): message(j, i, skeleton, psi, phi) for a, b in skeleton.limbs for j, i in ((a, b), (b, a))
+        (j, i): message(j, i, skeleton, psi, phi)
+        for a, b in skeleton.limbs
+        for j, i in ((a, b), (b, a))
     }
 
 
@@ -57,7 +59,9 @@ def test_update_is_equation_3():
     updated = layer(states)
     for i, neighbours in enumerate(POSETRACK15.neighbours):
         total = sum(torch.exp(expected[j, i]) for j in neighbours)
-        torch.testing.assert_close(updated[:, i], torch.log(total) + states[:, i], atol=1e-10, rtol=1e-10)
+        torch.testing.assert_close(
+            updated[:, i], torch.log(total) + states[:, i], atol=1e-10, rtol=1e-10
+        )
 
 
 def test_flooding_on_a_tree_is_exact_after_its_longest_path():

@@ -56,12 +56,17 @@ def test_equals_the_loop_with_gradients(length, dtype, bound):
 @pytest.mark.parametrize("softplus", [False, True])
 def test_optional_arguments(given, softplus):
     tensors = {
-        k: v.detach() for k, v in inputs(40, torch.float64).items() if k in {"u", "A", "B", "C"} | given
+        k: v.detach()
+        for k, v in inputs(40, torch.float64).items()
+        if k in {"u", "A", "B", "C"} | given
     }
     delta = torch.rand(2, 5, 40, dtype=torch.float64)
     y = selective_scan(delta=delta, delta_softplus=softplus, **tensors)
     torch.testing.assert_close(
-        y, selective_scan_loop(delta=delta, delta_softplus=softplus, **tensors), atol=1e-12, rtol=1e-10
+        y,
+        selective_scan_loop(delta=delta, delta_softplus=softplus, **tensors),
+        atol=1e-12,
+        rtol=1e-10,
     )
 
 

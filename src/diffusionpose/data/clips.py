@@ -90,11 +90,19 @@ class ClipDataset(Dataset[Clip]):
         loaded = {path: read_image(path) for path in set(paths)}
         images = [loaded[path] for path in paths]
         if self.augment is None:
-            crops, keypoints, to_image = plain_clip(images, record.keypoints, record.box, self.config)
+            crops, keypoints, to_image = plain_clip(
+                images, record.keypoints, record.box, self.config
+            )
         else:
             rng = np.random.default_rng([self.seed, epoch, index])
             crops, keypoints, to_image = augment_clip(
-                images, record.keypoints, record.box, self.config, self.augment, rng, still=record.still
+                images,
+                record.keypoints,
+                record.box,
+                self.config,
+                self.augment,
+                rng,
+                still=record.still,
             )
         return Clip(
             images=torch.from_numpy(np.ascontiguousarray(np.stack(crops).transpose(0, 3, 1, 2))),

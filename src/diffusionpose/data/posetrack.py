@@ -38,7 +38,9 @@ def load_posetrack(
     return records
 
 
-def _video(content: dict[str, Any], root: Path, skeleton: Skeleton, stride: int) -> list[ClipRecord]:
+def _video(
+    content: dict[str, Any], root: Path, skeleton: Skeleton, stride: int
+) -> list[ClipRecord]:
     images = content["images"]
     position = {image["id"]: index for index, image in enumerate(images)}
     names = content["categories"][0].get("keypoints", POSETRACK17.joints)
@@ -50,7 +52,8 @@ def _video(content: dict[str, Any], root: Path, skeleton: Skeleton, stride: int)
         if at not in kept or not any(annotation.get("keypoints", ())):
             continue
         clip = tuple(
-            root / images[min(max(at + step, 0), len(images) - 1)]["file_name"] for step in (-1, 0, 1)
+            root / images[min(max(at + step, 0), len(images) - 1)]["file_name"]
+            for step in (-1, 0, 1)
         )
         keypoints = named_keypoints(annotation["keypoints"], names, skeleton)
         records.append(
@@ -66,7 +69,9 @@ def _video(content: dict[str, Any], root: Path, skeleton: Skeleton, stride: int)
     return records
 
 
-def named_keypoints(values: list[float], names: list[str] | tuple[str, ...], skeleton: Skeleton) -> np.ndarray:
+def named_keypoints(
+    values: list[float], names: list[str] | tuple[str, ...], skeleton: Skeleton
+) -> np.ndarray:
     """Flat x, y, v triples -> (num_joints, 2) of `skeleton`, NaN where v is 0."""
     triples = np.asarray(values, dtype=np.float64).reshape(len(names), 3)
     points = np.where(triples[:, 2:] > 0, triples[:, :2], np.nan)

@@ -57,7 +57,8 @@ def augment_clip(
     affine = _random_affine(keypoints, box, config, augment, rng)
     drift = _drift(len(images), size, augment.still_motion if still else 0.0, rng)
     crops = [
-        warp(image, _after(motion, affine), size) for image, motion in zip(images, drift, strict=True)
+        warp(image, _after(motion, affine), size)
+        for image, motion in zip(images, drift, strict=True)
     ]
     points = transform(keypoints, affine)
     if rng.random() < augment.flip:
@@ -74,7 +75,9 @@ def augment_clip(
 
 def _after(second: np.ndarray, first: np.ndarray) -> np.ndarray:
     """The affine map that does `first`, then `second`."""
-    return np.column_stack([second[:, :2] @ first[:, :2], second[:, :2] @ first[:, 2] + second[:, 2]])
+    return np.column_stack(
+        [second[:, :2] @ first[:, :2], second[:, :2] @ first[:, 2] + second[:, 2]]
+    )
 
 
 def _random_affine(

@@ -37,7 +37,10 @@ class Pck:
             predicted: (num_people, num_joints, 2) pixels.
             truth: Likewise, NaN where unlabelled.
         """
-        torso = truth[:, self.skeleton.index("left_shoulder")] - truth[:, self.skeleton.index("right_hip")]
+        torso = (
+            truth[:, self.skeleton.index("left_shoulder")]
+            - truth[:, self.skeleton.index("right_hip")]
+        )
         reference = self.threshold * np.linalg.norm(torso, axis=-1)
         chosen = [self.skeleton.index(joint) for joint in self.joints]
         distance = np.linalg.norm(predicted[:, chosen] - truth[:, chosen], axis=-1)
@@ -49,7 +52,9 @@ class Pck:
         """Share by joint, and `mean` over joints that have any truth; NaN if nothing was added."""
         hits = np.concatenate(self._hits) if self._hits else np.empty((0, len(self.joints)))
         known = np.isfinite(hits).sum(0)
-        share = np.divide(np.nansum(hits, 0), known, out=np.full(len(self.joints), np.nan), where=known > 0)
+        share = np.divide(
+            np.nansum(hits, 0), known, out=np.full(len(self.joints), np.nan), where=known > 0
+        )
         mean = float(np.nanmean(share)) if np.isfinite(share).any() else float("nan")
         return dict(zip(self.joints, share.tolist(), strict=True)) | {"mean": mean}
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffusionpose.config import ModelConfig, parse
-from diffusionpose.errors import CheckpointError, ConfigError
+from diffusionpose.errors import CheckpointError, ConfigError, first_line
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 FORMAT_VERSION = 1
@@ -89,7 +89,11 @@ def find_pretrained(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.is_dir():
         return path
-    if str(name_or_path).count("/") == 1 and not path.exists() and not str(name_or_path).startswith("."):
+    if (
+        str(name_or_path).count("/") == 1
+        and not path.exists()
+        and not str(name_or_path).startswith(".")
+    ):
         return _from_hub(str(name_or_path))
     raise CheckpointError(
         f"no model {str(name_or_path)!r}: give one of {', '.join(models) or '(none bundled)'}, a folder with "
@@ -104,7 +108,7 @@ def _from_hub(repository: str) -> Path:
     try:
         return Path(snapshot_download(repository, allow_patterns=[WEIGHTS, CONFIG, CARD]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise CheckpointError(
             f"{repository}: neither a local folder nor to be had from the Hugging Face hub ({reason})"
         ) from None
@@ -120,7 +124,9 @@ def read_config(folder: Path) -> tuple[ModelConfig, str | None]:
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; is this a DiffusionPose model folder?") from None
+        raise CheckpointError(
+            f"{path}: no such file; is this a DiffusionPose model folder?"
+        ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from None
     version = content.get("format_version") if isinstance(content, dict) else None
@@ -172,8 +178,12 @@ def check_fit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], origi
     Raises:
         CheckpointError: Naming the first that is not.
     """
-    shapes, found = ({k: tuple(v.shape) for k, v in tensors.items()} for tensors in (expected, given))
-    wrong = sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name))
+    shapes, found = (
+        {k: tuple(v.shape) for k, v in tensors.items()} for tensors in (expected, given)
+    )
+    wrong = sorted(
+        name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name)
+    )
     if wrong:
         name = wrong[0]
         raise CheckpointError(
@@ -199,8 +209,9 @@ def read_backbone(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except _NO_TENSORS as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CheckpointError(f"{path}: not a file of plain tensors ({reason})") from None
+        raise CheckpointError(
+            f"{path}: not a file of plain tensors ({first_line(error)})"
+        ) from None
     content = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise CheckpointError(f"{path}: holds no state dict")

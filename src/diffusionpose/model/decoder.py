@@ -93,7 +93,9 @@ class HeatmapConditionalDenoisingBlock(nn.Module):
         super().__init__()
         dim, decoder = config.backbone.hidden_size, config.decoder
         self.location = (
-            LocationGuideSelfAttention(dim, decoder.num_heads) if decoder.position_conditions else None
+            LocationGuideSelfAttention(dim, decoder.num_heads)
+            if decoder.position_conditions
+            else None
         )
         self.markov = (
             MarkovOptimizationLayer(dim, config.skeleton_graph, decoder.num_iterations)
@@ -133,7 +135,9 @@ class PoseDenoisingDecoder(nn.Module):
         self.embed_time = TimeEmbedding(dim)
         # Heatmap patches and image tokens lie over the same crop: one embedding of its area serves both.
         area = grid_of(config.backbone, config.image_size)
-        self.register_buffer("patch_position", grid_embedding(self.grid, dim, area), persistent=False)
+        self.register_buffer(
+            "patch_position", grid_embedding(self.grid, dim, area), persistent=False
+        )
         self.register_buffer("token_position", grid_embedding(area, dim), persistent=False)
         self.norm_features = nn.LayerNorm(dim)
         self.blocks = nn.ModuleList(
@@ -141,6 +145,9 @@ class PoseDenoisingDecoder(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, patch * patch)
+        # Heatmaps are nearly empty: training starts near 0, not at noise of the targets' own height.
+        nn.init.trunc_normal_(self.head.weight, std=1e-3)
+        nn.init.zeros_(self.head.bias)
         self.smooth = nn.Conv2d(joints, joints, 3, padding=1)
         nn.init.dirac_(self.smooth.weight)
 
@@ -150,9 +157,7 @@ class PoseDenoisingDecoder(nn.Module):
         t: Int[Tensor, " batch"],
         conditions: Conditions,
     ) -> Float[Tensor, "batch joints height width"]:
-        patches = rearrange(
-            x_t, "b j (h p) (w q) -> b j (h w) (p q)", p=self.patch, q=self.patch
-        )
+        patches = rearrange(x_t, "b j (h p) (w q) -> b j (h w) (p q)", p=self.patch, q=self.patch)
         states = self.embed(patches) + self.get_buffer("patch_position") + self.joint_embedding
         features = self.norm_features(conditions.features) + self.get_buffer("token_position")
         conditions = conditions._replace(features=features)

@@ -56,7 +56,8 @@ def location_loss(
     fade while the prediction is flat.
     """
     target_log, predicted_log = (
-        torch.log_softmax(LOCATION_TEMPERATURE * maps.float().flatten(2), -1) for maps in (target, predicted)
+        torch.log_softmax(LOCATION_TEMPERATURE * maps.float().flatten(2), -1)
+        for maps in (target, predicted)
     )
     divergence = (target_log.exp() * (target_log - predicted_log)).sum(-1)
     return (divergence * labelled).sum() / labelled.sum().clamp_min(1)
@@ -104,7 +105,9 @@ def angle_loss(
     hub, first, second = _angle_joints(skeleton)
     cosine_predicted, sharp_predicted = _cosine(predicted, hub, first, second)
     cosine_true, sharp_true = _cosine(truth, hub, first, second)
-    valid = labelled[:, hub] & labelled[:, first] & labelled[:, second] & sharp_predicted & sharp_true
+    valid = (
+        labelled[:, hub] & labelled[:, first] & labelled[:, second] & sharp_predicted & sharp_true
+    )
     difference = torch.where(valid, cosine_predicted - cosine_true, torch.zeros_like(cosine_true))
     return difference.square().sum(-1) / valid.sum(-1).clamp_min(1)
 
@@ -159,8 +162,9 @@ def markov_loss(
     truth = torch.where(labelled.unsqueeze(-1), truth.to(dtype), torch.zeros_like(predicted))
     a, b = zip(*skeleton.limbs, strict=True)
     valid = labelled[:, list(a)] & labelled[:, list(b)]
-    lengths = (limb_lengths(points, skeleton) for points in (predicted, truth))
-    length = length_loss(*lengths, valid, reduction)
+    length = length_loss(
+        limb_lengths(predicted, skeleton), limb_lengths(truth, skeleton), valid, reduction
+    )
     return (length + angle_loss(predicted, truth, labelled, skeleton)).mean()
 
 

@@ -63,7 +63,6 @@ class ViTBackbone(nn.Module):
                 mlp_ratio=config.mlp_ratio,
                 num_experts=1,
                 part_features=0,
-                attn_implementation="sdpa",
             )
         )
 

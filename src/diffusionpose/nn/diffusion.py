@@ -83,7 +83,7 @@ def sample(
         if num_inference_steps == 1:
             # The scheduler would divide by sqrt(alphas_cumprod) = 2e-9 and back; the answer is x_0.
             return x_0
-        x_t = scheduler.step(x_0, t, x_t, eta=eta, generator=generator).prev_sample
+        x_t = scheduler.step(x_0, t, x_t, eta=eta, generator=generator, return_dict=False)[0]
     return x_t
 
 

@@ -80,7 +80,9 @@ def warp(
         height, width = (side - side % factor for side in image.shape[:2])
         if height and width:
             image = cv2.resize(
-                image[:height, :width], (width // factor, height // factor), interpolation=cv2.INTER_AREA
+                image[:height, :width],
+                (width // factor, height // factor),
+                interpolation=cv2.INTER_AREA,
             )
             # Reduced pixel i covers factor pixels from i * factor on.
             shift = (factor - 1) / 2

@@ -77,7 +77,9 @@ def _taylor(log: Tensor, row: Tensor, column: Tensor, axis: int) -> Tensor:
     middle = peak.clamp(1, size - 2)
     line = log.gather(-2, row[..., None, None].expand(*row.shape, 1, log.shape[-1])).squeeze(-2)
     if axis == -2:
-        line = log.gather(-1, column[..., None, None].expand(*row.shape, log.shape[-2], 1)).squeeze(-1)
+        line = log.gather(-1, column[..., None, None].expand(*row.shape, log.shape[-2], 1)).squeeze(
+            -1
+        )
     before, at, after = (
         line.gather(-1, (middle + step).unsqueeze(-1)).squeeze(-1) for step in (-1, 0, 1)
     )

@@ -32,7 +32,9 @@ class Mamba(nn.Module):
         expand: Inner channels are `expand * dim`.
     """
 
-    def __init__(self, dim: int, state_size: int = 16, conv_kernel: int = 4, expand: int = 2) -> None:
+    def __init__(
+        self, dim: int, state_size: int = 16, conv_kernel: int = 4, expand: int = 2
+    ) -> None:
         super().__init__()
         inner, rank = expand * dim, math.ceil(dim / 16)
         self.split = [rank, state_size, state_size]
@@ -59,9 +61,11 @@ class Mamba(nn.Module):
         dt, b, c = self.x_proj(u).split(self.split, dim=-1)
         delta = F.linear(dt, self.dt_proj.weight)
         y = selective_scan(
-            *(v.transpose(1, 2) for v in (u, delta)),
+            u.transpose(1, 2),
+            delta.transpose(1, 2),
             -torch.exp(self.A_log.float()),
-            *(v.transpose(1, 2) for v in (b, c)),
+            b.transpose(1, 2),
+            c.transpose(1, 2),
             D=self.D,
             z=z.transpose(1, 2),
             delta_bias=self.dt_proj.bias,
@@ -76,7 +80,9 @@ class Mamba(nn.Module):
         taps = self.conv1d.weight.squeeze(1).unbind(-1)
         padded = F.pad(u, (0, 0, len(taps) - 1, 0))
         length = u.shape[1]
-        out = padded[:, :length] * taps[0] + self.conv1d.bias
+        bias = self.conv1d.bias
+        assert bias is not None
+        out = padded[:, :length] * taps[0] + bias
         for offset, tap in enumerate(taps[1:], start=1):
             out = torch.addcmul(out, padded[:, offset : offset + length], tap.to(out.dtype))
         return out.to(u.dtype)

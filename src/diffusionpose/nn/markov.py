@@ -105,7 +105,9 @@ def _factor(found: list[Tensor | None], needs: tuple[int, ...], rank: int) -> Te
 
 
 def flooding_messages(
-    local: Float[Tensor, "batch messages patches dim"], schedule: MessageSchedule, num_iterations: int
+    local: Float[Tensor, "batch messages patches dim"],
+    schedule: MessageSchedule,
+    num_iterations: int,
 ) -> Float[Tensor, "batch messages patches dim"]:
     """Eq. 1 iterated from messages of 1, all at once: for graphs with cycles; on a tree exact after as many rounds as
     its longest path has limbs."""

@@ -67,9 +67,7 @@ def _scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     return result
 
 
-def _states(
-    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, start: Tensor
-) -> tuple[Tensor, Tensor]:
+def _states(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
     """Decays and states of one block, both (batch, time, dim, state), from the state before it."""
     decay = torch.exp(delta.unsqueeze(-1) * a)
     state = (delta * u).unsqueeze(-1) * b.unsqueeze(2)
@@ -97,14 +95,17 @@ class _BlockedScan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:
+        (grad_y,) = grad_outputs
         u, delta, a, b, c, *starts = ctx.saved_tensors
         grads = [torch.empty_like(v) for v in (u, delta, b, c)]
         grad_a, carry = torch.zeros_like(a), u.new_zeros(u.shape[0], u.shape[2], a.shape[1])
         for number in reversed(range(len(starts))):
             block = slice(number * BLOCK, (number + 1) * BLOCK)
             inputs = (u[:, block], delta[:, block], a, b[:, block], c[:, block])
-            *parts, grad_a_block, carry = _block_backward(*inputs, starts[number], grad_y[:, block], carry)
+            *parts, grad_a_block, carry = _block_backward(
+                *inputs, starts[number], grad_y[:, block], carry
+            )
             for whole, part in zip(grads, parts, strict=True):
                 whole[:, block] = part
             grad_a += grad_a_block
@@ -126,7 +127,9 @@ def _block_backward(
     decay, states = _states(u, delta, a, b, start)
     grad_state = grad_y.unsqueeze(-1) * c.unsqueeze(2)
     later = carry
-    for decay_t, grad_t in zip(reversed(decay.unbind(1)), reversed(grad_state.unbind(1)), strict=True):
+    for decay_t, grad_t in zip(
+        reversed(decay.unbind(1)), reversed(grad_state.unbind(1)), strict=True
+    ):
         later = grad_t.add_(later) * decay_t
     grad_c = torch.matmul(grad_y.unsqueeze(2), states).squeeze(2)
     # From here `states` holds h_{t-1} times the gradient and the decay: the gradient of delta_t A.

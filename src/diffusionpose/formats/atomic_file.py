@@ -1,0 +1,61 @@
+"""Files that appear under their names complete or not at all."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from diffusionpose.errors import DiffusionPoseError, UsageError
+
+
+@contextmanager
+def explained(path: Path, error: type[DiffusionPoseError] = DiffusionPoseError) -> Iterator[None]:
+    """A full disk or a folder without rights is not a bug: one line that names the file."""
+    try:
+        yield
+    except OSError as cause:
+        raise error(f"cannot write {path}: {cause.strerror or cause}") from cause
+
+
+def _sync(path: Path) -> None:
+    """To the disk, so that a loss of power after the rename cannot leave an empty file."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class AtomicFile:
+    """A file that stands under its name complete or not at all.
+
+    Write to `temporary` (it exists, empty, beside the target), then `publish`; or `discard`. The temporary of
+    a killed process is named `.NAME.tmp-XXXXXXXX` and may be removed.
+
+    Raises:
+        UsageError: On making it, if the target cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.temporary = self.path.with_name(f".{self.path.name}.tmp-{secrets.token_hex(4)}")
+        with explained(self.path, UsageError):
+            if self.path.is_dir():
+                raise IsADirectoryError(f"{self.path} is a folder")
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Not mkstemp: its files are readable by their owner only, and stay so when renamed.
+            os.close(os.open(self.temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+
+    def publish(self) -> None:
+        """Moves what was written to its final name."""
+        with explained(self.path):
+            _sync(self.temporary)
+            os.replace(self.temporary, self.path)
+            with suppress(OSError):  # Windows cannot open a folder
+                _sync(self.path.parent)
+
+    def discard(self) -> None:
+        """Removes the temporary, if it is still there. Never raises."""
+        with suppress(OSError):
+            self.temporary.unlink()

@@ -1,0 +1,80 @@
+"""The door of files, and what readers of containers and of images share: limits and defaults.
+
+Names come from strangers: only regular files are opened, and only here.
+"""
+
+import errno
+import os
+import re
+import stat
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO
+
+from diffusionpose.errors import InputRefusedError
+
+MAX_PIXELS = 64_000_000
+"""Largest picture that is decoded, in pixels: room for 8K (33 million) and most cameras' photos."""
+DEFAULT_IMAGE_RATE = Fraction(25)
+"""Images per second of a folder when the caller gives none."""
+MAX_NAMED = 5
+"""Findings of one kind that a verdict describes one by one; the rest is counted."""
+
+
+def as_path(source: str | os.PathLike[str]) -> Path:
+    text = os.fsdecode(source)
+    if not text or "\0" in text:
+        raise InputRefusedError(
+            "the name of the video is empty or holds a NUL: give a file or folder"
+        )
+    return Path(text)
+
+
+def open_regular(path: Path) -> tuple[BinaryIO, int]:
+    """Opens `path` only if it is a regular file with bytes in it; returns it and its size in bytes.
+
+    O_NONBLOCK keeps the open of a pipe without a writer from hanging.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        raise InputRefusedError(_why_not_opened(path, error)) from error
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_size > 0:
+        return os.fdopen(descriptor, "rb"), status.st_size
+    os.close(descriptor)
+    if stat.S_ISREG(status.st_mode):
+        raise InputRefusedError(f"{path}: the file is empty (0 bytes); copy or download it again")
+    raise InputRefusedError(
+        f"{path}: a pipe, device or folder, not a file: save the video to a file"
+    )
+
+
+def _why_not_opened(path: Path, error: OSError) -> str:
+    text = str(path)
+    if error.errno != errno.ENOENT:
+        return f"{text}: cannot be opened: {error.strerror}"
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", text):
+        return f"{text}: addresses and protocols are not opened: download the video, give its file"
+    if re.search(r"%\d*d|[*?]", text):
+        return f"{text}: there is no such file; image patterns are not expanded: give the folder"
+    return f"{text}: there is no such file or folder"
+
+
+def read_at(file: BinaryIO, position: int, count: int) -> bytes:
+    file.seek(position)
+    return file.read(count)
+
+
+def check_pixels(path: Path, width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise InputRefusedError(
+            f"{path}: {width}x{height} is over the limit of {max_pixels} pixels a picture: "
+            "scale it down"
+        )
+
+
+def printable(name: str) -> str:
+    """A name that can be written as UTF-8, whatever bytes the file system holds."""
+    return os.fsencode(name).decode("utf-8", "replace")

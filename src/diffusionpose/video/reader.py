@@ -1,0 +1,137 @@
+"""`open_video` and `VideoReader`: one pass over a video file, an image or a folder of images."""
+
+import math
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO, Protocol, Self
+
+from diffusionpose.errors import InputRefusedError, UsageError
+from diffusionpose.structures import Frame, VideoInfo, VideoVerdict
+from diffusionpose.video.containers import sniff_container, why_no_video
+from diffusionpose.video.files import DEFAULT_IMAGE_RATE, MAX_PIXELS, as_path, open_regular
+from diffusionpose.video.images import ImageSource, image_kind, images_of
+from diffusionpose.video.source import ContainerSource
+
+
+def open_video(
+    source: str | os.PathLike[str],
+    *,
+    fps: Fraction | float | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> "VideoReader":
+    """Opens a video file, an image or a folder of images for one pass from first to last picture.
+
+    Args:
+        source: Path of a regular file, or of a folder whose images are the frames in natural order
+            of their names (2 before 10).
+        fps: Images per second of a folder or an image, 25 when left out. A video has its own times.
+        max_pixels: Largest picture that is decoded, in pixels.
+
+    Returns:
+        The reader, a context manager; its first picture is already decoded.
+
+    Raises:
+        InputRefusedError: The source is no video that can be read, or must not be read.
+        UsageError: `fps` is given for a video file, or is no positive number.
+    """
+    path = as_path(source)
+    rate = None if fps is None else _as_rate(fps)
+    if os.path.isdir(path):
+        names = images_of(path)
+        images = ImageSource(path, names, rate or DEFAULT_IMAGE_RATE, max_pixels)
+        return VideoReader(images, os.stat(path))
+    file, size = open_regular(path)
+    try:
+        identity = os.fstat(file.fileno())
+        return VideoReader(_source_of(file, size, path, rate, max_pixels), identity)
+    except BaseException:
+        file.close()
+        raise
+
+
+class _Source(Protocol):
+    """What `VideoReader` reads from: a container or a list of images."""
+
+    info: VideoInfo
+
+    def frames(self) -> Iterator[Frame]: ...
+    def verdict(self) -> VideoVerdict: ...
+    def close(self) -> None: ...
+
+
+class VideoReader:
+    """One pass over the frames of a video; made by `open_video`.
+
+    Holds one frame plus what the decoder needs, and 9 bytes for every frame that was read.
+
+    Attributes:
+        info: What the header says, in display orientation.
+    """
+
+    def __init__(self, source: _Source, identity: os.stat_result) -> None:
+        self._source = source
+        self._identity = identity
+        self._verdict: VideoVerdict | None = None
+        self._started = False
+        self.info = source.info
+
+    def __iter__(self) -> Iterator[Frame]:
+        if self._started:
+            raise RuntimeError("a video is read once: open it again for a second pass")
+        self._started = True
+        return self._frames()
+
+    def _frames(self) -> Iterator[Frame]:
+        yield from self._source.frames()
+        self._verdict = self._source.verdict()
+
+    @property
+    def verdict(self) -> VideoVerdict:
+        """What was found; known only when the last frame has been read.
+
+        Raises:
+            RuntimeError: Frames are still to be read.
+        """
+        if self._verdict is None:
+            raise RuntimeError("the verdict is known only after the last frame was read")
+        return self._verdict
+
+    def is_same_file(self, path: Path) -> bool:
+        """Whether `path` exists and is the file or folder that is read, under whatever name.
+
+        Asked before an output is written, so that it does not overwrite its own source.
+        """
+        return os.path.exists(path) and os.path.samestat(os.stat(path), self._identity)
+
+    def close(self) -> None:
+        """Closes the file. May be called twice."""
+        self._source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _as_rate(fps: Fraction | float) -> Fraction:
+    if not math.isfinite(fps) or fps <= 0:
+        raise UsageError(f"fps must be a positive number of images per second, not {fps}")
+    return fps if isinstance(fps, Fraction) else Fraction(str(fps))
+
+
+def _source_of(
+    file: BinaryIO, size: int, path: Path, rate: Fraction | None, max_pixels: int
+) -> _Source:
+    head = file.read(4096)
+    container = sniff_container(head)
+    if container is not None:
+        if rate is not None:
+            raise UsageError(f"{path}: a video has its own times; fps is for folders of images")
+        return ContainerSource(file, size, path, container, max_pixels)
+    if image_kind(head) is not None:
+        file.close()
+        return ImageSource(path.parent, [path.name], rate or DEFAULT_IMAGE_RATE, max_pixels)
+    raise InputRefusedError(f"{path}: {why_no_video(head)}")

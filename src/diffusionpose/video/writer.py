@@ -1,0 +1,153 @@
+"""`VideoWriter`: frames to an MP4 that browsers play."""
+
+import os
+from fractions import Fraction
+from types import TracebackType
+from typing import Self, cast
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from av.video.stream import VideoStream
+
+from diffusionpose.errors import DiffusionPoseError, UsageError
+from diffusionpose.structures import Frame
+from diffusionpose.video.files import DEFAULT_IMAGE_RATE
+
+WRITER_TIME_BASE = Fraction(1, 90_000)
+"""Seconds a tick: exact for milliseconds and for every common rate up to 120 frames/s."""
+
+# In order of preference. Browsers play the first two; the last is what every build of FFmpeg has.
+_ENCODERS: dict[str, dict[str, str]] = {
+    "libx264": {"crf": "20", "preset": "veryfast"},
+    "libopenh264": {"rc_mode": "quality"},
+    "mpeg4": {"qscale": "3"},
+}
+
+
+def _find_encoder() -> str:
+    for name in _ENCODERS:
+        if name in av.codecs_available:
+            try:
+                av.Codec(name, "w")
+            except ValueError:
+                continue
+            return name
+    raise DiffusionPoseError(
+        f"this build of PyAV can write no video (none of {', '.join(_ENCODERS)}): "
+        "pip install --force-reinstall av"
+    )
+
+
+class VideoWriter:
+    """Writes frames as an MP4 that browsers play (H.264, yuv420p, index first), at their own times.
+
+    The first frame is shown at 0 s, the others as much later as their times say; the last as long
+    as the one before. H.264 in 4:2:0 needs even sizes: an odd width or height gets its last column
+    or row doubled, so no coordinate moves.
+
+    Args:
+        path: File to write; what is there is overwritten. Give a temporary name and rename it when
+            all is well.
+        width: Of every frame, pixels.
+        height: Of every frame, pixels.
+        rate: About how many frames a second to expect, for the encoder's rate control only.
+        time_base: Seconds a tick. Times are rounded to it.
+
+    Raises:
+        DiffusionPoseError: There is no encoder in this build of PyAV.
+        UsageError: A frame has another size, or its time does not come after the one before it.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        width: int,
+        height: int,
+        *,
+        rate: Fraction | None = None,
+        time_base: Fraction = WRITER_TIME_BASE,
+    ) -> None:
+        self.codec = _find_encoder()
+        self._size, self._time_base = (height, width), time_base
+        self._start: Fraction | None = None
+        self._last_pts = -1
+        self._closed = False
+        self._reformatter = VideoReformatter()
+        # "file:" keeps FFmpeg from reading a protocol or pattern into the name.
+        url = "file:" + os.path.abspath(os.fsdecode(path))
+        self._container = av.open(url, "w", format="mp4", options={"movflags": "+faststart"})
+        self._stream = self._add_stream(width + width % 2, height + height % 2, rate)
+
+    def _add_stream(self, width: int, height: int, rate: Fraction | None) -> VideoStream:
+        stream = cast(
+            "VideoStream",
+            self._container.add_stream(
+                self.codec, rate=rate or DEFAULT_IMAGE_RATE, options=_ENCODERS[self.codec]
+            ),
+        )
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        context = stream.codec_context
+        context.time_base = self._time_base
+        context.colorspace = context.color_primaries = context.color_trc = Colorspace.ITU709.value
+        context.color_range = ColorRange.MPEG
+        return stream
+
+    def write(self, frame: Frame) -> None:
+        """Appends a frame; `frame.image` is (height, width, 3) uint8 RGB."""
+        if frame.image.shape != (*self._size, 3) or frame.image.dtype != np.uint8:
+            raise UsageError(
+                f"frame {frame.index} is {frame.image.dtype} {frame.image.shape}, "
+                f"not uint8 {(*self._size, 3)}"
+            )
+        self._start = frame.time if self._start is None else self._start
+        pts = round((frame.time - self._start) / self._time_base)
+        if pts <= self._last_pts:
+            raise UsageError(
+                f"frame {frame.index} at {float(frame.time)} s is not after the one before"
+            )
+        self._last_pts = pts
+        self._encode(self._picture(frame.image, pts))
+
+    def _picture(self, image: np.ndarray, pts: int) -> VideoFrame:
+        height, width = self._size
+        if height % 2 or width % 2:
+            image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        picture = self._reformatter.reformat(
+            VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24"),
+            format="yuv420p",
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+        )
+        picture.pts, picture.time_base = pts, self._time_base
+        return picture
+
+    def _encode(self, picture: VideoFrame | None) -> None:
+        for packet in self._stream.encode(picture):
+            self._container.mux(packet)
+
+    def close(self) -> None:
+        """Finishes the file. Without it there is no playable video. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._start is None:
+            self._container.close()
+            raise UsageError("no frame was written: a video needs at least one")
+        self._encode(None)
+        self._container.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._container.close()

@@ -1,0 +1,58 @@
+"""Fixtures that several folders share."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from diffusionpose.config import BackboneConfig, DecoderConfig, EncoderConfig, ModelConfig
+from diffusionpose.structures import Frame
+from diffusionpose.video import VideoWriter
+from tests.data.made import draw, figure
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory):
+    """Folder of a small model with random weights."""
+    from diffusionpose import DiffusionPose
+
+    torch.manual_seed(0)
+    config = ModelConfig(
+        name="untrained",
+        backbone=BackboneConfig(hidden_size=32, depth=1, num_heads=2),
+        encoder=EncoderConfig(depth=1, num_heads=2),
+        decoder=DecoderConfig(depth=1, num_heads=2),
+    )
+    return DiffusionPose(config).save_pretrained(
+        tmp_path_factory.mktemp("model") / "untrained", "card"
+    )
+
+
+@pytest.fixture(scope="session")
+def made_video(tmp_path_factory):
+    """A 160 x 120 video of a stick figure, 12 frames at 25 a second."""
+    path = tmp_path_factory.mktemp("video") / "figure.mp4"
+    with VideoWriter(path, 160, 120, rate=Fraction(25)) as writer:
+        for index in range(12):
+            image = np.ascontiguousarray(draw(figure((60 + 2 * index, 62), 48, index / 3)))
+            writer.write(Frame(index, Fraction(index, 25), image))
+    return path
+
+
+@pytest.fixture(scope="session")
+def made_boxes(tmp_path_factory):
+    """A boxes file for `made_video`: two people, the second only in frames 3 to 7."""
+    import json
+
+    frames = []
+    for index in range(12):
+        boxes = [{"box": [30 + 2 * index, 8, 90 + 2 * index, 112], "track_id": 4}]
+        if 3 <= index <= 7:
+            boxes.append({"box": [100, 20, 150, 110], "score": 0.5, "track_id": 9})
+        frames.append({"index": index, "boxes": boxes})
+    path = tmp_path_factory.mktemp("boxes") / "boxes.json"
+    path.write_text(json.dumps({"frames": frames}))
+    return path

@@ -1,0 +1,41 @@
+"""Which detector a name means, and what is refused."""
+
+import subprocess
+import sys
+
+import pytest
+
+from diffusionpose.detection import load_detector
+from diffusionpose.errors import UsageError
+from tests.detection.helpers import draw_person
+
+
+def test_ssdlite_is_the_default_and_keeps_to_the_threshold() -> None:
+    image = draw_person(480, 640, x=300, feet=440, size=360)
+    assert load_detector(None).name == load_detector("ssdlite").name == "ssdlite"
+    strict = load_detector(None, score_threshold=0.99)
+    loose = load_detector(None, score_threshold=0.01)
+    assert strict.start_score == 0.99
+    assert (strict([image])[0].scores >= 0.99).all()
+    assert len(loose([image])[0]) > len(strict([image])[0])
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
+def test_a_threshold_out_of_range_is_refused(threshold: float) -> None:
+    with pytest.raises(UsageError, match=r"in \[0, 1\]"):
+        load_detector(None, score_threshold=threshold)
+
+
+@pytest.mark.parametrize("name", ["ssdlit", "/no/such/folder", "", "a b/c"])
+def test_an_unknown_name_says_what_there_is(name: str) -> None:
+    with pytest.raises(UsageError, match="ssdlite"):
+        load_detector(name)
+
+
+def test_importing_is_light() -> None:
+    code = (
+        "import sys, diffusionpose.detection, diffusionpose.tracking\n"
+        "print([m for m in ('torch', 'transformers', 'onnxruntime') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,24 @@
+"""A file that is published or discarded."""
+
+import stat
+
+from diffusionpose.formats import AtomicFile
+from tests.formats.helpers import TEMPORARY, written
+
+
+def test_files_are_readable_as_the_umask_says(tmp_path):
+    written(tmp_path / "a.json", "json")
+    (tmp_path / "plain").touch()
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a.json", "plain")]
+    assert modes[0] == modes[1]
+
+
+def test_atomic_file_publishes_or_discards(tmp_path):
+    (tmp_path / "video.mp4").write_text("old")
+    kept, dropped = AtomicFile(tmp_path / "video.mp4"), AtomicFile(tmp_path / "other.mp4")
+    assert TEMPORARY.match(kept.temporary.name)
+    kept.temporary.write_text("new")
+    kept.publish()
+    kept.discard()
+    dropped.discard()
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("video.mp4", "new")]

@@ -1,0 +1,170 @@
+"""The command line as users meet it: outcomes, exit codes, one-line errors."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from diffusionpose import __version__, cli
+from tests.video.helpers import CLIPS
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the command line in this process; gives exit code, stdout, stderr."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["diffusionpose", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def predict(run, untrained, made_boxes, tmp_path):
+    """`predict` with the small model and given boxes into `tmp_path / "out"`."""
+
+    def call(source, *options):
+        base = ("--model", untrained, "--boxes", made_boxes, "--out", tmp_path / "out")
+        return run("predict", source, *base, *options)
+
+    return call
+
+
+def test_predict_writes_what_it_says(predict, made_video, tmp_path):
+    code, out, err = predict(made_video, "--format", "csv,coco")
+    assert (code, err) == (0, "")
+    names = ["figure.coco.json", "figure.mp4", "figure.poses.csv", "figure.poses.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    assert out.startswith("12 frames, 2 people:")
+    assert all(name in out for name in names)
+    result = json.loads((tmp_path / "out" / "figure.poses.json").read_text())
+    assert len(result["frames"]) == 12
+    assert result["settings"]["detector"] == "boxes.json"
+    assert str(tmp_path) not in json.dumps(result)
+
+
+def test_the_same_video_and_seed_give_the_same_bytes(predict, made_video, tmp_path):
+    file = tmp_path / "out" / "figure.poses.json"
+    predict(made_video, "--no-video", "--quiet")
+    first = file.read_bytes()
+    predict(made_video, "--no-video", "--quiet")
+    assert file.read_bytes() == first
+    assert not (tmp_path / "out" / "figure.mp4").exists()
+
+
+def test_a_partial_video_is_delivered_named_and_ends_with_4(predict, tmp_path):
+    code, out, err = predict(CLIPS / "01_trunc_faststart.mp4", "--no-video")
+    assert code == 4
+    assert "TRUNCATED" in err
+    result = json.loads((tmp_path / "out" / "01_trunc_faststart.poses.json").read_text())
+    assert result["verdict"]["status"] == "partial"
+    assert out.startswith(f"{len(result['frames'])} frames")
+
+
+REFUSED = [
+    "03_zero_bytes.mp4",
+    "04_zero_frames.mp4",
+    "16_audio_only.mp4",
+    "17_text.mp4",
+    "23_unknown_codec.mp4",
+    "27_hls_ssrf.m3u8",
+    "29_concat_local_file.ffconcat",
+    "36_trunc_in_first_frame.mp4",
+]
+HOSTILE = [
+    "http://127.0.0.1:9/x.mp4",
+    "pipe:0",
+    "concat:a|b",
+    "s%03d.png",
+    "nothing-here.mp4",
+    "file:x",
+]
+
+
+@pytest.mark.parametrize("source", [*(CLIPS / name for name in REFUSED), *HOSTILE], ids=str)
+def test_refused_sources_end_with_3_one_line_and_no_files(predict, tmp_path, source):
+    code, out, err = predict(source)
+    assert (code, out) == (3, "")
+    assert err.startswith("diffusionpose: error: ")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--format", "xml"], "xml"),
+        (["--device", "tpu"], "tpu"),
+        (["--steps", "0"], "num_inference_steps"),
+        (["--batch-size", "0"], "batch_size"),
+        (["--precision", "float64"], "precision"),
+        (["--detector", "x.onnx"], "leave --detector out"),
+        (["--fps", "25"], "fps"),
+        (["--no-such-option"], "No such option"),
+    ],
+)
+def test_usage_errors_end_with_2(predict, made_video, options, message):
+    code, _, err = predict(made_video, *options)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_missing_model_ends_with_1(run, made_video, tmp_path):
+    code, _, err = run("predict", made_video, "--model", tmp_path, "--out", tmp_path / "out")
+    assert code == 1
+    assert "config.json" in err
+
+
+def test_version_and_help(run):
+    assert run("--version")[:2] == (0, f"diffusionpose {__version__}\n")
+    code, out, _ = run("predict", "--help")
+    assert code == 0
+    assert "--num-hypotheses" in out
+
+
+def test_models_lists_every_size(run):
+    code, out, _ = run("models")
+    assert code == 0
+    for size in ("tiny", "small", "base", "large", "huge"):
+        assert size in out
+    assert "216.8 M" in out
+
+
+def test_train_names_a_wrong_key(run, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("name: x\nmodel: tiny\ntrain: []\n")
+    code, _, err = run("train", recipe, "--set", "model.decoder.depht=3")
+    assert code == 2
+    assert "model.decoder.depht: no such key" in err
+
+
+def test_kill_in_the_middle_leaves_nothing_under_a_final_name(
+    untrained, made_boxes, made_video, tmp_path
+):
+    out = tmp_path / "out"
+    arguments = ["--model", untrained, "--boxes", made_boxes, "--out", out, "--steps", "1000"]
+    command = [sys.executable, "-m", "diffusionpose", "predict", made_video, *arguments]
+    process = subprocess.Popen(
+        [*map(str, command)], env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
+    )
+    deadline = time.monotonic() + 120
+    while not (out.exists() and any(out.iterdir())):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    left = [path.name for path in out.iterdir()]
+    assert left
+    assert all(name.startswith(".") and ".tmp-" in name for name in left)

@@ -1,0 +1,191 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from diffusionpose import PosePipeline
+from diffusionpose.detection import BoxesFile
+from diffusionpose.errors import UsageError
+from diffusionpose.predict import (
+    PredictOptions,
+    choose_device,
+    detect,
+    predict_files,
+    track,
+    windows,
+)
+from diffusionpose.structures import Boxes, Frame
+from diffusionpose.tracking import Tracker
+from diffusionpose.video import open_video
+
+
+def frames(number):
+    return [Frame(i, Fraction(i, 25), np.full((8, 8, 3), i, np.uint8)) for i in range(number)]
+
+
+class CountingDetector:
+    name = "counting"
+    start_score = 0.3
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, images):
+        self.seen += [int(image[0, 0, 0]) for image in images]
+        return [Boxes([[1, 1, 5, 7]], [0.9]) for _ in images]
+
+
+def pipeline(folder, boxes, **options):
+    found = PosePipeline.from_pretrained(folder, device="cpu", **options)
+    return found.with_boxes(BoxesFile.load(boxes))
+
+
+def test_windows_have_the_key_frame_stand_in_at_both_ends():
+    people = Boxes.empty()
+    found = list(windows((frame, people) for frame in frames(3)))
+    indices = [(w.previous.index, w.key.index, w.following.index) for w in found]
+    assert indices == [(0, 0, 1), (0, 1, 2), (1, 2, 2)]
+    (alone,) = windows((frame, people) for frame in frames(1))
+    assert (alone.previous.index, alone.following.index) == (0, 0)
+    assert list(windows([])) == []
+
+
+def test_detector_looks_at_every_nth_frame_and_every_frame_has_its_people():
+    detector = CountingDetector()
+    tracker = Tracker(start_score=0.3, detect_every=4)
+    found = list(track(detect(frames(20), detector, 4), tracker))
+    assert detector.seen == [0, 4, 8, 12, 16]
+    assert [frame.index for frame, _ in found] == list(range(20))
+    assert all(len(boxes) == 1 for _, boxes in found[:17])
+
+
+def test_result_has_every_frame_and_only_the_people_in_the_boxes(untrained, made_video, made_boxes):
+    poses = pipeline(untrained, made_boxes)(made_video)
+    assert len(poses) == 12
+    assert poses.track_ids == (4, 9)
+    assert np.flatnonzero(poses.track(9).present).tolist() == [3, 4, 5, 6, 7]
+    assert poses.keypoints.shape == (17, 15, 2)
+    assert poses.verdict.status == "ok"
+    assert poses.header.model["name"] == "untrained"
+    assert len(str(poses.header.model["sha256"])) == 64
+    # A person's score is the mean over joints times the box's.
+    second = poses.track_id == 9
+    expected = poses.keypoint_scores[second].mean(1) * 0.5
+    np.testing.assert_allclose(poses.score[second], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_hypotheses": 2, "flip_test": True}])
+def test_batch_size_does_not_change_the_answer(untrained, made_video, made_boxes, options):
+    results = [
+        pipeline(untrained, made_boxes, batch_size=size, **options)(made_video)
+        for size in (1, 5, 32)
+    ]
+    for other in results[1:]:
+        np.testing.assert_allclose(other.keypoints, results[0].keypoints, atol=1e-3)
+        np.testing.assert_array_equal(other.track_id, results[0].track_id)
+
+
+def test_a_person_alone_gets_the_same_pose_as_in_company(untrained, made_video, made_boxes):
+    given = BoxesFile.load(made_boxes)
+    alone = {i: given.boxes_at(i)[given.boxes_at(i).track_ids == 4] for i in range(12)}
+    full = pipeline(untrained, made_boxes)
+    both, one = full(made_video), full(made_video, boxes=BoxesFile(alone))
+    np.testing.assert_allclose(both.keypoints[both.track_id == 4], one.keypoints, atol=1e-3)
+
+
+def test_seed_decides_and_renaming_does_not_matter(untrained, made_video, made_boxes, tmp_path):
+    renamed = tmp_path / "other.mp4"
+    renamed.write_bytes(made_video.read_bytes())
+    first = pipeline(untrained, made_boxes, seed=1)
+    a, b = first(made_video), first(renamed)
+    np.testing.assert_array_equal(a.keypoints, b.keypoints)
+    c = pipeline(untrained, made_boxes, seed=2)(made_video)
+    assert not np.allclose(a.keypoints, c.keypoints)
+
+
+def test_hypotheses_are_averaged(untrained, made_video, made_boxes):
+    one = pipeline(untrained, made_boxes)
+    images = torch.randint(0, 256, (2, 3, 3, 256, 192), dtype=torch.uint8)
+    noise = torch.randn(2, 4, *one.model.noise_shape)
+    mean = one.heatmaps(images, noise)
+    single = torch.stack([one.heatmaps(images, noise[:, n : n + 1]) for n in range(4)]).mean(0)
+    torch.testing.assert_close(mean, single, atol=1e-5, rtol=1e-4)
+
+
+def test_flip_test_is_symmetric(untrained, made_boxes):
+    both = pipeline(untrained, made_boxes, flip_test=True)
+    images = torch.randint(0, 256, (1, 3, 3, 256, 192), dtype=torch.uint8)
+    noise = torch.randn(1, 1, *both.model.noise_shape)
+    swap = list(both.model.config.skeleton_graph.flip_permutation)
+    straight = both.heatmaps(images, noise)
+    mirrored = both.heatmaps(images.flip(-1), noise.flip(-1)[:, :, swap])
+    torch.testing.assert_close(mirrored.flip(-1)[:, swap], straight, atol=1e-5, rtol=1e-4)
+
+
+def test_streaming_gives_frames_in_order_as_they_come(untrained, made_video, made_boxes):
+    stream = pipeline(untrained, made_boxes, batch_size=3)
+    with open_video(made_video) as reader:
+        frame, poses = next(iter(stream.stream(reader)))
+        assert frame.index == poses.index == 0
+        assert frame.image.shape == (120, 160, 3)
+
+
+def test_files_appear_together_and_the_video_plays(untrained, made_video, made_boxes, tmp_path):
+    seen = []
+    with open_video(made_video) as reader:
+        outcome = predict_files(
+            pipeline(untrained, made_boxes),
+            reader,
+            tmp_path,
+            formats=("json", "csv", "posetrack", "coco"),
+            on_frame=lambda poses: seen.append(poses.index),
+        )
+    assert seen == list(range(12))
+    assert outcome.num_people == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        path.name for path in outcome.files
+    )
+    with open_video(tmp_path / "figure.mp4") as result, open_video(made_video) as source:
+        assert [f.time for f in result] == [f.time for f in source]
+        assert result.info.codec == "h264"
+
+
+def test_the_source_is_never_overwritten(untrained, made_video, made_boxes, tmp_path):
+    copy = tmp_path / "figure.mp4"
+    copy.write_bytes(made_video.read_bytes())
+    with open_video(copy) as reader, pytest.raises(UsageError, match="the source itself"):
+        predict_files(pipeline(untrained, made_boxes), reader, tmp_path)
+    assert copy.read_bytes() == made_video.read_bytes()
+    assert list(tmp_path.iterdir()) == [copy]
+
+
+def test_a_failure_on_the_way_leaves_nothing(untrained, made_video, made_boxes, tmp_path):
+    def stop(poses):
+        if poses.index == 8:
+            raise KeyboardInterrupt
+
+    with open_video(made_video) as reader, pytest.raises(KeyboardInterrupt):
+        predict_files(pipeline(untrained, made_boxes), reader, tmp_path, on_frame=stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": 0},
+        {"num_inference_steps": 0},
+        {"detect_every": -1},
+        {"num_inference_steps": 1001},
+    ],
+)
+def test_options_out_of_range(options):
+    with pytest.raises(UsageError, match=next(iter(options))):
+        PredictOptions(**options)
+
+
+def test_devices():
+    assert choose_device("cpu").type == "cpu"
+    assert choose_device("auto").type in {"cpu", "cuda", "mps"}
+    with pytest.raises(UsageError, match="tpu"):
+        choose_device("tpu")

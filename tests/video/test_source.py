@@ -1,0 +1,42 @@
+"""Upright pictures of one size at the file's own times."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from av.video.stream import VideoStream
+
+from diffusionpose.video import open_video
+from tests.video.helpers import make_video, read
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+@pytest.mark.parametrize("mirror", [False, True])
+def test_display_matrix_is_applied(turns: int, mirror: bool, tmp_path: Path) -> None:
+    def turn(stream: VideoStream) -> None:
+        stream.set_display_rotation(90 * turns, hflip=mirror)
+
+    with open_video(make_video(tmp_path / "plain.mp4", pts=[0])) as reader:
+        stored = next(iter(reader)).image
+    with open_video(make_video(tmp_path / "turned.mp4", pts=[0], prepare=turn)) as reader:
+        shown = next(iter(reader)).image
+    want = np.rot90(stored, turns)
+    assert (shown == (want[:, ::-1] if mirror else want)).all()
+
+
+def test_size_change_is_told_and_scaled(tmp_path: Path) -> None:
+    small, large = (
+        make_video(tmp_path / f"{width}.ts", size=(width, 96), bf="0") for width in (128, 256)
+    )
+    (tmp_path / "a.ts").write_bytes(small.read_bytes() + large.read_bytes())
+    got = read(tmp_path / "a.ts")
+    assert (got.info.width, got.info.height) == (128, 96)
+    assert {"SIZE_CHANGED", "TIMES_REBUILT"} <= got.codes
+    assert len(got.ids) == 120
+
+
+def test_gif_times(tmp_path: Path) -> None:
+    got = read(make_video(tmp_path / "a.gif", "gif", pixel_format="rgb8", pts=[0, 5, 10, 40]))
+    assert got.times == [Fraction(n, 25) for n in (0, 5, 10, 40)]
+    assert got.verdict.status == "ok"

