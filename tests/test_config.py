@@ -30,6 +30,7 @@ def test_a_size_may_stand_for_the_model_and_be_changed(recipe):
     assert config.model.backbone == model_config("tiny").backbone
     assert not config.model.decoder.markov
     assert config.optimizer.milestones == (3, 5)
+    assert str(read_recipe(recipe, ["train.0.root=elsewhere"]).train[0].root) == "elsewhere"
 
 
 def test_resolved_config_reads_back_the_same(recipe):
@@ -44,7 +45,9 @@ def test_resolved_config_reads_back_the_same(recipe):
         ("model.decoder.depht=3", "model.decoder.depht: no such key"),
         ("epochs=many", "epochs"),
         ("epochs", "a.b=value"),
-        ("name.x=1", "holds a value"),
+        ("name.x=1", "no keys at 'name'"),
+        ("name.x.y=1", "nothing under 'x'"),
+        ("train.7.root=x", "nothing under '7'"),
         ("train=[]", "train"),
         ("model.signal=1", "model.signal: no such key"),
         ("loss.alpha=-1", "loss.alpha"),

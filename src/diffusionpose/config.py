@@ -291,10 +291,10 @@ def read_recipe(path: str | Path, settings: Sequence[str] = ()) -> TrainConfig:
 
 
 def override(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
-    """A copy of `values` with each `a.b=c` of `settings` applied.
+    """A copy of `values` with each `a.b=c` of `settings` applied; `a.0.b=c` goes into a list.
 
     Raises:
-        ConfigError: If a setting has no `=`, or its path runs through something that is no mapping.
+        ConfigError: If a setting has no `=`, or its path runs through something that holds no keys.
     """
     out = yaml.safe_load(yaml.safe_dump(values))
     for setting in settings:
@@ -304,8 +304,16 @@ def override(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
         *parents, last = path.split(".")
         node = out
         for part in parents:
-            node = node.setdefault(part, {})
-            if not isinstance(node, dict):
-                raise ConfigError(f"--set {setting!r}: {part!r} holds a value, not keys")
+            node = _step_into(node, part, setting)
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {setting!r}: there are no keys at {'.'.join(parents)!r}")
         node[last] = yaml.safe_load(text)
     return out
+
+
+def _step_into(node: Any, part: str, setting: str) -> Any:
+    if isinstance(node, dict):
+        return node.setdefault(part, {})
+    if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+        return node[int(part)]
+    raise ConfigError(f"--set {setting!r}: there is nothing under {part!r}")

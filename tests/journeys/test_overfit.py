@@ -12,7 +12,7 @@ from tests.data.made import figure, posetrack_root
 
 pytest.importorskip("lightning")
 
-NUM_FRAMES = 4
+NUM_FRAMES = 3
 
 
 def recipe(root, **changes):
@@ -34,15 +34,15 @@ def recipe(root, **changes):
         "augment": still | {"occlusion": 0.0, "still_motion": 0.0},
         "loss": {"location": 0.01, "alpha": 1e-4},
         "optimizer": {
-            "learning_rate": 3e-3,
+            "learning_rate": 2e-3,
             "warmup_steps": 10,
             "schedule": "cosine",
             "ema_decay": 0.9,
         },
-        "epochs": 150,
-        "batch_size": 4,
+        "epochs": 250,
+        "batch_size": 3,
         "workers": 0,
-        "final_timestep_share": 0.8,
+        "final_timestep_share": 1.0,
     }
     return parse(TrainConfig, values | changes, "test")
 

@@ -150,6 +150,8 @@ class PoseDenoisingDecoder(nn.Module):
         nn.init.zeros_(self.head.bias)
         self.smooth = nn.Conv2d(joints, joints, 3, padding=1)
         nn.init.dirac_(self.smooth.weight)
+        assert self.smooth.bias is not None
+        nn.init.zeros_(self.smooth.bias)
 
     def forward(
         self,

@@ -100,7 +100,8 @@ class TimeEmbedding(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim
-        self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim), nn.SiLU())
+        self.enter = nn.Linear(dim, dim)
+        self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(dim, dim), nn.SiLU())
 
     def forward(self, t: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
-        return self.mlp(sinusoid(t, self.dim))
+        return self.mlp(self.enter(sinusoid(t, self.dim).to(self.enter.weight.dtype)))

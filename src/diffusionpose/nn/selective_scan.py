@@ -95,8 +95,7 @@ class _BlockedScan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:
-        (grad_y,) = grad_outputs
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         u, delta, a, b, c, *starts = ctx.saved_tensors
         grads = [torch.empty_like(v) for v in (u, delta, b, c)]
         grad_a, carry = torch.zeros_like(a), u.new_zeros(u.shape[0], u.shape[2], a.shape[1])
