@@ -1,3 +1,4 @@
+import weakref
 from fractions import Fraction
 
 import numpy as np
@@ -129,6 +130,24 @@ def test_streaming_gives_frames_in_order_as_they_come(untrained, made_video, mad
         frame, poses = next(iter(stream.stream(reader)))
         assert frame.index == poses.index == 0
         assert frame.image.shape == (120, 160, 3)
+
+
+def test_only_a_bounded_number_of_frames_is_alive_at_a_time(untrained):
+    stream = PosePipeline.from_pretrained(untrained, device="cpu", batch_size=4)
+    stream.detector = CountingDetector()
+    born, most = [], 0
+
+    def camera():
+        nonlocal most
+        for index in range(150):
+            image = np.zeros((60, 40, 3), np.uint8)
+            born.append(weakref.ref(image))
+            yield Frame(index, Fraction(index, 25), image)
+            most = max(most, sum(ref() is not None for ref in born))
+
+    assert len([poses.index for _, poses in stream.stream(camera())]) == 150
+    # The tracker's lag, a batch, and the window.
+    assert 20 < most < 21 + 4 + 6
 
 
 def test_files_appear_together_and_the_video_plays(untrained, made_video, made_boxes, tmp_path):

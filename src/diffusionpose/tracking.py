@@ -1,9 +1,9 @@
 """Who is who over time: ids, bridged gaps and steady boxes, a fixed number of frames late.
 
-Boxes are associated frame by frame (as ByteTrack does: strong boxes first, then weak ones). A frame is given out `lag` frames later, when what follows it is known: so
-gaps are bridged, false alarms dropped and boxes smoothed without trailing behind, with memory for
-`lag` frames only. Lengths are measured in heights of the person and velocities per second, so that
-neither the size of the picture nor the frame rate matters.
+Boxes are associated frame by frame (as ByteTrack does: strong boxes first, then weak ones). A frame is given out
+`lag` frames later, when what follows it is known: so gaps are bridged, false alarms dropped and boxes smoothed without
+trailing behind, with memory for `lag` frames only. Lengths are measured in heights of the person and velocities per
+second, so that neither the size of the picture nor the frame rate matters.
 
 Coordinates are pixels of the displayed image, boxes xyxy.
 """
