@@ -195,12 +195,16 @@ def test_a_failure_on_the_way_leaves_nothing(untrained, made_video, made_boxes, 
         {"batch_size": 0},
         {"num_inference_steps": 0},
         {"detect_every": -1},
-        {"num_inference_steps": 1001},
     ],
 )
 def test_options_out_of_range(options):
     with pytest.raises(UsageError, match=next(iter(options))):
         PredictOptions(**options)
+
+
+def test_more_steps_than_the_schedule_has(untrained):
+    with pytest.raises(UsageError, match="this model has 1000"):
+        PosePipeline.from_pretrained(untrained, device="cpu", num_inference_steps=1001)
 
 
 def test_devices():

@@ -101,7 +101,7 @@ def test_a_run_leaves_what_is_needed_to_repeat_it_and_to_go_on(root, tmp_path):
     assert model == run / "model"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
-    assert "val/pck_data" in lines[0]
+    assert "val/pck_data_val" in lines[0]
     records = load_source(config.train[0], POSETRACK15)
     assert json.loads((run / "run.json").read_text())["data_sha256"] == fingerprint(records)
     with pytest.raises(ConfigError, match="holds a run already"):

@@ -18,6 +18,8 @@ Size = tuple[int, int]
 
 
 class Frozen(BaseModel):
+    """Cannot be changed once made; unknown keys are errors."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -55,7 +57,8 @@ class DecoderConfig(Frozen):
     depth: int = 4
     num_heads: int = 8
     mlp_ratio: int = 4
-    patch_size: int = 16
+    patch_size: Size = (16, 16)
+    """Of the patches that a joint's heatmap is cut into, (height, width) in heatmap pixels."""
     position_conditions: bool = True
     markov: bool = True
     num_iterations: int | None = Field(default=None, ge=1)
@@ -63,6 +66,8 @@ class DecoderConfig(Frozen):
 
 
 class DiffusionConfig(Frozen):
+    """The diffusion of heatmaps."""
+
     num_train_timesteps: int = Field(default=1000, ge=2)
     signal_scale: float = Field(default=0.5, gt=0)
     """Heatmaps h become x_0 = (2h - 1) * signal_scale."""
@@ -95,10 +100,18 @@ class ModelConfig(Frozen):
         strides = {a / b for a, b in zip(self.image_size, self.heatmap_size, strict=True)}
         if strides != {4.0}:
             raise ValueError(f"heatmap_size {self.heatmap_size} must be a quarter of image_size")
-        if any(side % self.decoder.patch_size for side in self.heatmap_size):
+        if any(a % b for a, b in zip(self.heatmap_size, self.decoder.patch_size, strict=True)):
             raise ValueError(
                 f"heatmap_size {self.heatmap_size} is not a multiple of decoder.patch_size "
                 f"{self.decoder.patch_size}"
+            )
+        if self.num_frames == 1 and self.encoder.kind != "none":
+            raise ValueError(
+                "num_frames 1 leaves nothing to encode over time: set encoder.kind none"
+            )
+        if self.decoder.markov and not all(self.skeleton_graph.neighbours):
+            raise ValueError(
+                f"{self.skeleton!r} has joints without a limb: set decoder.markov false"
             )
         for part, heads in (
             ("backbone", self.backbone.num_heads),
@@ -122,6 +135,7 @@ class ModelConfig(Frozen):
 
     @property
     def skeleton_graph(self) -> Skeleton:
+        """Joints and limbs of `skeleton`."""
         return SKELETONS[self.skeleton]
 
 
@@ -173,10 +187,18 @@ class SourceConfig(Frozen):
     stride: int = Field(default=1, ge=1)
     """Every n-th annotated frame."""
     share: float = Field(default=1.0, gt=0)
-    """Share of its people that an epoch draws; above 1 they repeat."""
+    """Share of its people that an epoch draws; above 1 they repeat, each time augmented anew."""
+
+    @property
+    def name(self) -> str:
+        """Root and split or annotation file, for metrics."""
+        part = self.split or (self.annotations.stem if self.annotations else "")
+        return f"{self.root.name}_{part}" if part else self.root.name
 
 
 class OptimizerConfig(Frozen):
+    """AdamW, its rates by part of the model, their schedule, and the average of the weights."""
+
     learning_rate: float = 5e-4
     backbone_scale: float = Field(default=1.0, ge=0)
     """Of the backbone's learning rate; 0 freezes it, batch statistics included."""

@@ -73,10 +73,6 @@ class PredictOptions:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.precision not in ("float32", "bfloat16"):
             raise UsageError(f"precision {self.precision!r}: there are float32 and bfloat16")
-        if self.num_inference_steps > 1000:
-            raise UsageError(
-                f"num_inference_steps is {self.num_inference_steps}; there are 1000 at most"
-            )
 
     def settings(self) -> dict[str, object]:
         """What of it changes results, for the header."""
@@ -186,6 +182,11 @@ class PosePipeline:
         options: PredictOptions,
         model_facts: dict[str, object],
     ) -> None:
+        most = model.config.diffusion.num_train_timesteps
+        if options.num_inference_steps > most:
+            raise UsageError(
+                f"num_inference_steps {options.num_inference_steps}: this model has {most}"
+            )
         self.model = model.to(device).eval()
         self.detector, self.device, self.options = detector, device, options
         self.model_facts = model_facts
@@ -277,6 +278,7 @@ class PosePipeline:
     def _crops(self, window: Window, position: int) -> list[_Crop]:
         size = self.model.config.image_size
         frames = [window.previous, window.key, window.following]
+        frames = frames if self.model.config.num_frames == 3 else [window.key]
         crops = []
         for person, box in enumerate(window.people.boxes):
             affine = crop_affine(crop_window(box, size), size)

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import lightning as L
 import numpy as np
 import torch
 import yaml
-from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -122,7 +122,14 @@ class PoseTraining(L.LightningModule):
         skeleton = self.config.model.skeleton_graph
         losses = total_loss(predicted, target, keypoints, labelled, skeleton, self.config.loss)
         for name, value in losses._asdict().items():
-            self.log(f"train/{name}", value, prog_bar=name == "total", batch_size=len(target))
+            self.log(
+                f"train/{name}",
+                value,
+                prog_bar=name == "total",
+                on_step=True,
+                on_epoch=True,
+                batch_size=len(target),
+            )
         return losses.total
 
     def on_validation_epoch_start(self) -> None:
@@ -145,7 +152,7 @@ class PoseTraining(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         for source, metric in zip(self.config.validation, self.pck, strict=True):
-            self.log(f"val/pck_{source.root.name}", metric.compute()["mean"], prog_bar=True)
+            self.log(f"val/pck_{source.name}", metric.compute()["mean"], prog_bar=True)
         self.write_metrics()
 
     def write_metrics(self) -> None:
@@ -186,7 +193,13 @@ def rate_at(step: int, total: int, epochs: int, config: OptimizerConfig) -> floa
     return warmup * 0.1 ** sum(epoch >= milestone for milestone in config.milestones)
 
 
-def make_optimizer(model: DiffusionPose, config: OptimizerConfig, rate: Any) -> dict[str, Any]:
+_UNDECAYED = ("_tokens", "embedding", "position", "position_embeddings", "joints", "A_log")
+"""Endings of the names of embeddings and of decay rates."""
+
+
+def make_optimizer(
+    model: DiffusionPose, config: OptimizerConfig, rate: Callable[[int], float]
+) -> dict[str, Any]:
     """AdamW; no decay on vectors (norms, biases, gates, embeddings), rates of their own for backbone and stem."""
     groups: dict[tuple[float, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
@@ -212,15 +225,15 @@ def make_optimizer(model: DiffusionPose, config: OptimizerConfig, rate: Any) -> 
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-class _SamplerEpoch(L.Callback):
-    """Tells the sampler which epoch it is, so that order and augmentation follow from (seed, epoch)."""
+def make_average(decay: float) -> WeightAveraging:
+    """Exponential moving average of the weights; its memory grows from nothing, so that the random start is forgotten."""
 
-    def __init__(self, sampler: EpochSampler) -> None:
-        self.sampler = sampler
+    def average(mean: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        weight = min(decay, (1 + int(count)) / (10 + int(count)))
+        return weight * mean + (1 - weight) * current
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        del pl_module
-        self.sampler.epoch = trainer.current_epoch
+    # Buffers are tables and frozen statistics: copied, not averaged.
+    return WeightAveraging(avg_fn=average, use_buffers=False)
 
 
 def make_loaders(
@@ -312,12 +325,7 @@ def make_trainer(
         accumulate_grad_batches=config.accumulate,
         gradient_clip_val=config.optimizer.gradient_clip,
         callbacks=[
-            _SamplerEpoch(sampler),
-            EMAWeightAveraging(
-                decay=config.optimizer.ema_decay,
-                # The first weights are noise: the average starts after the warm-up.
-                update_starting_at_step=config.optimizer.warmup_steps,
-            ),
+            make_average(config.optimizer.ema_decay),
             LearningRateMonitor("step"),
             save,
         ],

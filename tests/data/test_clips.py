@@ -47,7 +47,7 @@ def test_augmented_keypoints_stay_on_their_limbs(records, flip):
     checked = 0
     for epoch in range(4):
         for index in range(len(records)):
-            clip = dataset[epoch, index]
+            clip = dataset[epoch, 0, index]
             points = heatmap_to_crop(clip["keypoints"]).numpy()
             for side, warm in (("left", True), ("right", False)):
                 ends = [points[POSETRACK15.index(f"{side}_{joint}")] for joint in ("hip", "knee")]
@@ -63,22 +63,23 @@ def test_augmented_keypoints_stay_on_their_limbs(records, flip):
 
 def test_same_seed_epoch_and_index_give_the_same_clip_whatever_the_order(records):
     first, second = (ClipDataset(records, CONFIG, AugmentConfig(), seed=3) for _ in range(2))
-    keys = [(0, 1), (2, 5), (1, 1)]
+    keys = [(0, 0, 1), (2, 0, 5), (1, 0, 1), (0, 1, 1)]
     clips = {key: first[key] for key in keys}
     for key in reversed(keys):
         assert torch.equal(second[key]["images"], clips[key]["images"])
         assert torch.equal(second[key]["keypoints"], clips[key]["keypoints"])
-    assert not torch.equal(clips[0, 1]["images"], clips[1, 1]["images"])
+    assert not torch.equal(clips[0, 0, 1]["images"], clips[1, 0, 1]["images"])
+    assert not torch.equal(clips[0, 0, 1]["images"], clips[0, 1, 1]["images"])
 
 
 def test_stills_get_motion_and_videos_keep_theirs(tmp_path, records):
     stills = load_coco(coco_root(tmp_path), Path("train.json"), Path("images"))
     moving = QUIET.model_copy(update={"still_motion": 0.05})
-    images = ClipDataset(stills, CONFIG, moving)[0, 0]["images"].float()
+    images = ClipDataset(stills, CONFIG, moving)[0, 0, 0]["images"].float()
     assert (images[0] - images[1]).abs().mean() > 1
     assert (images[2] - images[1]).abs().mean() > 1
     for dataset in (ClipDataset(stills, CONFIG, QUIET), ClipDataset(stills, CONFIG)):
-        images = dataset[0, 0]["images"]
+        images = dataset[0, 0, 0]["images"]
         assert torch.equal(images[0], images[1])
 
 
@@ -107,13 +108,14 @@ def test_sampler_order_follows_seed_and_epoch_and_shares():
     first = list(sampler)
     assert len(first) == len(sampler) == 10 + 3 + 10
     assert first == list(sampler)
-    counts = np.bincount([index for _, index in first], minlength=25)
+    assert len(set(first)) == len(first)
+    counts = np.bincount([index for _, _, index in first], minlength=25)
     assert (counts[:10] == 1).all()
     assert counts[10:20].sum() == 3
     assert (counts[20:] == 2).all()
-    sampler.epoch = 1
+    sampler.set_epoch(1)
     assert list(sampler) != first
-    assert {epoch for epoch, _ in sampler} == {1}
+    assert {epoch for epoch, _, _ in sampler} == {1}
 
 
 def test_missing_images_are_named(tmp_path):

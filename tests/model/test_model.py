@@ -32,7 +32,7 @@ ROWS = {
     "table7_d": ("spatio_temporal", {"markov": True}),
     "diffpose_like": ("joint_attention", {"kind": "lookup"}),
     "flooding": ("spatio_temporal", {"num_iterations": 2}),
-    "one_token_a_joint": ("spatio_temporal", {"patch_size": 16}),
+    "one_token_a_joint": ("spatio_temporal", {"patch_size": (64, 48)}),
     "plain_head": ("spatio_temporal", {"kind": "head"}),
 }
 

@@ -54,7 +54,7 @@ def test_one_step_is_the_networks_own_x_0():
     assert calls[0][1].tolist() == [999, 999]
 
 
-@pytest.mark.parametrize("steps", [2, 4, 8, 50])
+@pytest.mark.parametrize("steps", [2, 3, 4, 6, 7, 8, 50, 600])
 def test_steps_run_from_the_last_timestep_down_and_end_at_x_0(steps):
     scheduler = make_scheduler(DiffusionConfig())
     truth = 0.5 * torch.rand(1, 2, 4, 4)

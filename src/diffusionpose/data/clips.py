@@ -49,6 +49,10 @@ class Clip(TypedDict):
     index: int
 
 
+DrawKey = tuple[int, int, int]
+"""(epoch, repeat, index): the repeat counts the draws of one record within an epoch."""
+
+
 def read_image(path: Path) -> np.ndarray:
     """(height, width, 3) uint8 RGB.
 
@@ -62,7 +66,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 class ClipDataset(Dataset[Clip]):
-    """Records as clips. Keys are (epoch, index) pairs from `EpochSampler`, so that what is drawn depends on nothing else.
+    """Records as clips, by index or by keys of `EpochSampler`: what is drawn depends on seed and key alone.
 
     Args:
         records: People.
@@ -83,8 +87,8 @@ class ClipDataset(Dataset[Clip]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: tuple[int, int] | int) -> Clip:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+    def __getitem__(self, key: DrawKey | int) -> Clip:
+        epoch, repeat, index = key if isinstance(key, tuple) else (0, 0, key)
         record = self.records[index]
         paths = record.frames if self.config.num_frames == 3 else record.frames[1:2]
         loaded = {path: read_image(path) for path in set(paths)}
@@ -94,7 +98,7 @@ class ClipDataset(Dataset[Clip]):
                 images, record.keypoints, record.box, self.config
             )
         else:
-            rng = np.random.default_rng([self.seed, epoch, index])
+            rng = np.random.default_rng([self.seed, epoch, repeat, index])
             crops, keypoints, to_image = augment_clip(
                 images,
                 record.keypoints,
@@ -112,34 +116,39 @@ class ClipDataset(Dataset[Clip]):
         )
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """(epoch, index) pairs in an order that (seed, epoch) alone decides.
+class EpochSampler(Sampler[DrawKey]):
+    """Keys (epoch, repeat, index) in an order that (seed, epoch) alone decides.
 
     Args:
         shares: For each record how often an epoch draws it on average; fractions are drawn at random.
         seed: Of order and draws.
-        start: Position within the epoch to resume from.
     """
 
     def __init__(self, shares: np.ndarray, seed: int = 0) -> None:
-        self.shares, self.seed, self.epoch, self.start = np.asarray(shares, float), seed, 0, 0
+        self.shares, self.seed, self.epoch = np.asarray(shares, float), seed, 0
 
-    def indices(self) -> np.ndarray:
-        """This epoch's records in order."""
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch."""
+        self.epoch = epoch
+
+    def draws(self) -> list[tuple[int, int]]:
+        """This epoch's (repeat, index) pairs in order."""
         rng = np.random.default_rng([self.seed, self.epoch])
         whole, fraction = np.divmod(self.shares, 1)
         # A fixed number of fractional draws keeps the length of every epoch the same.
-        extra = np.zeros(len(whole))
         number = round(fraction.sum())
         if number:
             chosen = rng.choice(len(whole), number, replace=False, p=fraction / fraction.sum())
-            extra[chosen] = 1
-        return rng.permutation(np.repeat(np.arange(len(whole)), (whole + extra).astype(int)))
+            whole[chosen] += 1
+        pairs = [
+            (repeat, index) for index, times in enumerate(whole) for repeat in range(int(times))
+        ]
+        return [pairs[place] for place in rng.permutation(len(pairs))]
 
     def __len__(self) -> int:
         whole, fraction = np.divmod(self.shares, 1)
         return int(whole.sum()) + round(fraction.sum())
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        for index in self.indices()[self.start :]:
-            yield self.epoch, int(index)
+    def __iter__(self) -> Iterator[DrawKey]:
+        for repeat, index in self.draws():
+            yield self.epoch, repeat, index

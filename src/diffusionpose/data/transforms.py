@@ -22,7 +22,7 @@ from diffusionpose.nn.geometry import (
 Crops = tuple[list[np.ndarray], np.ndarray, np.ndarray]
 """Crops (height, width, 3), keypoints (num_joints, 2) in crop pixels, (2, 3) map from crop to image pixels."""
 
-_UPPER = ("nose", "head_bottom", "head_top", "shoulder", "elbow", "wrist")
+_LOWER = ("hip", "knee", "ankle")
 _HALF_BODY_JOINTS = 4
 
 
@@ -102,8 +102,8 @@ def _half_body_box(
 ) -> np.ndarray:
     """The box of the upper or the lower joints, if enough of them are labelled."""
     joints = config.skeleton_graph.joints
-    upper = np.array([joint.endswith(_UPPER) for joint in joints])
-    chosen = upper if rng.random() < 0.6 else ~upper
+    lower = np.array([joint.endswith(_LOWER) for joint in joints])
+    chosen = ~lower if rng.random() < 0.6 else lower
     chosen = chosen & np.isfinite(keypoints[:, 0])
     if chosen.sum() < _HALF_BODY_JOINTS:
         return box
@@ -150,7 +150,8 @@ def _blurred(crops: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarr
     if rng.random() < 0.5:
         sigma = rng.uniform(0.5, 3.0)
         return [cv2.GaussianBlur(crop, (0, 0), sigma) for crop in crops]
-    length, angle = int(rng.integers(3, 16)), rng.uniform(0, np.pi)
+    # Odd: an even kernel would move the picture away from its keypoints.
+    length, angle = 2 * int(rng.integers(1, 8)) + 1, rng.uniform(0, np.pi)
     kernel = np.zeros((length, length), np.float32)
     middle = (length - 1) / 2
     reach = middle * np.array([np.cos(angle), np.sin(angle)])

@@ -113,8 +113,8 @@ class ResidualBlock(nn.Module):
 class LookupDenoiser(nn.Module):
     """DiffPose-like: noisy heatmaps, as masks, look features up; what they find is denoised joint by joint.
 
-    Following DiffPose (ICCV 2023), section 3: the mask is a softmax over x_t with learnt sharpness per step; masked
-    and global features of a joint are combined by attention-free mixing and mapped to its heatmap.
+    After the idea of DiffPose (ICCV 2023): a softmax over x_t, its sharpness learnt and set by the step, masks the
+    features; what a joint finds there becomes the kernel with which the features are searched for it.
     """
 
     def __init__(self, config: ModelConfig, channels: int = 48) -> None:

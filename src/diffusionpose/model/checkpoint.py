@@ -66,14 +66,19 @@ def save(
         name: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
         for name, value in tensors.items()
     }
-    save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})
+    # Under other names first: a kill leaves the model that was there, or hardly ever a mismatch that loading names.
+    new = {name: folder / f".{name}.tmp" for name in (WEIGHTS, CONFIG, CARD)}
+    save_file(stored, new[WEIGHTS], metadata={"format": "pt"})
     content = {
         "format_version": FORMAT_VERSION,
         "model": config.model_dump(mode="json"),
-        "sha256": sha256_of(folder / WEIGHTS),
+        "sha256": sha256_of(new[WEIGHTS]),
     }
-    (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
-    (folder / CARD).write_text(card)
+    new[CONFIG].write_text(json.dumps(content, indent=2) + "\n")
+    new[CARD].write_text(card)
+    for name, path in new.items():
+        path.chmod(0o644)
+        path.replace(folder / name)
     return folder
 
 

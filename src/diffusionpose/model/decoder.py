@@ -121,7 +121,7 @@ class PoseDenoisingDecoder(nn.Module):
     """x_t in patches through the HCDBs and back to heatmaps.
 
     Args:
-        config: `decoder.patch_size` is in heatmap pixels.
+        config: Sizes of patches and heatmaps, number of blocks, and which layers they have.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -129,8 +129,9 @@ class PoseDenoisingDecoder(nn.Module):
         dim, patch = config.backbone.hidden_size, config.decoder.patch_size
         joints = config.skeleton_graph.num_joints
         height, width = config.heatmap_size
-        self.patch, self.grid = patch, (height // patch, width // patch)
-        self.embed = nn.Linear(patch * patch, dim)
+        self.patch, self.grid = patch, (height // patch[0], width // patch[1])
+        pixels = patch[0] * patch[1]
+        self.embed = nn.Linear(pixels, dim)
         self.joint_embedding = nn.Parameter(0.02 * torch.randn(joints, 1, dim))
         self.embed_time = TimeEmbedding(dim)
         # Heatmap patches and image tokens lie over the same crop: one embedding of its area serves both.
@@ -144,7 +145,7 @@ class PoseDenoisingDecoder(nn.Module):
             HeatmapConditionalDenoisingBlock(config) for _ in range(config.decoder.depth)
         )
         self.norm = nn.LayerNorm(dim)
-        self.head = nn.Linear(dim, patch * patch)
+        self.head = nn.Linear(dim, pixels)
         # Heatmaps are nearly empty: training starts near 0, not at noise of the targets' own height.
         nn.init.trunc_normal_(self.head.weight, std=1e-3)
         nn.init.zeros_(self.head.bias)
@@ -159,7 +160,9 @@ class PoseDenoisingDecoder(nn.Module):
         t: Int[Tensor, " batch"],
         conditions: Conditions,
     ) -> Float[Tensor, "batch joints height width"]:
-        patches = rearrange(x_t, "b j (h p) (w q) -> b j (h w) (p q)", p=self.patch, q=self.patch)
+        patches = rearrange(
+            x_t, "b j (h p) (w q) -> b j (h w) (p q)", p=self.patch[0], q=self.patch[1]
+        )
         states = self.embed(patches) + self.get_buffer("patch_position") + self.joint_embedding
         features = self.norm_features(conditions.features) + self.get_buffer("token_position")
         conditions = conditions._replace(features=features)
@@ -171,6 +174,6 @@ class PoseDenoisingDecoder(nn.Module):
             pixels,
             "b j (h w) (p q) -> b j (h p) (w q)",
             h=self.grid[0],
-            p=self.patch,
+            p=self.patch[0],
         )
         return self.smooth(heatmaps)

@@ -24,7 +24,7 @@ Tokens = Float[Tensor, "batch frames tokens dim"]
 
 
 class Conditions(NamedTuple):
-    """What guides the denoising."""
+    """What guides the denoising; decoders normalise the features themselves."""
 
     position: Float[Tensor, "batch joints dim"]
     features: Float[Tensor, "batch tokens dim"]
@@ -116,6 +116,8 @@ class SpatioTemporalFeatureEncoder(nn.Module):
 
     Keypoint tokens stand after the image tokens of their frame: a causal scan sees nothing before it.
 
+    The fused features are added to the key frame's, so that they mean something from the first step of training.
+
     Args:
         config: `encoder.kind` names the block.
     """
@@ -140,8 +142,9 @@ class SpatioTemporalFeatureEncoder(nn.Module):
         for block in self.blocks:
             tokens = block(tokens)
         image, keypoints = tokens[:, :, : -self.num_joints], tokens[:, :, -self.num_joints :]
-        fused = self.fuse_frames(rearrange(image, "b f n d -> b n (f d)"))
-        return Conditions(self.norm_position(keypoints[:, self.num_frames // 2]), fused)
+        key = self.num_frames // 2
+        fused = image[:, key] + self.fuse_frames(rearrange(image, "b f n d -> b n (f d)"))
+        return Conditions(self.norm_position(keypoints[:, key]), fused)
 
 
 class KeyFrameConditions(nn.Module):
@@ -151,12 +154,11 @@ class KeyFrameConditions(nn.Module):
         super().__init__()
         dim, joints = config.backbone.hidden_size, config.skeleton_graph.num_joints
         self.keypoint_tokens = nn.Parameter(0.02 * torch.randn(joints, dim))
-        self.norm = nn.LayerNorm(dim)
 
     def forward(self, features: Tokens) -> Conditions:
         key = features[:, features.shape[1] // 2]
         position = repeat(self.keypoint_tokens, "j d -> b j d", b=len(features))
-        return Conditions(position, self.norm(key))
+        return Conditions(position, key)
 
 
 def make_encoder(config: ModelConfig) -> SpatioTemporalFeatureEncoder | KeyFrameConditions:

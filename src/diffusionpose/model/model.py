@@ -159,7 +159,8 @@ class DiffusionPose(nn.Module):
         scale = self.config.diffusion.signal_scale
 
         def predict_x_0(x_t: Tensor, t: Tensor) -> Tensor:
-            return diffusion.to_signal(self.denoise(x_t, t, conditions), scale)
+            # float32: where a heatmap is nearly 0, half precision cannot hold it beside the offset of the signal.
+            return diffusion.to_signal(self.denoise(x_t, t, conditions).float(), scale)
 
         x_0 = diffusion.sample(self.scheduler, predict_x_0, noise, num_inference_steps)
         return diffusion.to_heatmaps(x_0, scale)

@@ -34,8 +34,7 @@ def make_scheduler(config: DiffusionConfig) -> DDIMScheduler:
         beta_schedule="squaredcos_cap_v2",
         prediction_type="sample",
         timestep_spacing="trailing",
-        # Clipping to [-1, 1] is right only where that is the range of x_0.
-        clip_sample=config.signal_scale == 1.0,
+        clip_sample=False,
         set_alpha_to_one=True,
     )
 
@@ -65,32 +64,34 @@ def sample(
     denoise: Denoiser,
     noise: Float[Tensor, "batch joints height width"],
     num_inference_steps: int = 1,
-    eta: float = 0.0,
-    generator: torch.Generator | None = None,
 ) -> Float[Tensor, "batch joints height width"]:
-    """DDIM from pure noise to x_0.
+    """Deterministic DDIM (eta 0) from pure noise to x_0.
+
+    The scheduler gives the steps; they are taken here, from each to the next. Its own `step` takes all of them to be
+    equally far apart, which rounding forbids where their number does not divide the schedule's.
 
     Args:
         noise: x_T, standard Gaussian.
         num_inference_steps: At most `num_train_timesteps`.
-        eta: 0 is deterministic, 1 as noisy as DDPM.
-        generator: For `eta` > 0.
     """
     scheduler.set_timesteps(num_inference_steps)
-    x_t = x_0 = noise
-    for t in scheduler.timesteps.tolist():
+    steps = scheduler.timesteps.tolist()
+    signal = [float(scheduler.alphas_cumprod[t]) for t in steps] + [1.0]
+    x_t = noise
+    for t, here, there in zip(steps, signal, signal[1:], strict=False):
         x_0 = denoise(x_t, torch.full((len(x_t),), t, device=x_t.device))
-        if num_inference_steps == 1:
-            # The scheduler would divide by sqrt(alphas_cumprod) = 2e-9 and back; the answer is x_0.
+        if there == 1.0:
+            # The last step ends at x_0 itself; with one step nothing is divided by sqrt(alphas_cumprod) = 2e-9.
             return x_0
-        x_t = scheduler.step(x_0, t, x_t, eta=eta, generator=generator, return_dict=False)[0]
+        implied = (x_t - here**0.5 * x_0) / (1 - here) ** 0.5
+        x_t = there**0.5 * x_0 + (1 - there) ** 0.5 * implied
     return x_t
 
 
 def seeded_noise(shape: Sequence[int], key: tuple[object, ...]) -> Float[Tensor, "..."]:
     """Standard Gaussian noise that `key` alone decides, on the CPU.
 
-    Keyed by (seed, video, track, frame), a person's noise does not depend on who else is in the batch.
+    Keyed by (seed, track, frame, hypothesis), a person's noise does not depend on who else is in the batch.
     """
     digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

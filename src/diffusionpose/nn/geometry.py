@@ -104,13 +104,6 @@ def flip_keypoints(
     return out
 
 
-def clip_box(box: Float[np.ndarray, "4"], size: tuple[int, int]) -> Float[np.ndarray, "4"]:
-    """A box cut to the image of that (height, width)."""
-    height, width = size
-    limit = np.array([width, height, width, height], dtype=np.float64) - 0.5
-    return np.clip(np.asarray(box, dtype=np.float64), -0.5, limit)
-
-
 def keypoint_box(
     keypoints: Float[np.ndarray, "joints 2"], factor: float = 1.3
 ) -> Float[np.ndarray, "4"]:
