@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from diffusionpose.config import OptimizerConfig, SourceConfig, TrainConfig, model_config
+from diffusionpose.data.clips import EpochSampler
 from diffusionpose.errors import ConfigError, DataError
+from diffusionpose.nn.heatmaps import encode
 from diffusionpose.skeleton import POSETRACK15
 from tests.data.made import coco_root, posetrack_root
 from tests.journeys.test_overfit import recipe
@@ -16,6 +18,8 @@ from diffusionpose.train import (
     PoseTraining,
     fingerprint,
     load_source,
+    make_average,
+    make_loaders,
     make_optimizer,
     rate_at,
     train,
@@ -52,17 +56,89 @@ def test_a_share_of_timesteps_is_the_last(root, tmp_path):
     assert 480 < t[t < 999].float().mean() < 520
 
 
-def test_a_frozen_backbone_stays_as_it_is(root, tmp_path):
-    config = recipe(root, optimizer={"backbone_scale": 0.0, "warmup_steps": 1}, epochs=2)
-    torch.manual_seed(config.seed)
-    before = {k: v.clone() for k, v in PoseTraining(config, tmp_path).model.state_dict().items()}
-    module = PoseTraining(config, tmp_path).train()
-    assert not module.model.backbone.training
+def one_step(config, run, precision=torch.float32):
+    """One optimizer step on the first batch; the module, its weights before, and the loss."""
+    loader, *_ = make_loaders(config)
+    module = PoseTraining(config, run).train()
+    module.log = lambda *_, **__: None
+    before = {k: v.clone() for k, v in module.model.state_dict().items()}
     optimizer = make_optimizer(module.model, config.optimizer, lambda _: 1.0)["optimizer"]
-    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    assert not any(id(p) in trained for p in module.model.backbone.parameters())
-    assert any(id(p) in trained for p in module.model.encoder.parameters())
-    assert before.keys() == module.model.state_dict().keys()
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        loss = module.training_step(next(iter(loader)), 0)
+    loss.backward()
+    optimizer.step()
+    return module, before, loss.detach()
+
+
+def changed_parts(module, before):
+    after = module.model.state_dict()
+    return {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(0.0, set()), (1.0, {"backbone"})])
+def test_a_frozen_backbone_stays_as_it_is(root, tmp_path, scale, expected):
+    config = recipe(root, optimizer={"backbone_scale": scale, "warmup_steps": 1})
+    hybrid = config.model.backbone.model_copy(update={"kind": "hybrid"})
+    config = config.model_copy(
+        update={"model": config.model.model_copy(update={"backbone": hybrid}), "batch_size": 1}
+    )
+    module, before, _ = one_step(config, tmp_path)
+    assert changed_parts(module, before) == {"encoder", "decoder"} | expected
+
+
+def test_bfloat16_trains_as_float32_does(root, tmp_path):
+    config = recipe(root)
+    losses = []
+    for precision in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        module, before, loss = one_step(config, tmp_path, precision)
+        assert changed_parts(module, before) == {"backbone", "encoder", "decoder"}
+        losses.append(float(loss))
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_training_corrupts_the_true_heatmaps_at_the_drawn_steps(root, tmp_path, monkeypatch):
+    config = recipe(root, final_timestep_share=0.0)
+    loader, *_ = make_loaders(config)
+    module = PoseTraining(config, tmp_path).train()
+    module.log = lambda *_, **__: None
+    kind, seen = type(module.model), {}
+
+    def corrupt(heatmaps, noise, t):
+        seen.update(heatmaps=heatmaps, noise=noise, t=t)
+        return kind.corrupt(module.model, heatmaps, noise, t)
+
+    def forward(images, x_t, t):
+        seen.update(x_t=x_t, given_t=t)
+        return kind.forward(module.model, images, x_t, t)
+
+    monkeypatch.setattr(module.model, "corrupt", corrupt)
+    monkeypatch.setattr(module.model, "forward", forward)
+    batch = next(iter(loader))
+    module.training_step(batch, 0)
+    expected = encode(batch["keypoints"], (64, 48), 2.0)
+    torch.testing.assert_close(seen["heatmaps"], expected)
+    assert torch.equal(seen["t"], seen["given_t"])
+    alpha = module.model.scheduler.alphas_cumprod[seen["t"]].view(-1, 1, 1, 1)
+    x_0 = (2 * expected - 1) * 0.5
+    torch.testing.assert_close(seen["x_t"], alpha.sqrt() * x_0 + (1 - alpha).sqrt() * seen["noise"])
+
+
+def test_the_average_forgets_the_random_start():
+    average = make_average(0.99)._kwargs["avg_fn"]
+    start, trained = torch.full((1,), 100.0), torch.zeros(1)
+    mean = start
+    for count in range(1, 60):
+        mean = average(mean, trained, torch.tensor(count))
+    assert mean < 1e-3 * start
+    assert average(start, trained, torch.tensor(10**6)) == pytest.approx(99.0)
+
+
+def test_the_sampler_is_told_the_epoch(root, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(EpochSampler, "set_epoch", lambda self, epoch: told.append(epoch))
+    train(recipe(root, epochs=3), tmp_path / "run", progress=False)
+    assert sorted(set(told)) == [0, 1, 2]
 
 
 def test_rates_and_decay_by_group():
@@ -108,6 +184,12 @@ def test_a_run_leaves_what_is_needed_to_repeat_it_and_to_go_on(root, tmp_path):
         train(config, run, progress=False)
     longer = TrainConfig.model_validate(config.model_dump() | {"epochs": 3})
     train(longer, run, resume=True, progress=False)
+    other = config.model.model_copy(update={"sigma": 3.0})
+    with pytest.raises(ConfigError, match="another network"):
+        train(config.model_copy(update={"model": other}), run, resume=True, progress=False)
+    fewer = config.train[0].model_copy(update={"stride": 2})
+    with pytest.raises(ConfigError, match="other data"):
+        train(config.model_copy(update={"train": (fewer,)}), run, resume=True, progress=False)
     lines = (run / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == 3
 

@@ -23,7 +23,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from diffusionpose.config import OptimizerConfig, SourceConfig, TrainConfig
+from diffusionpose.config import OptimizerConfig, SourceConfig, TrainConfig, parse, read_yaml
 from diffusionpose.data.clips import ClipDataset, ClipRecord, EpochSampler
 from diffusionpose.data.coco import load_coco
 from diffusionpose.data.posetrack import load_posetrack
@@ -36,6 +36,8 @@ from diffusionpose.nn.backbone import HybridBackbone
 from diffusionpose.nn.diffusion import seeded_noise
 from diffusionpose.skeleton import Skeleton
 from diffusionpose.version import __version__
+
+RECIPE, FACTS = "recipe.yaml", "run.json"
 
 
 def load_source(source: SourceConfig, skeleton: Skeleton) -> list[ClipRecord]:
@@ -281,18 +283,14 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
         ConfigError: If the run folder holds a run already.
     """
     checkpoint = run / "checkpoints" / "last.ckpt"
-    if checkpoint.exists() and not resume:
+    if (run / RECIPE).exists() and not resume:
         raise ConfigError(f"{run} holds a run already: resume it, or name another folder")
     run.mkdir(parents=True, exist_ok=True)
     # Its notes on devices and other products are not for our users; its warnings are.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     L.seed_everything(config.seed, workers=True, verbose=False)
     loader, validation, sampler, data_fingerprint = make_loaders(config)
-    (run / "recipe.yaml").write_text(
-        yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    )
-    facts = {"version": __version__, "data_sha256": data_fingerprint, "torch": torch.__version__}
-    (run / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
+    write_facts(config, run, data_fingerprint)
     module = PoseTraining(config, run)
     trainer = make_trainer(config, run, sampler, progress=progress)
     trainer.fit(
@@ -304,6 +302,24 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
         weights_only=False,
     )
     return module.model.save_pretrained(run / "model", module.card())
+
+
+def write_facts(config: TrainConfig, run: Path, data_sha256: str) -> None:
+    """The resolved recipe, and what the run depends on besides.
+
+    Raises:
+        ConfigError: If the run in this folder has another network or other data.
+    """
+    recipe, facts = run / RECIPE, run / FACTS
+    if recipe.exists() and facts.exists():
+        before = parse(TrainConfig, read_yaml(recipe), str(recipe))
+        if before.model != config.model:
+            raise ConfigError(f"{run} holds a run of another network: name another folder")
+        if json.loads(facts.read_text())["data_sha256"] != data_sha256:
+            raise ConfigError(f"{run} holds a run on other data: name another folder")
+    recipe.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    content = {"version": __version__, "data_sha256": data_sha256, "torch": torch.__version__}
+    facts.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def make_trainer(
