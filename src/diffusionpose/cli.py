@@ -1,14 +1,16 @@
 """The command line: verbs, options, exit codes. The work is elsewhere.
 
-Exit codes: 0 ok, 1 failed, 2 usage, 3 input refused, 4 partial (delivered, but the video is damaged or incomplete).
+Exit codes: 0 ok, 1 failed, 2 usage, 3 input refused, 4 partial (delivered, but the video is damaged or incomplete),
+130 interrupted, 143 terminated.
 """
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from diffusionpose.structures import FramePoses, VideoInfo
 
 EXIT_PARTIAL = 4
+EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
+"""As shells count them: 128 + SIGINT, 128 + SIGTERM."""
 
 app = typer.Typer(
     name="diffusionpose",
@@ -32,17 +36,19 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point: errors that a user can mend become one line and an exit code."""
+    """Entry point: what a user can mend becomes one line and an exit code; signals leave nothing half-written."""
+    # SystemExit unwinds the stack, so that temporary files are removed.
+    signal.signal(signal.SIGINT, lambda *_: _fail("interrupted", EXIT_INTERRUPTED))
+    signal.signal(signal.SIGTERM, lambda *_: _fail("terminated", EXIT_TERMINATED))
     try:
         app()
     except DiffusionPoseError as error:
-        fail(error)
+        _fail(str(error), error.exit_code)
 
 
-def fail(error: DiffusionPoseError) -> None:
-    """Ends with one line on stderr."""
-    print(f"diffusionpose: error: {error}", file=sys.stderr)
-    raise SystemExit(error.exit_code)
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"diffusionpose: error: {message}", file=sys.stderr)
+    sys.exit(code)
 
 
 def _version(wanted: bool) -> None:

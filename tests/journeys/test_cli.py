@@ -19,6 +19,7 @@ def run(monkeypatch, capsys):
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["diffusionpose", *map(str, arguments)])
+        monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own
         code = 0
         try:
             cli.main()
@@ -149,22 +150,34 @@ def test_train_names_a_wrong_key(run, tmp_path):
     assert "model.decoder.depht: no such key" in err
 
 
-def test_kill_in_the_middle_leaves_nothing_under_a_final_name(
-    untrained, made_boxes, made_video, tmp_path
+@pytest.mark.parametrize(
+    ("sent", "code", "message"),
+    [
+        (signal.SIGKILL, -signal.SIGKILL, ""),
+        (signal.SIGTERM, 143, "diffusionpose: error: terminated\n"),
+        (signal.SIGINT, 130, "diffusionpose: error: interrupted\n"),
+    ],
+)
+def test_a_signal_in_the_middle_leaves_nothing_under_a_final_name(
+    untrained, made_boxes, made_video, tmp_path, sent, code, message
 ):
     out = tmp_path / "out"
     arguments = ["--model", untrained, "--boxes", made_boxes, "--out", out, "--steps", "1000"]
     command = [sys.executable, "-m", "diffusionpose", "predict", made_video, *arguments]
     process = subprocess.Popen(
-        [*map(str, command)], env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
+        [*map(str, command)],
+        env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 120
     while not (out.exists() and any(out.iterdir())):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(sent)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (code, message)
     left = [path.name for path in out.iterdir()]
-    assert left
+    assert bool(left) == (sent == signal.SIGKILL)
     assert all(name.startswith(".") and ".tmp-" in name for name in left)
