@@ -9,11 +9,11 @@ All are generators over bounded windows of frames: memory does not grow with the
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -400,10 +400,7 @@ def predict_files(
     tracks: set[int] = set()
     with ExitStack() as stack:
         writer = stack.enter_context(open_writers(formats, out, name, pipeline.header(info)))
-        film = _Film(out / f"{name}.mp4", reader) if video else None
-        if film is not None:
-            stack.callback(film.file.discard)
-            stack.enter_context(film.writer)
+        film = stack.enter_context(_film(out / f"{name}.mp4", reader)) if video else None
         for frame, poses in pipeline.stream(reader):
             writer.write(poses)
             tracks.update(person.track_id for person in poses.people)
@@ -424,14 +421,22 @@ def predict_files(
     return Outcome(tuple(files), reader.verdict, len(tracks))
 
 
-class _Film:
+class _Film(NamedTuple):
     """The annotated video in the making."""
 
-    def __init__(self, path: Path, reader: VideoReader) -> None:
-        if reader.is_same_file(path):
-            raise UsageError(f"{path} is the source itself: give another --out")
-        self.file = AtomicFile(path)
-        info = reader.info
-        self.writer = VideoWriter(
-            self.file.temporary, info.width, info.height, rate=info.average_rate
-        )
+    file: AtomicFile
+    writer: VideoWriter
+
+
+@contextmanager
+def _film(path: Path, reader: VideoReader) -> Iterator[_Film]:
+    """A video under a temporary name, removed unless it is published."""
+    if reader.is_same_file(path):
+        raise UsageError(f"{path} is the source itself: give another --out")
+    file, info = AtomicFile(path), reader.info
+    try:
+        size = info.width, info.height
+        with VideoWriter(file.temporary, *size, rate=info.average_rate) as writer:
+            yield _Film(file, writer)
+    finally:
+        file.discard()
