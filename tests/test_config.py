@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from diffusionpose.config import (
@@ -72,3 +74,12 @@ def test_configs_are_frozen_and_override_leaves_its_input_alone():
     values = {"a": {"b": 1}}
     assert override(values, ["a.c=2"]) == {"a": {"b": 1, "c": 2}}
     assert values == {"a": {"b": 1}}
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted((Path(__file__).parent.parent / "configs").glob("*.yaml")),
+    ids=lambda path: path.stem,
+)
+def test_shipped_recipes_are_valid(path):
+    assert read_recipe(path).name == path.stem
