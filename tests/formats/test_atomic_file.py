@@ -1,6 +1,8 @@
 """A file that is published or discarded."""
 
 import stat
+import subprocess
+import sys
 
 from diffusionpose.formats import AtomicFile
 from tests.formats.helpers import TEMPORARY, written
@@ -22,3 +24,14 @@ def test_atomic_file_publishes_or_discards(tmp_path):
     kept.discard()
     dropped.discard()
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("video.mp4", "new")]
+
+
+def test_a_process_that_ends_before_it_publishes_leaves_nothing(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from diffusionpose.formats import AtomicFile\n"
+        "done, left = (AtomicFile(Path(name)) for name in sys.argv[1:])\n"
+        "done.publish(); sys.exit(143)"
+    )
+    names = [str(tmp_path / name) for name in ("done", "left")]
+    assert subprocess.run([sys.executable, "-c", program, *names]).returncode == 143
+    assert [path.name for path in tmp_path.iterdir()] == ["done"]

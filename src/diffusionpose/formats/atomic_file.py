@@ -1,5 +1,6 @@
 """Files that appear under their names complete or not at all."""
 
+import atexit
 import os
 import secrets
 from collections.abc import Iterator
@@ -7,6 +8,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from diffusionpose.errors import DiffusionPoseError, UsageError
+
+_unpublished: set[Path] = set()
+
+
+@atexit.register
+def _discard_unpublished() -> None:
+    """A signal may strike between the making of a temporary and the `try` that would remove it."""
+    for path in _unpublished:
+        with suppress(OSError):
+            path.unlink()
 
 
 @contextmanager
@@ -44,6 +55,7 @@ class AtomicFile:
             if self.path.is_dir():
                 raise IsADirectoryError(f"{self.path} is a folder")
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            _unpublished.add(self.temporary)
             # Not mkstemp: its files are readable by their owner only, and stay so when renamed.
             os.close(os.open(self.temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
 
@@ -52,6 +64,7 @@ class AtomicFile:
         with explained(self.path):
             _sync(self.temporary)
             os.replace(self.temporary, self.path)
+            _unpublished.discard(self.temporary)
             with suppress(OSError):  # Windows cannot open a folder
                 _sync(self.path.parent)
 
@@ -59,3 +72,4 @@ class AtomicFile:
         """Removes the temporary, if it is still there. Never raises."""
         with suppress(OSError):
             self.temporary.unlink()
+        _unpublished.discard(self.temporary)

@@ -1,0 +1,109 @@
+"""MobileNetV2 with a feature pyramid, the stem of the hybrid backbone.
+
+The network below MoveNet's heads: MobileNetV2 (width 1.0, Table 2 of its paper), whose features at strides 32, 16 and 8
+are added, upsampled, to the next finer ones. Batch norms are folded into the convolutions, as in the published weights.
+"""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class ConvSame(nn.Conv2d):
+    """Convolution with TensorFlow's "same" padding: at stride 2 an even side is padded at its end only."""
+
+    def __init__(
+        self, dim_in: int, dim_out: int, kernel: int = 1, stride: int = 1, groups: int = 1
+    ) -> None:
+        padding = 0 if stride == 2 else kernel // 2
+        super().__init__(dim_in, dim_out, kernel, stride, padding, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (0, 1, 0, 1)) if self.stride == (2, 2) else x)
+
+
+class InvertedResidual(nn.Module):
+    """MobileNetV2's block: expand, depthwise, project, with a residual where the shapes allow."""
+
+    def __init__(self, dim_in: int, dim_out: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = dim_in * expansion
+        self.residual = stride == 1 and dim_in == dim_out
+        self.expand = ConvSame(dim_in, hidden) if expansion > 1 else None
+        self.depthwise = ConvSame(hidden, hidden, 3, stride, groups=hidden)
+        self.project = ConvSame(hidden, dim_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = x if self.expand is None else F.relu6(self.expand(x))
+        out = self.project(F.relu6(self.depthwise(hidden)))
+        return x + out if self.residual else out
+
+
+class SeparableConv(nn.Module):
+    """Depthwise, then pointwise convolution."""
+
+    def __init__(self, dim_in: int, dim_out: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(dim_in, dim_in, 3, padding=1, groups=dim_in, bias=False)
+        self.pointwise = nn.Conv2d(dim_in, dim_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.pointwise(self.depthwise(x)))
+
+
+class MobileNetV2FPN(nn.Module):
+    """Crops to features at strides 4, 8 and 16."""
+
+    # (expansion, channels, repeats, stride)
+    _STAGES = (
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    )
+    _TAPS = (2, 5, 9)
+    """Blocks whose outputs, at strides 4, 8 and 16, enter the pyramid."""
+    _TOP = 1280
+    _LATERAL = ((24, 24), (32, 32), (64, 64), (_TOP, 64))
+    _SMOOTH = ((24, 24), (32, 24), (64, 32))
+    channels = tuple(dim for _, dim in _SMOOTH)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = ConvSame(3, 32, 3, stride=2)
+        blocks, width = [], 32
+        for expansion, channels, repeats, first_stride in self._STAGES:
+            for repeat in range(repeats):
+                stride = first_stride if repeat == 0 else 1
+                blocks.append(InvertedResidual(width, channels, stride, expansion))
+                width = channels
+        self.blocks = nn.ModuleList(blocks)
+        self.top = ConvSame(width, self._TOP)
+        # Fine to coarse, as `_TAPS`; the last lateral one is of `top`.
+        self.lateral = nn.ModuleList(ConvSame(*dims) for dims in self._LATERAL)
+        self.smooth = nn.ModuleList(SeparableConv(*dims) for dims in self._SMOOTH)
+
+    def freeze(self, num_blocks: int) -> None:
+        """Stops the first convolution and the first blocks from learning."""
+        for part in (self.first, *self.blocks[:num_blocks]) if num_blocks else ():
+            part.requires_grad_(False)
+
+    def forward(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> tuple[Float[Tensor, "batch channels rows columns"], ...]:
+        """Features at strides 4, 8 and 16."""
+        x, taps = F.relu6(self.first(images)), []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in self._TAPS:
+                taps.append(x)
+        taps.append(F.relu6(self.top(x)))
+        coarse, levels = self.lateral[-1](taps[-1]), []
+        for index in reversed(range(len(self.smooth))):
+            up = F.interpolate(coarse, scale_factor=2, mode="bilinear")
+            coarse = self.smooth[index](up + self.lateral[index](taps[index]))
+            levels.append(coarse)
+        return tuple(reversed(levels))

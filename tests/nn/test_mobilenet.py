@@ -1,0 +1,64 @@
+"""The stem of the hybrid backbone."""
+
+import torch
+from torch import nn
+
+from diffusionpose.config import BackboneConfig
+from diffusionpose.nn.backbone import HybridBackbone
+from diffusionpose.nn.mobilenet import ConvSame, MobileNetV2FPN
+
+
+def test_at_stride_two_an_even_side_is_padded_at_its_end():
+    conv = ConvSame(1, 1, 3, stride=2)
+    nn.init.ones_(conv.weight)
+    nn.init.zeros_(conv.bias)
+    x = torch.arange(1.0, 17.0).view(1, 1, 4, 4)
+    padded = torch.zeros(1, 1, 5, 5)
+    padded[..., :4, :4] = x
+    expected = torch.stack(
+        [padded[0, 0, i : i + 3, j : j + 3].sum() for i in (0, 2) for j in (0, 2)]
+    )
+    torch.testing.assert_close(conv(x).flatten(), expected)
+
+
+def test_the_pyramid_has_strides_4_8_and_16():
+    features = MobileNetV2FPN()(torch.randn(2, 3, 64, 96))
+    assert [tuple(x.shape) for x in features] == [(2, 24, 16, 24), (2, 24, 8, 12), (2, 32, 4, 6)]
+    assert tuple(x.shape[1] for x in features) == MobileNetV2FPN.channels
+
+
+def test_a_change_in_the_image_reaches_every_level_where_it_happened():
+    torch.manual_seed(0)
+    stem = MobileNetV2FPN()
+    one = torch.randn(1, 3, 128, 128)
+    two = one.clone()
+    two[..., 96:112, 32:48] += 3
+    for a, b in zip(stem(one), stem(two), strict=True):
+        change = (a - b).abs().sum((0, 1))
+        stride = 128 // change.shape[0]
+        row, column = divmod(int(change.argmax()), change.shape[1])
+        assert 80 <= (row + 0.5) * stride < 128
+        assert 16 <= (column + 0.5) * stride < 64
+
+
+def test_a_token_holds_the_features_of_its_own_pixels_at_every_stride():
+    backbone = HybridBackbone(
+        BackboneConfig(kind="hybrid", hidden_size=32, depth=0, num_heads=2), (64, 48)
+    )
+
+    class Marked(nn.Module):
+        """Features that are 1 over one token of the 4 x 3 grid, and 0 elsewhere."""
+
+        def forward(self, images):
+            levels = []
+            for channels, cells in zip(MobileNetV2FPN.channels, (4, 2, 1), strict=True):
+                x = torch.zeros(1, channels, 4 * cells, 3 * cells)
+                x[..., 2 * cells : 3 * cells, cells : 2 * cells] = 1
+                levels.append(x)
+            return levels
+
+    backbone.stem = Marked()
+    nn.init.zeros_(backbone.position)
+    tokens = backbone(torch.zeros(1, 3, 64, 48))[0]
+    odd = [i for i in range(12) if not torch.allclose(tokens[i], tokens[0], atol=1e-5)]
+    assert odd == [2 * 3 + 1]
