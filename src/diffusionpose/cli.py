@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from fractions import Fraction
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -38,12 +38,23 @@ app = typer.Typer(
 def main() -> None:
     """Entry point: what a user can mend becomes one line and an exit code; signals leave nothing half-written."""
     # SystemExit unwinds the stack, so that temporary files are removed.
-    signal.signal(signal.SIGINT, lambda *_: _fail("interrupted", EXIT_INTERRUPTED))
-    signal.signal(signal.SIGTERM, lambda *_: _fail("terminated", EXIT_TERMINATED))
+    signal.signal(signal.SIGINT, lambda *_: _stop("interrupted", EXIT_INTERRUPTED))
+    signal.signal(signal.SIGTERM, lambda *_: _stop("terminated", EXIT_TERMINATED))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A name that the terminal cannot show is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except DiffusionPoseError as error:
         _fail(str(error), error.exit_code)
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    # An impatient second signal must not break off the cleaning up after the first.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    _fail(message, code)
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -102,6 +113,9 @@ def predict(
         bool, typer.Option(help="Average with the mirrored crop: slower, steadier.")
     ] = False,
     batch_size: Annotated[int, typer.Option(help="People a pass; changes speed, not results.")] = 8,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace results that are there already.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Poses of the people in a video: OUT/NAME.poses.json and the annotated OUT/NAME.mp4."""
@@ -113,7 +127,7 @@ def predict(
     given = BoxesFile.load(boxes) if boxes else None
     if given is not None and detector is not None:
         raise UsageError("--boxes replaces the detector: leave --detector out")
-    with open_video(source, fps=None if fps is None else Fraction(str(fps))) as reader:
+    with open_video(source, fps=fps) as reader:
         pipeline = PosePipeline.from_pretrained(
             model,
             detector=detector,
@@ -129,7 +143,13 @@ def predict(
         pipeline = pipeline if given is None else pipeline.with_boxes(given)
         with progress_bar(reader.info, quiet) as on_frame:
             outcome = predict_files(
-                pipeline, reader, out, formats=chosen, video=video, on_frame=on_frame
+                pipeline,
+                reader,
+                out,
+                formats=chosen,
+                video=video,
+                overwrite=overwrite,
+                on_frame=on_frame,
             )
     report(outcome, quiet)
 
@@ -192,6 +212,8 @@ def report(outcome: "Outcome", quiet: bool) -> None:
         for issue in verdict.issues:
             if issue.severity == "info":
                 print(f"note: {issue.code}: {issue.message}", file=sys.stderr)
+        for note in outcome.notes:
+            print(f"note: {note}", file=sys.stderr)
     if verdict.status == "partial":
         for issue in verdict.issues:
             if issue.severity == "partial":
@@ -246,9 +268,8 @@ def train(
 
     recipe = read_recipe(config, settings or ())
     train_module: Any = _train_module()
-    folder = train_module.train(
-        recipe, run or Path("runs") / recipe.name, resume=resume, progress=not quiet
-    )
+    target = run or Path("runs") / recipe.name
+    folder = train_module.train(recipe, target, resume=resume, progress=not quiet)
     print(f"model: {folder}")
 
 

@@ -5,7 +5,7 @@ A recipe is changed from the command line by `--set a.b=c`; values are read as Y
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -13,24 +13,27 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from diffusionpose.errors import ConfigError, first_line
 from diffusionpose.skeleton import SKELETONS, Skeleton
 
-Size = tuple[int, int]
+Count = Annotated[int, Field(ge=1, le=16_384)]
+Depth = Annotated[int, Field(ge=0, le=1_000)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Size = tuple[Count, Count]
 """(height, width) in pixels."""
 
 
 class Frozen(BaseModel):
     """Cannot be changed once made; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class BackboneConfig(Frozen):
     """`vit` is ViTPose's plain Vision Transformer; `hybrid` puts ViT blocks behind a MobileNetV2 stem."""
 
     kind: Literal["vit", "hybrid"] = "vit"
-    hidden_size: int = 768
-    depth: int = 12
-    num_heads: int = 12
-    mlp_ratio: int = 4
+    hidden_size: Count = 768
+    depth: Depth = 12
+    num_heads: Count = 12
+    mlp_ratio: Count = 4
     patch_size: Literal[16] = 16
 
 
@@ -38,12 +41,12 @@ class EncoderConfig(Frozen):
     """Spatio-Temporal Feature Encoder; `joint_attention` is Table 6 (b), `none` rows without an encoder."""
 
     kind: Literal["spatio_temporal", "joint_attention", "none"] = "spatio_temporal"
-    depth: int = 4
-    num_heads: int = 8
-    mlp_ratio: int = 4
-    state_size: int = 16
-    conv_kernel: int = 4
-    expand: int = 2
+    depth: Depth = 4
+    num_heads: Count = 8
+    mlp_ratio: Count = 4
+    state_size: Count = 16
+    conv_kernel: Count = 4
+    expand: Count = 2
 
 
 class DecoderConfig(Frozen):
@@ -54,11 +57,13 @@ class DecoderConfig(Frozen):
     """
 
     kind: Literal["hcdb", "unet", "lookup", "head"] = "hcdb"
-    depth: int = 4
-    num_heads: int = 8
-    mlp_ratio: int = 4
+    depth: Depth = 4
+    num_heads: Count = 8
+    mlp_ratio: Count = 4
     patch_size: Size = (16, 16)
     """Of the patches that a joint's heatmap is cut into, (height, width) in heatmap pixels."""
+    feature_kernels: bool = False
+    """Whether joint states also act as kernels on the upsampled feature conditions, beside their linear read-out."""
     position_conditions: bool = True
     markov: bool = True
     num_iterations: int | None = Field(default=None, ge=1)
@@ -68,8 +73,8 @@ class DecoderConfig(Frozen):
 class DiffusionConfig(Frozen):
     """The diffusion of heatmaps."""
 
-    num_train_timesteps: int = Field(default=1000, ge=2)
-    signal_scale: float = Field(default=0.5, gt=0)
+    num_train_timesteps: int = Field(default=1000, ge=2, le=100_000)
+    signal_scale: float = Field(default=0.5, gt=0, le=100)
     """Heatmaps h become x_0 = (2h - 1) * signal_scale."""
 
 
@@ -80,7 +85,7 @@ class ModelConfig(Frozen):
     skeleton: str = "posetrack15"
     image_size: Size = (256, 192)
     heatmap_size: Size = (64, 48)
-    sigma: float = 2.0
+    sigma: float = Field(default=2.0, gt=0)
     """Standard deviation of the target Gaussians in heatmap pixels."""
     num_frames: Literal[1, 3] = 3
     backbone: BackboneConfig = BackboneConfig()
@@ -153,23 +158,23 @@ class LossConfig(Frozen):
 class AugmentConfig(Frozen):
     """Random changes of a training clip; one draw serves all of its frames. Probabilities and half-widths."""
 
-    flip: float = 0.5
-    scale: float = 0.35
+    flip: Share = 0.5
+    scale: float = Field(default=0.35, ge=0, lt=1)
     """The window grows or shrinks by up to this share."""
-    rotation: float = 45.0
+    rotation: float = Field(default=45.0, ge=0, le=180)
     """Degrees to either side, in `rotation_share` of the clips."""
-    rotation_share: float = 0.6
-    shift: float = 0.08
+    rotation_share: Share = 0.6
+    shift: Share = 0.08
     """Of the window's sides."""
-    half_body: float = 0.2
-    colour: float = 0.4
+    half_body: Share = 0.2
+    colour: Share = 0.4
     """Strength of brightness, contrast, saturation and tint."""
-    grey: float = 0.1
-    blur: float = 0.15
+    grey: Share = 0.1
+    blur: Share = 0.15
     """Share of clips with motion blur or defocus."""
-    occlusion: float = 0.3
+    occlusion: Share = 0.3
     """Share of clips with patches that hide parts of the person."""
-    still_motion: float = 0.04
+    still_motion: Share = 0.04
     """Speed of the motion made from a still, in window sides a frame."""
 
 
@@ -199,26 +204,26 @@ class SourceConfig(Frozen):
 class OptimizerConfig(Frozen):
     """AdamW, its rates by part of the model, their schedule, and the average of the weights."""
 
-    learning_rate: float = 5e-4
+    learning_rate: float = Field(default=5e-4, gt=0)
     backbone_scale: float = Field(default=1.0, ge=0)
     """Of the backbone's learning rate; 0 freezes it, batch statistics included."""
     stem_scale: float = Field(default=0.3, ge=0)
     """`hybrid` backbones: further factor for the pretrained stem; 0 freezes it."""
     frozen_stem_blocks: int = Field(default=0, ge=0)
     """`hybrid` backbones: blocks of the stem that stay as they are, counted from the image."""
-    weight_decay: float = 0.05
-    warmup_steps: int = 500
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup_steps: int = Field(default=500, ge=0)
     schedule: Literal["step", "cosine"] = "step"
     milestones: tuple[int, ...] = (16,)
     """Epochs after which `step` divides the rate by ten (paper: 16 of 20)."""
-    gradient_clip: float = 1.0
-    ema_decay: float = 0.999
+    gradient_clip: float = Field(default=1.0, gt=0)
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
 
 
 class TrainConfig(Frozen):
     """One training run."""
 
-    name: str
+    name: str = Field(pattern=r"^\w[\w .-]*$")
     model: ModelConfig
     train: tuple[SourceConfig, ...] = Field(min_length=1)
     validation: tuple[SourceConfig, ...] = ()
@@ -229,15 +234,15 @@ class TrainConfig(Frozen):
     """Folder or .safetensors with weights to start from; parts that are not in it start afresh."""
     backbone_weights: Path | None = None
     """ViTPose weights: an original `.pth`, a safetensors file, or a folder in the Hugging Face layout."""
-    epochs: int = 20
-    batch_size: int = 32
-    accumulate: int = 1
+    epochs: int = Field(default=20, ge=1)
+    batch_size: Count = 32
+    accumulate: Count = 1
     precision: Literal["32", "bf16"] = "32"
     final_timestep_share: float = Field(default=0.3, ge=0, le=1)
     """Share of a batch at t = T - 1, the step that one-step inference starts from."""
-    workers: int = 1
-    seed: int = 0
-    checkpoint_minutes: float = 5.0
+    workers: int = Field(default=1, ge=0, le=1_000)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    checkpoint_minutes: float = Field(default=5.0, gt=0)
 
 
 _SIZES: dict[str, tuple[BackboneConfig, int]] = {
@@ -263,7 +268,7 @@ def model_config(size: str) -> ModelConfig:
         name=size,
         backbone=backbone,
         encoder=EncoderConfig(depth=blocks),
-        decoder=DecoderConfig(depth=blocks),
+        decoder=DecoderConfig(depth=blocks, feature_kernels=backbone.kind == "hybrid"),
     )
 
 
@@ -291,13 +296,26 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: If it cannot be read or is not a mapping.
     """
+    if not Path(path).is_file():
+        raise ConfigError(f"{path}: no such file")
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: {first_line(error)}") from None
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({first_line(error)})") from None
+    values = _parse_yaml(text, str(path))
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values")
     return values
+
+
+def _parse_yaml(text: str, origin: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        at = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ConfigError(f"{origin}: no valid YAML: {at}{error.problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{origin}: no valid YAML: {first_line(error)}") from None
 
 
 def read_recipe(path: str | Path, settings: Sequence[str] = ()) -> TrainConfig:
@@ -329,7 +347,7 @@ def override(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
             node = _step_into(node, part, setting)
         if not isinstance(node, dict):
             raise ConfigError(f"--set {setting!r}: there are no keys at {'.'.join(parents)!r}")
-        node[last] = yaml.safe_load(text)
+        node[last] = _parse_yaml(text, f"--set {setting!r}")
     return out
 
 

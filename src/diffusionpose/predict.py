@@ -21,7 +21,7 @@ from torch import Tensor
 
 from diffusionpose.detection import BoxesFile, PersonDetector, load_detector
 from diffusionpose.errors import UsageError
-from diffusionpose.formats import AtomicFile, open_writers
+from diffusionpose.formats import FORMATS, AtomicFile, open_writers
 from diffusionpose.model.checkpoint import WEIGHTS, bundled, find_pretrained, sha256_of
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.nn import heatmaps
@@ -102,7 +102,8 @@ def choose_device(name: str) -> torch.device:
     }
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if found[kind]))
-    if not found.get(name.split(":")[0], False):
+    kind, _, number = name.partition(":")
+    if not found.get(kind, False) or (":" in name and not number.isdecimal()):
         there = ", ".join(kind for kind, present in found.items() if present)
         raise UsageError(f"device {name!r} is not there; this machine has {there}")
     return torch.device(name)
@@ -114,9 +115,21 @@ def detect(
     """Frames with their person boxes; None where the detector did not look."""
     for frame in frames:
         if isinstance(detector, BoxesFile):
-            yield frame, detector.boxes_at(frame.index)
+            yield frame, _given_boxes(detector, frame)
         else:
             yield frame, detector([frame.image])[0] if frame.index % every == 0 else None
+
+
+def _given_boxes(given: BoxesFile, frame: Frame) -> Boxes:
+    boxes, (height, width) = given.boxes_at(frame.index), frame.image.shape[:2]
+    x1, y1, x2, y2 = boxes.boxes.T
+    outside = (x2 <= 0) | (y2 <= 0) | (x1 >= width) | (y1 >= height)
+    if outside.any():
+        raise UsageError(
+            f"boxes file {given.name}: frame {frame.index}: box {boxes.boxes[outside][0].tolist()} lies outside "
+            f"the picture, which is {width} x {height}"
+        )
+    return boxes
 
 
 def make_tracker(detector: PersonDetector | BoxesFile, every: int = 1) -> Tracker:
@@ -367,9 +380,11 @@ class Outcome:
     files: tuple[Path, ...]
     verdict: VideoVerdict
     num_people: int
+    notes: tuple[str, ...] = ()
 
 
 Progress = Callable[[FramePoses], None]
+FILM = ".mp4"
 
 
 def predict_files(
@@ -379,6 +394,7 @@ def predict_files(
     *,
     formats: tuple[str, ...] = ("json",),
     video: bool = True,
+    overwrite: bool = False,
     on_frame: Progress | None = None,
 ) -> Outcome:
     """Poses of an opened video as files in a folder; none stands under its final name before all are complete.
@@ -389,18 +405,20 @@ def predict_files(
         out: Folder, made if it is not there.
         formats: Names in `formats.FORMATS`.
         video: Also write the annotated video.
+        overwrite: Replace files of the same names.
         on_frame: Called with the poses of each finished frame.
 
     Raises:
-        UsageError: If the files cannot be written there.
+        UsageError: If the files cannot be written there, or results of that name, in any format, are there already.
         DiffusionPoseError: If writing fails on the way; nothing is left behind.
     """
     name, info = Path(reader.info.name).stem, reader.info
     skeleton = pipeline.model.config.skeleton_graph
     tracks: set[int] = set()
+    _guard_existing(out, name, reader, overwrite=overwrite)
     with ExitStack() as stack:
         writer = stack.enter_context(open_writers(formats, out, name, pipeline.header(info)))
-        film = stack.enter_context(_film(out / f"{name}.mp4", reader)) if video else None
+        film = stack.enter_context(_film(out / f"{name}{FILM}", reader)) if video else None
         for frame, poses in pipeline.stream(reader):
             writer.write(poses)
             tracks.update(person.track_id for person in poses.people)
@@ -418,7 +436,25 @@ def predict_files(
             files.append(film.file.path)
         # Last: whoever sees the keypoints finds the rest beside them.
         writer.publish()
-    return Outcome(tuple(files), reader.verdict, len(tracks))
+    notes = _notes(pipeline.detector, reader.verdict)
+    return Outcome(tuple(files), reader.verdict, len(tracks), notes)
+
+
+def _guard_existing(out: Path, name: str, reader: VideoReader, *, overwrite: bool) -> None:
+    """Neither a result of another video of this name, nor a video of the user's, is lost or mixed with ours."""
+    suffixes = [*(made.suffix for made in FORMATS.values()), FILM]
+    for path in (out / f"{name}{suffix}" for suffix in suffixes):
+        if reader.is_same_file(path):
+            raise UsageError(f"{path} is the source itself: give another --out")
+        if os.path.lexists(path) and not overwrite:
+            raise UsageError(f"{path} is there already: give another --out, or --overwrite")
+
+
+def _notes(detector: PersonDetector | BoxesFile, verdict: VideoVerdict) -> tuple[str, ...]:
+    if isinstance(detector, BoxesFile) and detector.last_index >= verdict.num_frames:
+        named, last = detector.last_index, verdict.num_frames - 1
+        return (f"{detector.name} has boxes for frame {named}, the video ends with frame {last}",)
+    return ()
 
 
 class _Film(NamedTuple):
@@ -431,8 +467,6 @@ class _Film(NamedTuple):
 @contextmanager
 def _film(path: Path, reader: VideoReader) -> Iterator[_Film]:
     """A video under a temporary name, removed unless it is published."""
-    if reader.is_same_file(path):
-        raise UsageError(f"{path} is the source itself: give another --out")
     file, info = AtomicFile(path), reader.info
     try:
         size = info.width, info.height

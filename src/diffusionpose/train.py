@@ -27,8 +27,9 @@ from diffusionpose.config import OptimizerConfig, SourceConfig, TrainConfig, par
 from diffusionpose.data.clips import ClipDataset, ClipRecord, EpochSampler
 from diffusionpose.data.coco import load_coco
 from diffusionpose.data.posetrack import load_posetrack
-from diffusionpose.errors import ConfigError, DataError
+from diffusionpose.errors import ConfigError, DataError, first_line
 from diffusionpose.metrics.pck import Pck
+from diffusionpose.model.checkpoint import read_restricted
 from diffusionpose.model.losses import total_loss
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.nn import heatmaps
@@ -276,49 +277,65 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
     Args:
         config: The recipe.
         run: Run folder; must be empty or new unless `resume`.
-        resume: Continue from `checkpoints/last.ckpt` if there is one.
+        resume: Continue from `checkpoints/last.ckpt`.
         progress: Show a progress bar.
 
     Returns:
         Folder of the averaged model.
 
     Raises:
-        ConfigError: If the run folder holds a run already.
+        ConfigError: If the run folder holds a run already, has nothing to resume from, or cannot be made.
+        CheckpointError: If the checkpoint to resume from is damaged.
     """
     checkpoint = run / "checkpoints" / "last.ckpt"
-    if (run / RECIPE).exists() and not resume:
-        raise ConfigError(f"{run} holds a run already: resume it, or name another folder")
-    run.mkdir(parents=True, exist_ok=True)
+    _check_run(run, checkpoint, resume=resume)
     # Its notes on devices and other products are not for our users; its warnings are.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     L.seed_everything(config.seed, workers=True, verbose=False)
     loader, validation, sampler, data_fingerprint = make_loaders(config)
-    write_facts(config, run, data_fingerprint)
     module = PoseTraining(config, run)
+    write_facts(config, run, data_fingerprint, resume=resume)
     trainer = make_trainer(config, run, sampler, progress=progress)
     trainer.fit(
         module,
         loader,
         validation or None,
-        ckpt_path=str(checkpoint) if resume and checkpoint.exists() else None,
-        # Our own checkpoint, written by this run: it holds optimizer state, which safetensors cannot.
-        weights_only=False,
+        ckpt_path=str(checkpoint) if resume else None,
+        weights_only=True,
     )
     return module.model.save_pretrained(run / "model", module.card())
 
 
-def write_facts(config: TrainConfig, run: Path, data_sha256: str) -> None:
+def _check_run(run: Path, checkpoint: Path, *, resume: bool) -> None:
+    if resume and not checkpoint.is_file():
+        raise ConfigError(f"{checkpoint}: nothing to resume from; leave --resume out")
+    if resume:
+        read_restricted(checkpoint)  # for its error: lightning's own would be a traceback
+    # A run that failed before it had learned anything stands in nobody's way.
+    if not resume and (checkpoint.exists() or (run / "model").exists()):
+        raise ConfigError(f"{run} holds a run already: resume it, or name another folder")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{run} cannot be a run folder: {error.strerror}") from None
+
+
+def write_facts(config: TrainConfig, run: Path, data_sha256: str, *, resume: bool) -> None:
     """The resolved recipe, and what the run depends on besides.
 
     Raises:
-        ConfigError: If the run in this folder has another network or other data.
+        ConfigError: If the run to resume has another network or other data, or lacks its facts.
     """
     recipe, facts = run / RECIPE, run / FACTS
-    if recipe.exists() and facts.exists():
+    if resume:
         before = parse(TrainConfig, read_yaml(recipe), str(recipe))
         if before.model != config.model:
             raise ConfigError(f"{run} holds a run of another network: name another folder")
-        if json.loads(facts.read_text())["data_sha256"] != data_sha256:
+        try:
+            fingerprint_before = json.loads(facts.read_text())["data_sha256"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{facts}: cannot be read ({first_line(error)})") from None
+        if fingerprint_before != data_sha256:
             raise ConfigError(f"{run} holds a run on other data: name another folder")
     recipe.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     content = {"version": __version__, "data_sha256": data_sha256, "torch": torch.__version__}

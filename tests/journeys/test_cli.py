@@ -58,7 +58,7 @@ def test_the_same_video_and_seed_give_the_same_bytes(predict, made_video, tmp_pa
     file = tmp_path / "out" / "figure.poses.json"
     predict(made_video, "--no-video", "--quiet")
     first = file.read_bytes()
-    predict(made_video, "--no-video", "--quiet")
+    predict(made_video, "--no-video", "--quiet", "--overwrite")
     assert file.read_bytes() == first
     assert not (tmp_path / "out" / "figure.mp4").exists()
 
@@ -111,6 +111,10 @@ def test_refused_sources_end_with_3_one_line_and_no_files(predict, tmp_path, sou
         (["--precision", "float64"], "precision"),
         (["--detector", "x.onnx"], "leave --detector out"),
         (["--fps", "25"], "fps"),
+        (["--fps", "nan"], "fps"),
+        (["--fps", "1e9"], "fps"),
+        (["--device", "cpu:x"], "cpu:x"),
+        (["--boxes", "/dev/zero"], "not a regular file"),
         (["--no-such-option"], "No such option"),
     ],
 )
@@ -119,6 +123,47 @@ def test_usage_errors_end_with_2(predict, made_video, options, message):
     assert code == 2
     assert message in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("there", ["figure.mp4", "figure.poses.csv"])
+def test_nothing_of_the_users_is_replaced_or_mixed_unless_asked(
+    predict, made_video, tmp_path, there
+):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / there).write_text("mine")
+    code, _, err = predict(made_video, "--no-video")
+    assert code == 2
+    assert there in err
+    assert "--overwrite" in err
+    assert [path.read_text() for path in (tmp_path / "out").iterdir()] == ["mine"]
+    assert predict(made_video, "--format", "csv", "--overwrite")[0] == 0
+    assert (tmp_path / "out" / there).read_bytes() != b"mine"
+
+
+def test_boxes_that_cannot_be_meant_are_named(run, untrained, made_video, tmp_path):
+    boxes = tmp_path / "far.json"
+    arguments = ["--model", untrained, "--boxes", boxes, "--out", tmp_path / "out", "--no-video"]
+    boxes.write_text('{"frames": [{"index": 2, "boxes": [{"box": [500, 5, 560, 90]}]}]}')
+    code, _, err = run("predict", made_video, *arguments)
+    assert code == 2
+    assert "far.json: frame 2: box [500.0, 5.0, 560.0, 90.0] lies outside" in err
+    boxes.write_text('{"frames": [{"index": 999, "boxes": [{"box": [5, 5, 60, 90]}]}]}')
+    code, _, err = run("predict", made_video, *arguments)
+    assert code == 0
+    assert err == "note: far.json has boxes for frame 999, the video ends with frame 11\n"
+
+
+def test_weights_that_are_no_numbers_end_with_1(run, untrained, made_video, tmp_path):
+    import torch
+
+    from diffusionpose import DiffusionPose
+
+    model = DiffusionPose.from_pretrained(untrained)
+    torch.nn.init.constant_(model.decoder.norm.bias, float("nan"))
+    broken = model.save_pretrained(tmp_path / "broken", "card")
+    code, _, err = run("predict", made_video, "--model", broken, "--out", tmp_path / "out")
+    assert code == 1
+    assert "decoder.norm.bias holds values that are no numbers" in err
 
 
 def test_a_missing_model_ends_with_1(run, made_video, tmp_path):
@@ -148,6 +193,44 @@ def test_train_names_a_wrong_key(run, tmp_path):
     code, _, err = run("train", recipe, "--set", "model.decoder.depht=3")
     assert code == 2
     assert "model.decoder.depht: no such key" in err
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("optimizer.learning_rate=nan", "finite number"),
+        ("batch_size=0", "batch_size"),
+        ("seed=-1", "seed"),
+        ("model.backbone.depth=1000000000", "depth"),
+        ("augment.rotation=[", "no valid YAML"),
+        ("name=../../x", "name"),
+    ],
+)
+def test_train_refuses_impossible_settings(run, tmp_path, setting, message):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("name: x\nmodel: tiny\ntrain: [{kind: coco, root: x}]\n")
+    code, _, err = run("train", recipe, "--run", tmp_path / "run", "--set", setting)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_failed_at_its_start_stands_in_nobodys_way(run, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("name: x\nmodel: tiny\ntrain: [{kind: coco, root: x}]\n")
+    for _ in range(2):
+        code, _, err = run("train", recipe, "--run", tmp_path / "run")
+        assert code == 2
+        assert "needs `annotations` and `images`" in err
+    code, _, err = run("train", recipe, "--run", tmp_path / "run", "--resume")
+    assert code == 2
+    assert "nothing to resume from" in err
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").write_bytes(b"junk")
+    code, _, err = run("train", recipe, "--run", tmp_path / "run", "--resume")
+    assert code == 1
+    assert "not a file of plain tensors" in err
 
 
 @pytest.mark.parametrize(

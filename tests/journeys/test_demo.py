@@ -1,5 +1,6 @@
 """The bundled model on the bundled clip: what a new user sees first."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def test_a_walker_stands_upright_and_moves_smoothly(walker):
         (at["left_knee"] + at["right_knee"]) / 2,
         (at["left_ankle"] + at["right_ankle"]) / 2,
     ]
-    for upper, lower in zip(order, order[1:], strict=False):
+    for upper, lower in itertools.pairwise(order):
         assert np.mean(upper[:, 1] < lower[:, 1]) > 0.97
     height = float(np.median(order[-1][:, 1] - order[0][:, 1]))
     # Hips move less than a tenth of the body's height from frame to frame.

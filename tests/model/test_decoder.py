@@ -3,7 +3,7 @@ import torch
 
 from diffusionpose.config import BackboneConfig, DecoderConfig, ModelConfig
 from diffusionpose.model.baselines import LookupDenoiser
-from diffusionpose.model.decoder import PoseDenoisingDecoder
+from diffusionpose.model.decoder import FeatureKernels, PoseDenoisingDecoder
 from diffusionpose.model.encoder import Conditions
 from diffusionpose.nn.attention import FeedForward
 from diffusionpose.nn.markov import MarkovOptimizationLayer
@@ -157,10 +157,35 @@ def test_time_modulates_the_two_attention_layers_only(decoder):
 
 def test_training_starts_from_nearly_empty_heatmaps():
     torch.manual_seed(0)
-    fresh = PoseDenoisingDecoder(config()).double()
+    fresh = PoseDenoisingDecoder(config(feature_kernels=True)).double()
     with torch.inference_mode():
         out = fresh(noisy(), torch.tensor([999, 1]), conditions())
     assert out.abs().max() < 0.1
+
+
+def test_kernels_look_for_their_joint_in_their_own_patch():
+    torch.manual_seed(0)
+    kernels = FeatureKernels(config()).double().eval()
+    torch.nn.init.normal_(kernels.kernel.weight)
+    given, features = states(), conditions().features
+    with torch.inference_mode():
+        found = kernels(given, features)
+        maps, weights = kernels.upsample(features), kernels.kernel(given)
+    # Third patch of the second row: rows 16 to 31, columns 32 to 47.
+    expected = torch.einsum("bjc,bchw->bjhw", weights[:, :, 5], maps[:, :, 16:32, 32:48])
+    torch.testing.assert_close(found[:, :, 5], expected.flatten(2))
+
+
+def test_at_the_start_a_state_tells_joints_apart_whatever_the_noise():
+    torch.manual_seed(0)
+    fresh, seen = PoseDenoisingDecoder(config()).double(), []
+    fresh.blocks[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.inference_mode():
+        for x_t in (noisy(), noisy().flip(0)):
+            fresh(x_t, torch.tensor([999, 999]), conditions())
+    between_noises = (seen[0] - seen[1]).square().mean()
+    between_joints = (seen[0][:, 3] - seen[0][:, 4]).square().mean()
+    assert between_joints > 10 * between_noises
 
 
 def test_lookup_reads_features_where_the_noisy_map_is_high():

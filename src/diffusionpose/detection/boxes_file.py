@@ -21,7 +21,7 @@ class _GivenBox(_Strict):
         list[Annotated[float, Field(ge=-1e6, le=1e6)]], Field(min_length=4, max_length=4)
     ]
     score: Annotated[float, Field(ge=0, le=1)] = 1.0
-    track_id: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    track_id: Annotated[int, Field(ge=0, le=2**53)] | None = None
 
     @model_validator(mode="after")
     def _has_area(self) -> "_GivenBox":
@@ -104,6 +104,8 @@ def _as_boxes(frame: _GivenFrame) -> Boxes:
 
 
 def _parse_boxes(path: Path) -> _GivenFile:
+    if path.exists() and not path.is_file():
+        raise UsageError(f"boxes file {path}: cannot be read (not a regular file)")
     try:
         text = path.read_text(encoding="utf-8-sig")
         content = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)

@@ -7,6 +7,7 @@ import hashlib
 import importlib.resources
 import json
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ FORMAT_VERSION = 1
 
 _NO_TENSORS = (
     *(pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError),
-    *(LookupError, TypeError, AttributeError, AssertionError),
+    *(LookupError, TypeError, AttributeError, AssertionError, struct.error),
 )
 """What torch's restricted loader raises on bytes that are none of its own."""
 
@@ -91,13 +92,13 @@ def find_pretrained(name_or_path: str | Path) -> Path:
     models = bundled()
     if str(name_or_path) in models:
         return models[str(name_or_path)]
-    path = Path(name_or_path)
+    path = Path(name_or_path).expanduser()
     if path.is_dir():
         return path
     if (
         str(name_or_path).count("/") == 1
         and not path.exists()
-        and not str(name_or_path).startswith(".")
+        and not str(name_or_path).startswith((".", "~"))
     ):
         return _from_hub(str(name_or_path))
     raise CheckpointError(
@@ -108,11 +109,11 @@ def find_pretrained(name_or_path: str | Path) -> Path:
 
 def _from_hub(repository: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(repository, allow_patterns=[WEIGHTS, CONFIG, CARD]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = first_line(error)
         raise CheckpointError(
             f"{repository}: neither a local folder nor to be had from the Hugging Face hub ({reason})"
@@ -126,14 +127,16 @@ def read_config(folder: Path) -> tuple[ModelConfig, str | None]:
         CheckpointError: If `config.json` is missing, no JSON, or of another kind.
     """
     path = folder / CONFIG
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path}: not a regular file")
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
             f"{path}: no such file; is this a DiffusionPose model folder?"
         ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON ({first_line(error)})") from None
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
         raise CheckpointError(
@@ -163,6 +166,9 @@ def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path}: not a readable safetensors file ({error}); get it again"
         ) from None
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CheckpointError(f"{path}: {name} holds values that are no numbers; get it again")
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
 
 
@@ -197,10 +203,24 @@ def check_fit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], origi
         )
 
 
+def read_restricted(path: Path) -> Any:
+    """What torch's restricted loader takes: tensors and plain containers; it runs no code of the file's.
+
+    Raises:
+        CheckpointError: If the file is missing, unreadable, or holds more than that.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except _NO_TENSORS as error:
+        raise CheckpointError(
+            f"{path}: not a file of plain tensors ({first_line(error)})"
+        ) from None
+
+
 def read_backbone(path: Path) -> dict[str, Tensor]:
     """Tensors of a pretrained backbone: a `.pth` of the original ViTPose, a safetensors file, or a folder with one.
-
-    A `.pth` goes through torch's restricted loader, which takes tensors and plain containers and runs no code.
 
     Raises:
         CheckpointError: If the file is missing, unreadable, or holds more than tensors.
@@ -209,14 +229,7 @@ def read_backbone(path: Path) -> dict[str, Tensor]:
         return read_weights(path / WEIGHTS)
     if path.suffix == ".safetensors":
         return read_weights(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except _NO_TENSORS as error:
-        raise CheckpointError(
-            f"{path}: not a file of plain tensors ({first_line(error)})"
-        ) from None
+    content = read_restricted(path)
     content = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise CheckpointError(f"{path}: holds no state dict")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from diffusionpose.config import ModelConfig
 from diffusionpose.model.encoder import Conditions
+from diffusionpose.model.upsampler import Upsampler
 from diffusionpose.nn.attention import Attention, FeedForward, TimeEmbedding, grid_embedding
 from diffusionpose.nn.backbone import grid_of
 from diffusionpose.nn.markov import MarkovOptimizationLayer
@@ -117,6 +118,34 @@ class HeatmapConditionalDenoisingBlock(nn.Module):
         return states + self.mlp(self.norm(states))
 
 
+def to_patches(
+    maps: Float[Tensor, "batch maps height width"], patch: tuple[int, int]
+) -> Float[Tensor, "batch maps patches pixels"]:
+    """Cuts maps into patches, row by row."""
+    return rearrange(maps, "b j (h p) (w q) -> b j (h w) (p q)", p=patch[0], q=patch[1])
+
+
+class FeatureKernels(nn.Module):
+    """Joint states as 1 x 1 kernels on the upsampled feature conditions: a state says what to look for in its patch.
+
+    Not in the paper, which leaves the read-out open; a state alone must remember where in its patch the joint lay.
+    """
+
+    def __init__(self, config: ModelConfig, channels: int = 48) -> None:
+        super().__init__()
+        self.patch = config.decoder.patch_size
+        self.upsample = Upsampler(config, channels)
+        self.kernel = nn.Linear(config.backbone.hidden_size, channels)
+        nn.init.trunc_normal_(self.kernel.weight, std=2e-3)
+        nn.init.zeros_(self.kernel.bias)
+
+    def forward(
+        self, states: States, features: Float[Tensor, "batch tokens dim"]
+    ) -> Float[Tensor, "batch joints patches pixels"]:
+        maps = to_patches(self.upsample(features), self.patch)
+        return torch.einsum("bjnc,bcnp->bjnp", self.kernel(states), maps)
+
+
 class PoseDenoisingDecoder(nn.Module):
     """x_t in patches through the HCDBs and back to heatmaps.
 
@@ -131,8 +160,10 @@ class PoseDenoisingDecoder(nn.Module):
         height, width = config.heatmap_size
         self.patch, self.grid = patch, (height // patch[0], width // patch[1])
         pixels = patch[0] * patch[1]
+        # At the start a state says which joint it is, above where it lies and above the noise.
         self.embed = nn.Linear(pixels, dim)
-        self.joint_embedding = nn.Parameter(0.02 * torch.randn(joints, 1, dim))
+        nn.init.normal_(self.embed.weight, std=0.01)
+        self.joint_embedding = nn.Parameter(torch.randn(joints, 1, dim))
         self.embed_time = TimeEmbedding(dim)
         # Heatmap patches and image tokens lie over the same crop: one embedding of its area serves both.
         area = grid_of(config.backbone, config.image_size)
@@ -149,6 +180,7 @@ class PoseDenoisingDecoder(nn.Module):
         # Heatmaps are nearly empty: training starts near 0, not at noise of the targets' own height.
         nn.init.trunc_normal_(self.head.weight, std=1e-3)
         nn.init.zeros_(self.head.bias)
+        self.kernels = FeatureKernels(config) if config.decoder.feature_kernels else None
         self.smooth = nn.Conv2d(joints, joints, 3, padding=1)
         nn.init.dirac_(self.smooth.weight)
         assert self.smooth.bias is not None
@@ -160,16 +192,20 @@ class PoseDenoisingDecoder(nn.Module):
         t: Int[Tensor, " batch"],
         conditions: Conditions,
     ) -> Float[Tensor, "batch joints height width"]:
-        patches = rearrange(
-            x_t, "b j (h p) (w q) -> b j (h w) (p q)", p=self.patch[0], q=self.patch[1]
+        states = (
+            self.embed(to_patches(x_t, self.patch))
+            + self.get_buffer("patch_position")
+            + self.joint_embedding
         )
-        states = self.embed(patches) + self.get_buffer("patch_position") + self.joint_embedding
         features = self.norm_features(conditions.features) + self.get_buffer("token_position")
-        conditions = conditions._replace(features=features)
+        guides = conditions._replace(features=features)
         time = self.embed_time(t)
         for block in self.blocks:
-            states = block(states, time, conditions)
-        pixels = self.head(self.norm(states))
+            states = block(states, time, guides)
+        states = self.norm(states)
+        pixels = self.head(states)
+        if self.kernels is not None:
+            pixels = pixels + self.kernels(states, conditions.features)
         heatmaps = rearrange(
             pixels,
             "b j (h w) (p q) -> b j (h p) (w q)",

@@ -18,8 +18,8 @@ class ConvSame(nn.Conv2d):
         padding = 0 if stride == 2 else kernel // 2
         super().__init__(dim_in, dim_out, kernel, stride, padding, groups=groups)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, (0, 1, 0, 1)) if self.stride == (2, 2) else x)
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002, nn.Conv2d calls it so
+        return super().forward(F.pad(input, (0, 1, 0, 1)) if self.stride == (2, 2) else input)
 
 
 class InvertedResidual(nn.Module):

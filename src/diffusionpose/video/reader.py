@@ -14,6 +14,9 @@ from diffusionpose.video.files import DEFAULT_IMAGE_RATE, MAX_PIXELS, as_path, o
 from diffusionpose.video.images import ImageSource, image_kind, images_of
 from diffusionpose.video.source import ContainerSource
 
+MIN_RATE, MAX_RATE = 1e-3, 1e4
+"""Images a second that a folder may be said to have."""
+
 
 def open_video(
     source: str | os.PathLike[str],
@@ -34,7 +37,7 @@ def open_video(
 
     Raises:
         InputRefusedError: The source is no video that can be read, or must not be read.
-        UsageError: `fps` is given for a video file, or is no positive number.
+        UsageError: `fps` is given for a video file, or is out of range.
     """
     path = as_path(source)
     rate = None if fps is None else _as_rate(fps)
@@ -117,8 +120,10 @@ class VideoReader:
 
 
 def _as_rate(fps: Fraction | float) -> Fraction:
-    if not math.isfinite(fps) or fps <= 0:
-        raise UsageError(f"fps must be a positive number of images per second, not {fps}")
+    if not math.isfinite(fps) or not MIN_RATE <= fps <= MAX_RATE:
+        raise UsageError(
+            f"fps must be from {MIN_RATE:g} to {MAX_RATE:g} images a second, not {fps}"
+        )
     return fps if isinstance(fps, Fraction) else Fraction(str(fps))
 
 

@@ -1,12 +1,15 @@
 """`VideoWriter`: frames to an MP4 that browsers play."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from types import TracebackType
 from typing import Self, cast
 
 import av
 import numpy as np
+from av.error import FFmpegError
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from av.video.stream import VideoStream
@@ -40,6 +43,17 @@ def _find_encoder() -> str:
     )
 
 
+@contextmanager
+def _explained() -> Iterator[None]:
+    """A full disk, or times that MP4 cannot hold, are no bugs."""
+    try:
+        yield
+    except FFmpegError as error:
+        raise DiffusionPoseError(
+            f"cannot write the annotated video: {error.strerror or error} (--no-video leaves it out)"
+        ) from error
+
+
 class VideoWriter:
     """Writes frames as an MP4 that browsers play (H.264, yuv420p, index first), at their own times.
 
@@ -56,7 +70,7 @@ class VideoWriter:
         time_base: Seconds a tick. Times are rounded to it.
 
     Raises:
-        DiffusionPoseError: There is no encoder in this build of PyAV.
+        DiffusionPoseError: There is no encoder in this build of PyAV, or the file cannot be written.
         UsageError: A frame has another size, or its time does not come after the one before it.
     """
 
@@ -72,13 +86,15 @@ class VideoWriter:
         self.codec = _find_encoder()
         self._size, self._time_base = (height, width), time_base
         self._start: Fraction | None = None
+        self._last_time: Fraction | None = None
         self._last_pts = -1
         self._closed = False
         self._reformatter = VideoReformatter()
         # "file:" keeps FFmpeg from reading a protocol or pattern into the name.
         url = "file:" + os.path.abspath(os.fsdecode(path))
-        self._container = av.open(url, "w", format="mp4", options={"movflags": "+faststart"})
-        self._stream = self._add_stream(width + width % 2, height + height % 2, rate)
+        with _explained():
+            self._container = av.open(url, "w", format="mp4", options={"movflags": "+faststart"})
+            self._stream = self._add_stream(width + width % 2, height + height % 2, rate)
 
     def _add_stream(self, width: int, height: int, rate: Fraction | None) -> VideoStream:
         stream = cast(
@@ -102,11 +118,13 @@ class VideoWriter:
                 f"not uint8 {(*self._size, 3)}"
             )
         self._start = frame.time if self._start is None else self._start
-        pts = round((frame.time - self._start) / self._time_base)
-        if pts <= self._last_pts:
+        if self._last_time is not None and frame.time <= self._last_time:
             raise UsageError(
                 f"frame {frame.index} at {float(frame.time)} s is not after the one before"
             )
+        self._last_time = frame.time
+        # Two frames within one tick stay two frames.
+        pts = max(round((frame.time - self._start) / self._time_base), self._last_pts + 1)
         self._last_pts = pts
         self._encode(self._picture(frame.image, pts))
 
@@ -124,8 +142,9 @@ class VideoWriter:
         return picture
 
     def _encode(self, picture: VideoFrame | None) -> None:
-        for packet in self._stream.encode(picture):
-            self._container.mux(packet)
+        with _explained():
+            for packet in self._stream.encode(picture):
+                self._container.mux(packet)
 
     def close(self) -> None:
         """Finishes the file. Without it there is no playable video. May be called twice."""
@@ -136,7 +155,8 @@ class VideoWriter:
             self._container.close()
             raise UsageError("no frame was written: a video needs at least one")
         self._encode(None)
-        self._container.close()
+        with _explained():
+            self._container.close()
 
     def __enter__(self) -> Self:
         return self
@@ -150,4 +170,5 @@ class VideoWriter:
         if kind is None:
             self.close()
         else:
-            self._container.close()
+            with suppress(FFmpegError):  # the error that led here is the one to tell
+                self._container.close()
