@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from diffusionpose.errors import UsageError
+from diffusionpose.errors import DiffusionPoseError, UsageError
 from diffusionpose.structures import Frame
 from diffusionpose.video import VideoWriter, open_video
 from tests.video.helpers import CLIPS, ODD_NAME, barcode_frame, read
@@ -60,6 +60,24 @@ def test_writer_refuses_what_it_cannot_keep(tmp_path: Path) -> None:
         write(tmp_path / "b.mp4", [Frame(0, Fraction(1), image), Frame(1, Fraction(1), image)])
     with pytest.raises(UsageError, match="no frame"), VideoWriter(tmp_path / "c.mp4", 128, 96):
         pass
+
+
+def test_frames_within_one_tick_stay_frames(tmp_path: Path) -> None:
+    times = [Fraction(0), Fraction(1, 10**6), Fraction(2, 10**6), Fraction(1, 10)]
+    path = write(
+        tmp_path / "a.mp4", [Frame(i, time, barcode_frame(i)) for i, time in enumerate(times)]
+    )
+    with open_video(path) as reader:
+        found = [frame.time for frame in reader]
+    assert found == [Fraction(0), Fraction(1, 90_000), Fraction(2, 90_000), Fraction(1, 10)]
+
+
+@pytest.mark.parametrize("last", [10**13, 10**15])
+def test_times_that_mp4_cannot_hold_are_named(tmp_path: Path, last: int) -> None:
+    image = barcode_frame(0)
+    frames = [Frame(i, Fraction(time), image) for i, time in enumerate((0, 1, last))]
+    with pytest.raises(DiffusionPoseError, match="cannot write the annotated video"):
+        write(tmp_path / "a.mp4", frames)
 
 
 def test_closing_twice_is_closing_once(tmp_path):

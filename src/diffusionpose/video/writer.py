@@ -21,6 +21,8 @@ from diffusionpose.video.files import DEFAULT_IMAGE_RATE
 WRITER_TIME_BASE = Fraction(1, 90_000)
 """Seconds a tick: exact for milliseconds and for every common rate up to 120 frames/s."""
 
+MAX_TICKS = 2**53
+
 # In order of preference. Browsers play the first two; the last is what every build of FFmpeg has.
 _ENCODERS: dict[str, dict[str, str]] = {
     "libx264": {"crf": "20", "preset": "veryfast"},
@@ -125,6 +127,11 @@ class VideoWriter:
         self._last_time = frame.time
         # Two frames within one tick stay two frames.
         pts = max(round((frame.time - self._start) / self._time_base), self._last_pts + 1)
+        if pts > MAX_TICKS:
+            raise DiffusionPoseError(
+                f"cannot write the annotated video: frame {frame.index} is {float(frame.time - self._start):g} s "
+                "after the first, more than MP4 holds (--no-video leaves it out)"
+            )
         self._last_pts = pts
         self._encode(self._picture(frame.image, pts))
 
