@@ -1,6 +1,6 @@
 """PCK@0.2 of the torso, 12 limb joints, ground-truth boxes, one DDIM step, one seed.
 
-    python benchmarks/bench_accuracy.py DATA [MODEL]
+    python benchmarks/bench_accuracy.py DATA [MODEL [COLUMN,...]]
 
 DATA holds `lspet/` and `jhmdb/` as docs/default-model.md lays them out. Columns: the model as it is, with the key frame
 in place of its neighbours, with the mirrored crop averaged in, and with the mean of four noises.
@@ -61,13 +61,14 @@ def accuracy(pipeline: PosePipeline, source: SourceConfig, still: bool) -> float
     return metric.compute()["mean"]
 
 
-def main(data: str, model: str = "tiny") -> None:
-    print(f"| set | {' | '.join(VARIANTS)} |\n|---|{'---|' * len(VARIANTS)}")
+def main(data: str, model: str = "tiny", columns: str = ",".join(VARIANTS)) -> None:
+    chosen = columns.split(",")
+    print(f"| set | {' | '.join(chosen)} |\n|---|{'---|' * len(chosen)}")
     for name, fields in SETS.items():
         source = SourceConfig.model_validate(fields | {"root": Path(data) / fields["root"]})
         row = []
-        for variant, options in VARIANTS.items():
-            pipeline = PosePipeline.from_pretrained(model, device="cpu", **options)
+        for variant in chosen:
+            pipeline = PosePipeline.from_pretrained(model, device="cpu", **VARIANTS[variant])
             row.append(accuracy(pipeline, source, still=variant == "one frame thrice"))
         print(f"| {name} | {' | '.join(f'{value:.3f}' for value in row)} |", flush=True)
 
