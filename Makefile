@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/diffusionpose predict examples/demo.mp4 --out demo-output --format json,csv --overwrite
+	$(BIN)/diffusionpose predict examples/demo.mp4 --out demo-output --format json,csv
 	@echo "Results: demo-output/ (open demo-output/demo.mp4; keypoints in demo.poses.json and demo.csv)"
 
 test: setup

@@ -114,7 +114,7 @@ def predict(
     ] = False,
     batch_size: Annotated[int, typer.Option(help="People a pass; changes speed, not results.")] = 8,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace results that are there already.")
+        bool, typer.Option("--overwrite", help="Replace files that are not of this video.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:

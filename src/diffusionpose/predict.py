@@ -21,7 +21,7 @@ from torch import Tensor
 
 from diffusionpose.detection import BoxesFile, PersonDetector, load_detector
 from diffusionpose.errors import UsageError
-from diffusionpose.formats import FORMATS, AtomicFile, open_writers
+from diffusionpose.formats import FORMATS, AtomicFile, is_result_of, open_writers
 from diffusionpose.model.checkpoint import WEIGHTS, bundled, find_pretrained, sha256_of
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.nn import heatmaps
@@ -405,11 +405,11 @@ def predict_files(
         out: Folder, made if it is not there.
         formats: Names in `formats.FORMATS`.
         video: Also write the annotated video.
-        overwrite: Replace files of the same names.
+        overwrite: Replace files of the same names, though they are not of this video.
         on_frame: Called with the poses of each finished frame.
 
     Raises:
-        UsageError: If the files cannot be written there, or results of that name, in any format, are there already.
+        UsageError: If the files cannot be written there, or files of those names are not results of this video.
         DiffusionPoseError: If writing fails on the way; nothing is left behind.
     """
     name, info = Path(reader.info.name).stem, reader.info
@@ -441,13 +441,16 @@ def predict_files(
 
 
 def _guard_existing(out: Path, name: str, reader: VideoReader, *, overwrite: bool) -> None:
-    """Neither a result of another video of this name, nor a video of the user's, is lost or mixed with ours."""
+    """Results of the same video are replaced; another's of that name, or a video of the user's, are not."""
+    own = is_result_of(out / f"{name}.poses.json", reader.info)
     suffixes = [*(made.suffix for made in FORMATS.values()), FILM]
     for path in (out / f"{name}{suffix}" for suffix in suffixes):
         if reader.is_same_file(path):
             raise UsageError(f"{path} is the source itself: give another --out")
-        if os.path.lexists(path) and not overwrite:
-            raise UsageError(f"{path} is there already: give another --out, or --overwrite")
+        if os.path.lexists(path) and not (own or overwrite):
+            raise UsageError(
+                f"{path} is there and not of this video: give another --out, or --overwrite"
+            )
 
 
 def _notes(detector: PersonDetector | BoxesFile, verdict: VideoVerdict) -> tuple[str, ...]:

@@ -2,13 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
 from diffusionpose.errors import DataError
-from diffusionpose.formats import read_poses
+from diffusionpose.formats import is_result_of, read_poses
 from tests.formats.helpers import GOLDEN_JSON, HEADER, results, strict, written
 
 
@@ -21,6 +22,8 @@ def test_json_reads_back_as_written(tmp_path_factory, result):
     assert len(strict(text)["frames"]) == len(frames)
     found_header, found_frames, found_verdict = read_poses(folder / "a.json")
     assert (found_header, found_verdict) == (header, verdict)
+    assert is_result_of(folder / "a.json", header.video)
+    assert not is_result_of(folder / "a.json", replace(header.video, width=header.video.width + 1))
     assert [(f.index, f.time) for f in found_frames] == [(f.index, f.time) for f in frames]
     for found, frame in zip(found_frames, frames, strict=True):
         assert [p.track_id for p in found.people] == [p.track_id for p in frame.people]

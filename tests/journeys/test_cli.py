@@ -58,7 +58,7 @@ def test_the_same_video_and_seed_give_the_same_bytes(predict, made_video, tmp_pa
     file = tmp_path / "out" / "figure.poses.json"
     predict(made_video, "--no-video", "--quiet")
     first = file.read_bytes()
-    predict(made_video, "--no-video", "--quiet", "--overwrite")
+    predict(made_video, "--no-video", "--quiet")
     assert file.read_bytes() == first
     assert not (tmp_path / "out" / "figure.mp4").exists()
 
@@ -137,6 +137,7 @@ def test_nothing_of_the_users_is_replaced_or_mixed_unless_asked(
     assert "--overwrite" in err
     assert [path.read_text() for path in (tmp_path / "out").iterdir()] == ["mine"]
     assert predict(made_video, "--format", "csv", "--overwrite")[0] == 0
+    assert predict(made_video, "--format", "csv")[0] == 0  # of this video now
     assert (tmp_path / "out" / there).read_bytes() != b"mine"
 
 

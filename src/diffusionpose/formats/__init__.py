@@ -14,7 +14,7 @@ Pixels are those of the displayed image, x to the right, y down, integers at pix
 from diffusionpose.formats.atomic_file import AtomicFile
 from diffusionpose.formats.datasets import posetrack_sequence
 from diffusionpose.formats.encoders import CSV_COLUMNS
-from diffusionpose.formats.reader import read_poses
+from diffusionpose.formats.reader import is_result_of, read_poses
 from diffusionpose.formats.schema import SCHEMA, SCHEMA_VERSION, poses_json_schema
 from diffusionpose.formats.writer import FORMATS, PosesWriter, open_writers, write_poses
 
@@ -25,6 +25,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "AtomicFile",
     "PosesWriter",
+    "is_result_of",
     "open_writers",
     "poses_json_schema",
     "posetrack_sequence",

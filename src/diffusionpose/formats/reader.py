@@ -16,6 +16,7 @@ from diffusionpose.formats.schema import (
     PersonRecord,
     PosesRecord,
     VerdictRecord,
+    VideoRecord,
     check_track_ids,
 )
 from diffusionpose.formats.text import SECOND_DECIMALS, ratio_text
@@ -29,6 +30,8 @@ from diffusionpose.structures import (
     VideoIssue,
     VideoVerdict,
 )
+
+_VIDEO, _HEAD_BYTES = b'"video": ', 1 << 16
 
 
 def read_poses(
@@ -52,6 +55,17 @@ def read_poses(
         raise DataError(f"{path}: {_first_error(cause)}") from cause
     except ValueError as cause:
         raise DataError(f"{path}: {cause}") from cause
+
+
+def is_result_of(path: str | os.PathLike[str], video: VideoInfo) -> bool:
+    """Whether a file is a `NAME.poses.json` of that video, by the facts in its first lines."""
+    try:
+        with Path(path).open("rb") as file:
+            lines = file.read(_HEAD_BYTES).splitlines()
+        found = [from_json(line[len(_VIDEO) : -1]) for line in lines if line.startswith(_VIDEO)]
+    except (OSError, ValueError):
+        return False
+    return found == [VideoRecord.model_validate(video).model_dump(mode="json")]
 
 
 def _check_schema(data: bytes) -> None:
