@@ -415,7 +415,7 @@ def predict_files(
     name, info = Path(reader.info.name).stem, reader.info
     skeleton = pipeline.model.config.skeleton_graph
     tracks: set[int] = set()
-    _guard_existing(out, name, reader, overwrite=overwrite)
+    _guard_existing(out, name, reader, video=video, overwrite=overwrite)
     with ExitStack() as stack:
         writer = stack.enter_context(open_writers(formats, out, name, pipeline.header(info)))
         film = stack.enter_context(_film(out / f"{name}{FILM}", reader)) if video else None
@@ -440,10 +440,12 @@ def predict_files(
     return Outcome(tuple(files), reader.verdict, len(tracks), notes)
 
 
-def _guard_existing(out: Path, name: str, reader: VideoReader, *, overwrite: bool) -> None:
+def _guard_existing(
+    out: Path, name: str, reader: VideoReader, *, video: bool, overwrite: bool
+) -> None:
     """Results of the same video are replaced; another's of that name, or a video of the user's, are not."""
     own = is_result_of(out / f"{name}.poses.json", reader.info)
-    suffixes = [*(made.suffix for made in FORMATS.values()), FILM]
+    suffixes = [*(made.suffix for made in FORMATS.values()), *([FILM] if video else [])]
     for path in (out / f"{name}{suffix}" for suffix in suffixes):
         if reader.is_same_file(path):
             raise UsageError(f"{path} is the source itself: give another --out")

@@ -131,7 +131,7 @@ def test_nothing_of_the_users_is_replaced_or_mixed_unless_asked(
 ):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / there).write_text("mine")
-    code, _, err = predict(made_video, "--no-video")
+    code, _, err = predict(made_video)
     assert code == 2
     assert there in err
     assert "--overwrite" in err
@@ -139,6 +139,20 @@ def test_nothing_of_the_users_is_replaced_or_mixed_unless_asked(
     assert predict(made_video, "--format", "csv", "--overwrite")[0] == 0
     assert predict(made_video, "--format", "csv")[0] == 0  # of this video now
     assert (tmp_path / "out" / there).read_bytes() != b"mine"
+
+
+def test_results_may_lie_beside_their_source_but_never_replace_it(
+    run, untrained, made_boxes, made_video, tmp_path
+):
+    source = tmp_path / "figure.mp4"
+    source.write_bytes(made_video.read_bytes())
+    arguments = ["--model", untrained, "--boxes", made_boxes, "--out", tmp_path, "--overwrite"]
+    code, _, err = run("predict", source, *arguments)
+    assert code == 2
+    assert "is the source itself" in err
+    assert run("predict", source, *arguments, "--no-video")[0] == 0
+    assert (tmp_path / "figure.poses.json").exists()
+    assert source.read_bytes() == made_video.read_bytes()
 
 
 def test_boxes_that_cannot_be_meant_are_named(run, untrained, made_video, tmp_path):
