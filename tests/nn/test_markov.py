@@ -7,6 +7,7 @@ from diffusionpose.nn.markov import (
     MarkovOptimizationLayer,
     MessageSchedule,
     flooding_messages,
+    normalised,
     tree_messages,
 )
 from diffusionpose.skeleton import COCO17, POSETRACK15, Skeleton
@@ -26,16 +27,15 @@ def layer_and_states(skeleton, seed=0, dim=6):
 
 
 def brute_force(layer, states, skeleton):
-    def psi(i):
-        return states[:, i] @ layer.node.weight.T
+    """Messages by recursion from the layer's own potentials, which have a test of their own.
 
-    def phi(i, j):
-        return torch.cat([states[:, i], states[:, j]], -1) @ layer.edge.weight.T
-
+    Where a potential nearly vanishes, another order of its sum changes it by more than the tolerance.
+    """
+    limbs = zip(layer.schedule.sources, layer.schedule.targets, strict=True)
+    potentials = dict(zip(limbs, layer.local_potentials(states).unbind(1), strict=True))
     return {
-        (j, i): message(j, i, skeleton, psi, phi)
-        for a, b in skeleton.limbs
-        for j, i in ((a, b), (b, a))
+        (j, i): message(j, i, skeleton, lambda _: 1.0, lambda i, j: potentials[j, i])
+        for j, i in potentials
     }
 
 
@@ -51,6 +51,26 @@ def test_messages_equal_brute_force_on_random_trees(skeleton, seed):
     schedule = layer.schedule
     for index, (j, i) in enumerate(zip(schedule.sources, schedule.targets, strict=True)):
         torch.testing.assert_close(found[:, index], expected[j, i], atol=1e-10, rtol=1e-10)
+
+
+def test_potentials_are_equation_2():
+    layer, states = layer_and_states(POSETRACK15)
+    found = layer.local_potentials(states)
+    limbs = zip(layer.schedule.sources, layer.schedule.targets, strict=True)
+    for index, (j, i) in enumerate(limbs):
+        psi = states[:, i] @ layer.node.weight.T
+        phi = torch.cat([states[:, i], states[:, j]], -1) @ layer.edge.weight.T
+        torch.testing.assert_close(found[:, index], psi * phi, atol=1e-12, rtol=1e-10)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-36, 1e-20, 1.0, 1e20])
+def test_messages_have_unit_size_whatever_the_product(scale):
+    product = (scale * torch.randn(3, 8)).requires_grad_()
+    found = normalised(product)
+    expected = 0.0 if scale == 0 else 1.0
+    torch.testing.assert_close(found.square().mean(-1), torch.full((3,), expected))
+    (gradient,) = torch.autograd.grad(found.sum(), product)
+    assert gradient.isfinite().all()
 
 
 def test_update_is_equation_3():

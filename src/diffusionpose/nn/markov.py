@@ -22,8 +22,6 @@ from torch import Tensor, nn
 from diffusionpose.nn.precision import no_autocast
 from diffusionpose.skeleton import Skeleton
 
-_EPS = 1e-20
-
 
 @dataclass(frozen=True)
 class MessageSchedule:
@@ -70,8 +68,15 @@ def _levels(incoming: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...
 
 
 def normalised(message: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
-    """Root mean square 1 over channels."""
-    return message * torch.rsqrt(message.square().mean(-1, keepdim=True) + _EPS)
+    """Root mean square 1 over channels; a message of zeros stays one.
+
+    Scaled by its largest channel first, since the squares of a small product vanish in float32.
+    """
+    largest = message.detach().abs().amax(-1, keepdim=True)
+    scaled = message / torch.where(largest > 0, largest, 1.0)
+    # At least one over the number of channels, unless all are zero.
+    mean_square = scaled.square().mean(-1, keepdim=True).clamp_min(0.5 / message.shape[-1])
+    return scaled * torch.rsqrt(mean_square)
 
 
 def tree_messages(
