@@ -77,45 +77,51 @@ def _common(
     del version
 
 
+ModelOption = Annotated[
+    str, typer.Option(help="Bundled name, folder, or owner/name on the Hugging Face hub.")
+]
+FormatOption = Annotated[
+    str,
+    typer.Option(
+        "--format", help="Comma-separated: json, csv, posetrack, coco. json is always written."
+    ),
+]
+BoxesOption = Annotated[
+    Path | None, typer.Option(help="JSON file of person boxes, instead of the detector.")
+]
+DetectorOption = Annotated[
+    str | None,
+    typer.Option(help="YOLOX .onnx file, or a transformers detector (folder or owner/name)."),
+]
+DetectEveryOption = Annotated[int, typer.Option(help="Detect on every n-th frame, track between.")]
+FpsOption = Annotated[float | None, typer.Option(help="Images per second of a folder of images.")]
+FlipTestOption = Annotated[
+    bool, typer.Option(help="Average with the mirrored crop: slower, steadier.")
+]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace files that are not of this video.")
+]
+
+
 @app.command()
 def predict(
     source: Annotated[str, typer.Argument(help="A video file, or a folder of images.")],
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("poses"),
-    model: Annotated[
-        str, typer.Option(help="Bundled name, folder, or owner/name on the Hugging Face hub.")
-    ] = "tiny",
-    formats: Annotated[
-        str,
-        typer.Option(
-            "--format", help="Comma-separated: json, csv, posetrack, coco. json is always written."
-        ),
-    ] = "json",
+    model: ModelOption = "tiny",
+    formats: FormatOption = "json",
     video: Annotated[bool, typer.Option(help="Write the annotated video.")] = True,
-    boxes: Annotated[
-        Path | None, typer.Option(help="JSON file of person boxes, instead of the detector.")
-    ] = None,
-    detector: Annotated[
-        str | None,
-        typer.Option(help="YOLOX .onnx file, or a transformers detector (folder or owner/name)."),
-    ] = None,
-    detect_every: Annotated[
-        int, typer.Option(help="Detect on every n-th frame, track between.")
-    ] = 1,
-    fps: Annotated[
-        float | None, typer.Option(help="Images per second of a folder of images.")
-    ] = None,
+    boxes: BoxesOption = None,
+    detector: DetectorOption = None,
+    detect_every: DetectEveryOption = 1,
+    fps: FpsOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     seed: Annotated[int, typer.Option(help="Of the noise that heatmaps start from.")] = 0,
     steps: Annotated[int, typer.Option(help="DDIM steps.")] = 1,
     num_hypotheses: Annotated[int, typer.Option(help="Noises a person and frame, averaged.")] = 1,
-    flip_test: Annotated[
-        bool, typer.Option(help="Average with the mirrored crop: slower, steadier.")
-    ] = False,
+    flip_test: FlipTestOption = False,
     batch_size: Annotated[int, typer.Option(help="People a pass; changes speed, not results.")] = 8,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that are not of this video.")
-    ] = False,
+    overwrite: OverwriteOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Poses of the people in a video: OUT/NAME.poses.json and the annotated OUT/NAME.mp4."""

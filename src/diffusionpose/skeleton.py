@@ -41,6 +41,7 @@ class Skeleton:
 
     @property
     def num_joints(self) -> int:
+        """Number of joints."""
         return len(self.joints)
 
     def index(self, joint: str) -> int:

@@ -46,6 +46,7 @@ class Boxes:
 
     @classmethod
     def empty(cls) -> "Boxes":
+        """No boxes."""
         return cls(np.empty((0, 4)), np.empty(0))
 
 
@@ -117,6 +118,7 @@ class VideoVerdict:
 
     @property
     def status(self) -> Literal["ok", "partial"]:
+        """`partial` when an issue says that something is lost, else `ok`."""
         return "partial" if any(issue.severity == "partial" for issue in self.issues) else "ok"
 
 

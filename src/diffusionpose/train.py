@@ -120,6 +120,7 @@ class PoseTraining(L.LightningModule):
         )
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        """Loss of one batch, each clip at a step of its own."""
         del batch_index
         target, keypoints, labelled = self.targets(batch["keypoints"])
         t = self.timesteps(len(target))
@@ -139,6 +140,7 @@ class PoseTraining(L.LightningModule):
         return losses.total
 
     def on_validation_epoch_start(self) -> None:
+        """Saves the averaged model; starts the metrics."""
         # Here, and not at the end: the averaged weights are in place only during validation.
         if self.global_step:
             self.model.save_pretrained(self.run / "model", self.card())
@@ -147,6 +149,7 @@ class PoseTraining(L.LightningModule):
     def validation_step(
         self, batch: dict[str, Tensor], batch_index: int, dataloader_idx: int = 0
     ) -> None:
+        """One-step inference with seeded noise, into the metric of its data set."""
         del batch_index
         noise = torch.stack(
             [seeded_noise(self.model.noise_shape, (0, int(index))) for index in batch["index"]]
@@ -157,6 +160,7 @@ class PoseTraining(L.LightningModule):
         self.pck[dataloader_idx].update(*both)
 
     def on_validation_epoch_end(self) -> None:
+        """Logs PCK and writes the line of `metrics.jsonl`."""
         for source, metric in zip(self.config.validation, self.pck, strict=True):
             self.log(f"val/pck_{source.name}", metric.compute()["mean"], prog_bar=True)
         self.write_metrics()
@@ -183,6 +187,7 @@ class PoseTraining(L.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
+        """AdamW with its schedule."""
         return make_optimizer(self.model, self.config.optimizer, self._rate)
 
     def _rate(self, step: int) -> float:

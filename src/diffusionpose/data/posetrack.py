@@ -79,5 +79,6 @@ def named_keypoints(
 
 
 def xywh_to_xyxy(box: list[float]) -> np.ndarray:
+    """(x, y, width, height) -> (x1, y1, x2, y2), pixels."""
     x, y, width, height = (float(v) for v in box)
     return np.array([x, y, x + width, y + height])

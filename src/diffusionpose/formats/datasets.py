@@ -77,6 +77,7 @@ class PoseTrackEncoder:
         self._num_frames = self._num_annotations = 0
 
     def encode(self, frame: FramePoses) -> tuple[Iterable[str], ...]:
+        """One image and its people, as `Encoder.encode`."""
         image_id = self._first_id + frame.index
         self._num_frames += 1
         image = {
@@ -103,6 +104,7 @@ class PoseTrackEncoder:
         return json_line(record)
 
     def compose(self, verdict: VideoVerdict, *spools: Iterable[str]) -> Iterator[str]:
+        """One PoseTrack18 file, as `Encoder.compose`."""
         del verdict
         images, annotations = spools
         # The number of frames is known only now: each record is opened again at its last brace.
@@ -121,6 +123,7 @@ class CocoEncoder:
         self._num_annotations = 0
 
     def encode(self, frame: FramePoses) -> tuple[Iterable[str], ...]:
+        """One image and its people, as `Encoder.encode`."""
         image = {
             "id": frame.index,
             "file_name": f"{self._folder}/{frame.index:06d}.jpg",
@@ -152,6 +155,7 @@ class CocoEncoder:
         return json_line(record)
 
     def compose(self, verdict: VideoVerdict, *spools: Iterable[str]) -> Iterator[str]:
+        """One COCO keypoint file, as `Encoder.compose`."""
         del verdict
         version = f"diffusionpose {self._header.version}"
         info = json_line({"description": self._header.video.name, "version": version})

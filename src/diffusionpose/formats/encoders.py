@@ -59,6 +59,7 @@ class JsonEncoder:
         )  # what JSON cannot hold fails before the first frame, not after the last
 
     def encode(self, frame: FramePoses) -> tuple[Iterable[str], ...]:
+        """One line a frame, as `Encoder.encode`."""
         record = {
             "index": frame.index,
             "time": rounded_seconds(frame.time),
@@ -68,6 +69,7 @@ class JsonEncoder:
         return ([json_line(record)],)
 
     def compose(self, verdict: VideoVerdict, *spools: Iterable[str]) -> Iterator[str]:
+        """Header and verdict, then the frames, as `Encoder.compose`."""
         judged = VerdictRecord.model_validate(verdict).model_dump(mode="json")
         yield "{\n"
         for key, value in {**self._before, "verdict": judged, **self._after}.items():
@@ -103,6 +105,7 @@ class CsvEncoder:
         self._joints = header.joints
 
     def encode(self, frame: FramePoses) -> tuple[Iterable[str], ...]:
+        """One row a joint, as `Encoder.encode`."""
         text = io.StringIO(newline="")
         csv.writer(text, lineterminator="\n").writerows(self._rows(frame))
         return (text.getvalue().splitlines(),)
@@ -117,6 +120,7 @@ class CsvEncoder:
                 yield (*row, joint, *(("", "") if math.isnan(x) else (x, y)), score)
 
     def compose(self, verdict: VideoVerdict, *spools: Iterable[str]) -> Iterator[str]:
+        """The column names, then the rows, as `Encoder.compose`."""
         del verdict
         yield ",".join(CSV_COLUMNS) + "\n"
         for line in spools[0]:

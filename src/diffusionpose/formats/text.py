@@ -20,10 +20,12 @@ def rounded(values: object, decimals: int) -> np.ndarray:
 
 
 def rounded_score(value: float) -> float:
+    """A score with the decimals that results carry."""
     return round(float(value), SCORE_DECIMALS) + 0.0
 
 
 def rounded_seconds(time: Fraction) -> float:
+    """A time with the decimals that results carry."""
     return round(float(time), SECOND_DECIMALS) + 0.0
 
 
@@ -42,6 +44,7 @@ def keypoint_rows(person: PersonPose) -> np.ndarray:
 
 
 def box_xywh(box: np.ndarray) -> list[float]:
+    """(x1, y1, x2, y2) -> [x, y, width, height], pixels, rounded."""
     x0, y0, x1, y1 = np.asarray(box, np.float64)
     return rounded([x0, y0, x1 - x0, y1 - y0], PIXEL_DECIMALS).tolist()
 

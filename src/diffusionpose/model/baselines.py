@@ -25,6 +25,7 @@ class HeatmapHead(nn.Module):
         t: Int[Tensor, " batch"],
         conditions: Conditions,
     ) -> Float[Tensor, "batch joints height width"]:
+        """Heatmaps from the feature conditions alone."""
         del x_t, t
         return self.out(self.upsample(conditions.features))
 
@@ -56,6 +57,7 @@ class UNetDenoiser(nn.Module):
         t: Int[Tensor, " batch"],
         conditions: Conditions,
     ) -> Float[Tensor, "batch joints height width"]:
+        """Heatmaps (x_0 before scaling) from noisy ones and the upsampled features."""
         time = self.embed_time(t)
         x = self.enter(torch.cat([x_t, self.upsample(conditions.features)], dim=1))
         skips = []
@@ -84,6 +86,7 @@ class ResidualBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch channels height width"], time: Float[Tensor, "batch dim"]
     ) -> Float[Tensor, "batch channels2 height width"]:
+        """Two convolutions with a residual, modulated by the step in between."""
         scale, shift = self.time(time)[..., None, None].chunk(2, dim=1)
         hidden = self.norm2(self.conv1(F.silu(self.norm1(x)))) * (1 + scale) + shift
         return self.skip(x) + self.conv2(F.silu(hidden))
@@ -114,6 +117,7 @@ class LookupDenoiser(nn.Module):
         t: Int[Tensor, " batch"],
         conditions: Conditions,
     ) -> Float[Tensor, "batch joints height width"]:
+        """Heatmaps (x_0 before scaling) from what noisy ones find in the features."""
         features = self.upsample(conditions.features)
         time = self.embed_time(t)
         sharpness = F.softplus(self.sharpness(time))[..., None]

@@ -56,6 +56,7 @@ class LocationGuideSelfAttention(nn.Module):
         time: Float[Tensor, "batch dim"],
         position: Float[Tensor, "batch joints dim"],
     ) -> States:
+        """States after self-attention guided by `position`."""
         normed, gate = self.modulation(states, time)
         patches = states.shape[2]
         guide = repeat(self.guide(position), "b j d -> b (j p) d", p=patches)
@@ -79,6 +80,7 @@ class FeatureCrossAttention(nn.Module):
         time: Float[Tensor, "batch dim"],
         features: Float[Tensor, "batch tokens dim"],
     ) -> States:
+        """States after attention to `features`."""
         normed, gate = self.modulation(states, time)
         out = self.attention(rearrange(normed, "b j p d -> b (j p) d"), features)
         return states + gate * rearrange(out, "b (j p) d -> b j p d", p=states.shape[2])
@@ -110,6 +112,7 @@ class HeatmapConditionalDenoisingBlock(nn.Module):
     def forward(
         self, states: States, time: Float[Tensor, "batch dim"], conditions: Conditions
     ) -> States:
+        """States after layers (i) to (iv)."""
         if self.location is not None:
             states = self.location(states, time, conditions.position)
         if self.markov is not None:
@@ -142,6 +145,7 @@ class FeatureKernels(nn.Module):
     def forward(
         self, states: States, features: Float[Tensor, "batch tokens dim"]
     ) -> Float[Tensor, "batch joints patches pixels"]:
+        """What each patch's kernel finds in that patch, to add to the linear read-out."""
         maps = to_patches(self.upsample(features), self.patch)
         return torch.einsum("bjnc,bcnp->bjnp", self.kernel(states), maps)
 
@@ -192,6 +196,7 @@ class PoseDenoisingDecoder(nn.Module):
         t: Int[Tensor, " batch"],
         conditions: Conditions,
     ) -> Float[Tensor, "batch joints height width"]:
+        """Heatmaps (x_0 before scaling) from noisy ones at step t and the conditions."""
         states = (
             self.embed(to_patches(x_t, self.patch))
             + self.get_buffer("patch_position")

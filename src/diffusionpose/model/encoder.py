@@ -38,6 +38,7 @@ class SpatialMamba(nn.Module):
         self.mamba = Mamba(dim, config.state_size, config.conv_kernel, config.expand)
 
     def forward(self, tokens: Tokens) -> Tokens:
+        """Tokens scanned frame by frame."""
         frames = rearrange(tokens, "b f n d -> (b f) n d")
         return rearrange(self.mamba(frames), "(b f) n d -> b f n d", b=len(tokens))
 
@@ -50,6 +51,7 @@ class FullSequenceMamba(nn.Module):
         self.mamba = Mamba(dim, config.state_size, config.conv_kernel, config.expand)
 
     def forward(self, tokens: Tokens) -> Tokens:
+        """Tokens scanned over all frames in one sequence."""
         sequence = rearrange(tokens, "b f n d -> b (f n) d")
         return rearrange(self.mamba(sequence), "b (f n) d -> b f n d", f=tokens.shape[1])
 
@@ -62,6 +64,7 @@ class TemporalSelfAttention(nn.Module):
         self.attention = Attention(dim, config.num_heads)
 
     def forward(self, tokens: Tokens) -> Tokens:
+        """Tokens after attention over the frames of their position."""
         # Contiguous: linear layers on a transposed view become batched products, which are far slower in bfloat16.
         positions = rearrange(tokens, "b f n d -> (b n) f d").contiguous()
         return rearrange(self.attention(positions), "(b n) f d -> b f n d", b=len(tokens))
@@ -85,6 +88,7 @@ class SpatioTemporalBlock(nn.Module):
         self.mlp = FeedForward(dim, config.mlp_ratio)
 
     def forward(self, tokens: Tokens) -> Tokens:
+        """Tokens after the block's three residual steps."""
         tokens = tokens + self.spatial(self.norm_spatial(tokens))
         normed = self.norm_temporal(tokens)
         tokens = tokens + self.fuse(self.full_sequence(normed), self.temporal(normed))
@@ -104,6 +108,7 @@ class JointAttentionBlock(nn.Module):
         self.block = TransformerBlock(dim, config.num_heads, config.mlp_ratio)
 
     def forward(self, tokens: Tokens) -> Tokens:
+        """Tokens after attention over all tokens of all frames."""
         sequence = self.block(rearrange(tokens, "b f n d -> b (f n) d"))
         return rearrange(sequence, "b (f n) d -> b f n d", f=tokens.shape[1])
 
@@ -137,6 +142,7 @@ class SpatioTemporalFeatureEncoder(nn.Module):
         self.norm_position = nn.LayerNorm(dim)
 
     def forward(self, features: Tokens) -> Conditions:
+        """Conditions C_p and C_f from the frames' features."""
         keypoints = repeat(self.keypoint_tokens, "f j d -> b f j d", b=len(features))
         tokens = torch.cat([features, keypoints.to(features.dtype)], dim=2) + self.frame_embedding
         for block in self.blocks:
@@ -156,6 +162,7 @@ class KeyFrameConditions(nn.Module):
         self.keypoint_tokens = nn.Parameter(0.02 * torch.randn(joints, dim))
 
     def forward(self, features: Tokens) -> Conditions:
+        """The key frame's features, and tokens that see no image."""
         key = features[:, features.shape[1] // 2]
         position = repeat(self.keypoint_tokens, "j d -> b j d", b=len(features))
         return Conditions(position, key)

@@ -102,6 +102,7 @@ class DiffusionPose(nn.Module):
 
     @property
     def num_joints(self) -> int:
+        """Joints of the skeleton, J."""
         return self.config.skeleton_graph.num_joints
 
     @property

@@ -23,6 +23,7 @@ class Upsampler(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "batch tokens dim"]
     ) -> Float[Tensor, "batch channels height width"]:
+        """The map of the tokens, in rows and columns of heatmap pixels."""
         cells = rearrange(
             self.expand(self.norm(tokens)), "b (h w) c -> b c h w", h=self.grid[0], w=self.grid[1]
         )

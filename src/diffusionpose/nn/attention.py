@@ -61,6 +61,7 @@ class TransformerBlock(nn.Module):
         self.mlp = FeedForward(dim, mlp_ratio)
 
     def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
+        """Tokens after attention and feed-forward."""
         x = x + self.attention(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
@@ -104,4 +105,5 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(dim, dim), nn.SiLU())
 
     def forward(self, t: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
+        """One vector a step."""
         return self.mlp(self.enter(sinusoid(t, self.dim).to(self.enter.weight.dtype)))

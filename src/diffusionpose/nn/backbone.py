@@ -70,6 +70,7 @@ class ViTBackbone(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch tokens dim"]:
+        """Tokens of normalised crops, row by row."""
         return self.vit(images).feature_maps[-1]
 
 
@@ -104,6 +105,7 @@ class HybridBackbone(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch tokens dim"]:
+        """Tokens of normalised crops, row by row."""
         # Normalised over channels and area at once, so that it stays known where in the crop features are strong.
         levels = (F.layer_norm(x, x.shape[1:]) for x in self.stem(images))
         folded = torch.cat(

@@ -56,6 +56,7 @@ class Mamba(nn.Module):
             self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
 
     def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
+        """The sequence after the gated selective scan; causal."""
         u, z = self.in_proj(x).chunk(2, dim=-1)
         u = F.silu(self._convolve(u))
         dt, b, c = self.x_proj(u).split(self.split, dim=-1)

@@ -159,6 +159,7 @@ class MarkovOptimizationLayer(nn.Module):
     def forward(
         self, states: Float[Tensor, "batch joints patches dim"]
     ) -> Float[Tensor, "batch joints patches dim"]:
+        """States plus the gated update of Eq. 3."""
         with no_autocast(states.device):
             messages = self.messages(states.to(torch.promote_types(states.dtype, torch.float32)))
             update = self.gate * self._gather(messages)

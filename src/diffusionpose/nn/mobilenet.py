@@ -19,6 +19,7 @@ class ConvSame(nn.Conv2d):
         super().__init__(dim_in, dim_out, kernel, stride, padding, groups=groups)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002, nn.Conv2d calls it so
+        """The convolution of the padded map."""
         return super().forward(F.pad(input, (0, 1, 0, 1)) if self.stride == (2, 2) else input)
 
 
@@ -34,6 +35,7 @@ class InvertedResidual(nn.Module):
         self.project = ConvSame(hidden, dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The block, with its residual where it has one."""
         hidden = x if self.expand is None else F.relu6(self.expand(x))
         out = self.project(F.relu6(self.depthwise(hidden)))
         return x + out if self.residual else out
@@ -48,6 +50,7 @@ class SeparableConv(nn.Module):
         self.pointwise = nn.Conv2d(dim_in, dim_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """ReLU of the separable convolution."""
         return F.relu(self.pointwise(self.depthwise(x)))
 
 

@@ -76,6 +76,7 @@ def _sniff_transport_stream(head: bytes) -> Container | None:
 
 
 def why_no_video(head: bytes) -> str:
+    """What the first bytes show instead of a video, for the refusal."""
     if _SCRIPT.match(head.removeprefix(b"\xef\xbb\xbf")):
         return (
             "a playlist or script that names other files, which are not opened: give the video file"
@@ -114,6 +115,7 @@ def open_container(file: BinaryIO, path: Path, container: Container) -> InputCon
 
 
 def reason_of(error: Exception) -> str:
+    """FFmpeg's error in words, for the refusal."""
     return getattr(error, "strerror", None) or str(error)
 
 
@@ -136,6 +138,7 @@ def choose_stream(container: InputContainer, path: Path, max_pixels: int) -> Vid
 
 
 def video_streams(container: InputContainer) -> list[VideoStream]:
+    """The streams that hold video."""
     pictures = Disposition.attached_pic | Disposition.timed_thumbnails
     return [stream for stream in container.streams.video if not stream.disposition & pictures]
 

@@ -22,6 +22,7 @@ MAX_NAMED = 5
 
 
 def as_path(source: str | os.PathLike[str]) -> Path:
+    """The source as a path."""
     text = os.fsdecode(source)
     if not text or "\0" in text:
         raise InputRefusedError(
@@ -63,11 +64,13 @@ def _why_not_opened(path: Path, error: OSError) -> str:
 
 
 def read_at(file: BinaryIO, position: int, count: int) -> bytes:
+    """Bytes at an offset."""
     file.seek(position)
     return file.read(count)
 
 
 def check_pixels(path: Path, width: int, height: int, max_pixels: int) -> None:
+    """Refuses pictures with more pixels than allowed."""
     if width * height > max_pixels:
         raise InputRefusedError(
             f"{path}: {width}x{height} is over the limit of {max_pixels} pixels a picture: "

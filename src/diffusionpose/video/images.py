@@ -54,6 +54,7 @@ class _UnreadableImageError(Exception):
 
 
 def image_kind(head: bytes) -> str | None:
+    """The image format that the first bytes announce, or none."""
     if head.startswith(b"\xff\xd8\xff"):
         return "jpeg"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -243,6 +244,7 @@ class ImageSource:
             self._issues.append(VideoIssue("UNREADABLE_IMAGE", text, frame=self._num_frames))
 
     def frames(self) -> Iterator[Frame]:
+        """The images in order, at their times."""
         current = self._first
         while current is not None:
             position, image = current
@@ -255,6 +257,7 @@ class ImageSource:
             current = next(self._images, None)
 
     def verdict(self) -> VideoVerdict:
+        """What reading found; complete after the last frame."""
         issues = list(self._issues)
         if (rest := self._num_unreadable - MAX_NAMED) > 0:
             issues.append(VideoIssue("UNREADABLE_IMAGE", f"{rest} more images cannot be read"))

@@ -160,10 +160,12 @@ class ContainerSource:
         )
 
     def close(self) -> None:
+        """Closes container and file."""
         self._opened.close()
         self._file.close()
 
     def frames(self) -> Iterator[Frame]:
+        """The frames in order, at their true times."""
         picture: VideoFrame | None = self._first
         while picture is not None:
             index = len(self._pts)
@@ -260,6 +262,7 @@ class ContainerSource:
         self._counts.interlaced |= picture.interlaced_frame
 
     def verdict(self) -> VideoVerdict:
+        """What reading found; complete after the last frame."""
         return VideoVerdict(
             num_packets=self._counts.packets,
             num_frames=len(self._pts),
