@@ -1,12 +1,39 @@
+import shutil
+from contextlib import contextmanager
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from diffusionpose.nn import native_scan
+from diffusionpose.nn.blocked_scan import BLOCK
 from diffusionpose.nn.mamba import Mamba
-from diffusionpose.nn.selective_scan import BLOCK, selective_scan
+from diffusionpose.nn.selective_scan import engine_for, scan_engine, selective_scan
 from tests.oracles.scan import selective_scan_loop
 
 LENGTHS = [1, 2, 7, BLOCK - 1, BLOCK, BLOCK + 1, 100, 2 * BLOCK, 209, 627, 700]
+NATIVE = [f"native {name}" for name in native_scan.vectors()]
+ENGINES = ["blocked", "two_level", *NATIVE]
+
+
+@contextmanager
+def on_engine(name):
+    """`native` engines name their kind of vectors."""
+    engine, _, vectors = name.partition(" ")
+    with scan_engine(engine):
+        native_scan.use_vectors(vectors or None)
+        try:
+            yield
+        finally:
+            native_scan.use_vectors(None)
+
+
+def in_engine(name, scan=selective_scan):
+    def run(*args, **kwargs):
+        with on_engine(name):
+            return scan(*args, **kwargs)
+
+    return run
 
 
 def inputs(length, dtype, batch=2, dim=5, state=3, seed=0):
@@ -40,16 +67,117 @@ def relative_error(found, expected):
     return float((found - expected).norm() / expected.norm().clamp_min(1e-30))
 
 
-@pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-def test_equals_the_loop_with_gradients(length, dtype, bound):
-    tensors = inputs(length, dtype)
+def assert_equals_the_loop(name, tensors, bound):
     exact = {k: v.detach().double().requires_grad_() for k, v in tensors.items()}
-    y, grads = value_and_grads(selective_scan, tensors)
+    with on_engine(name):
+        y, grads = value_and_grads(selective_scan, tensors)
     y_loop, grads_loop = value_and_grads(selective_scan_loop, exact)
     assert relative_error(y, y_loop) < bound
-    for name, grad, grad_loop in zip(tensors, grads, grads_loop, strict=True):
-        assert relative_error(grad, grad_loop) < bound, name
+    for key, grad, grad_loop in zip(tensors, grads, grads_loop, strict=True):
+        assert relative_error(grad, grad_loop) < bound, key
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("name", ["blocked", "two_level"])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_equals_the_loop_with_gradients(length, name, dtype, bound):
+    assert_equals_the_loop(name, inputs(length, dtype), bound)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("name", NATIVE)
+def test_native_equals_the_loop_with_gradients(length, name):
+    assert_equals_the_loop(name, inputs(length, torch.float32), 1e-5)
+
+
+# One lane, a part of a vector, more than one group of channels; fewer and more states than a register holds.
+@pytest.mark.parametrize(
+    ("batch", "dim", "state"), [(1, 1, 1), (3, 13, 16), (1, 131, 4), (2, 9, 37)]
+)
+@pytest.mark.parametrize("name", ENGINES)
+def test_odd_sizes(batch, dim, state, name):
+    assert_equals_the_loop(name, inputs(70, torch.float32, batch, dim, state), 1e-5)
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_native_error_against_float64(name):
+    """The sizes of a model at Mamba's own start: decays -1..-16, steps log-uniform in [1e-3, 1e-1]."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    step = torch.exp(torch.rand(160, generator=generator) * 4.6 - 6.9)
+    tensors = {
+        "u": draw(2, 160, 627),
+        "delta": 0.5 * draw(2, 160, 627),
+        "A": -torch.arange(1.0, 17).repeat(160, 1),
+        "B": draw(2, 16, 627),
+        "C": draw(2, 16, 627),
+        "D": torch.ones(160),
+        "z": draw(2, 160, 627),
+        "delta_bias": step + torch.log(-torch.expm1(-step)),
+    }
+    tensors = {key: value.requires_grad_() for key, value in tensors.items()}
+    exact = {key: value.detach().double().requires_grad_() for key, value in tensors.items()}
+    with on_engine(name):
+        y, grads = value_and_grads(selective_scan, tensors)
+    y_loop, grads_loop = value_and_grads(selective_scan_loop, exact)
+    assert relative_error(y, y_loop) < 2e-7
+    for key, grad, grad_loop in zip(tensors, grads, grads_loop, strict=True):
+        assert relative_error(grad, grad_loop) < 5e-7, key
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_native_exponential_is_accurate_to_2_ulp(name):
+    """Of two steps, the first drives the state to 1 and the second reads it after its decay: 2 ** exponent."""
+    exponents = -torch.linspace(0.0, 120.0, 4_001)
+    dim = len(exponents)
+    rate = torch.tensor(-1.0).div(torch.tensor(1.44269504088896341)).expand(dim, 1)
+    u = torch.stack([torch.ones(dim), torch.zeros(dim)], 1)[None]
+    delta = torch.stack([torch.ones(dim), -exponents], 1)[None]
+    ones = torch.ones(1, 1, 2)
+    with on_engine(name):
+        found = selective_scan(u, delta, rate, ones, ones)[0, :, 1].double()
+    # As the library forms the exponent: rate in units of log 2, then the product.
+    in_log2 = rate[:, 0] * torch.tensor(1.44269504088896341)
+    expected = torch.exp2((delta[0, :, 1] * in_log2).double())
+    ulp = torch.exp2(torch.floor(torch.log2(expected)) - 23)
+    assert float(((found - expected).abs() / ulp).max()) <= 2.0
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_native_extremes(name):
+    tensors = {k: v.detach() for k, v in inputs(5, torch.float32, batch=1).items()}
+    for value in (-1e30, -200.0, 200.0):
+        tensors["z"] = torch.full_like(tensors["z"], value)
+        with on_engine(name):
+            y = selective_scan(**dict(tensors, delta=tensors["delta"] * 20), delta_softplus=True)
+        assert torch.isfinite(y).all()
+    for key in ("u", "delta", "B", "C", "z"):
+        spoiled = dict(tensors, z=torch.ones_like(tensors["z"]))
+        spoiled[key] = spoiled[key].clone()
+        spoiled[key][0, 0, 2] = torch.nan
+        with on_engine(name):
+            y = selective_scan(**spoiled, delta_softplus=True)
+        assert torch.isnan(y[0, 0, 2]), key
+        assert not torch.isnan(y[..., :2]).any(), key
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_native_threads_do_not_change_a_bit(dtype):
+    tensors = inputs(300, torch.float32, batch=2, dim=300, state=16)
+    tensors = {k: v.detach().to(dtype).requires_grad_() for k, v in tensors.items()}
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            with scan_engine("native"):
+                y, grads = value_and_grads(selective_scan, tensors)
+            results.append([y, *grads])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize("given", [set(), {"D"}, {"z"}, {"delta_bias"}])
@@ -70,44 +198,137 @@ def test_optional_arguments(given, softplus):
     )
 
 
-def test_gradcheck():
+@pytest.mark.parametrize("name", ["blocked", "two_level"])
+def test_gradcheck(name):
     tensors = inputs(2 * BLOCK + 3, torch.float64, batch=1, dim=2, state=2)
-    assert torch.autograd.gradcheck(
-        lambda *args: selective_scan(*args, delta_softplus=True), tuple(tensors.values())
-    )
+    with scan_engine(name):
+        assert torch.autograd.gradcheck(
+            lambda *args: selective_scan(*args, delta_softplus=True), tuple(tensors.values())
+        )
 
 
-def test_is_causal():
-    tensors = {k: v.detach() for k, v in inputs(100, torch.float64).items()}
-    y = selective_scan(**tensors)
+def test_native_operator_keeps_the_rules_of_torch():
+    u, delta, b, c = (torch.randn(2, 30, n).requires_grad_() for n in (8, 8, 16, 16))
+    a = (-torch.rand(8, 16)).requires_grad_()
+    for z in (None, torch.randn(2, 30, 8).requires_grad_()):
+        torch.library.opcheck(
+            native_scan.scan, (u, delta, a, b, c, None, z, None, True, True), atol=1e-4, rtol=1e-3
+        )
+
+
+@pytest.mark.parametrize("name", ["native", "two_level"])
+def test_export_round_trip(name, tmp_path):
+    torch.manual_seed(0)
+    mamba, x = Mamba(dim=16).eval(), torch.randn(2, 30, 16)
+    with scan_engine(name), torch.no_grad():
+        torch.export.save(torch.export.export(mamba, (x,)), tmp_path / "mamba.pt2")
+        expected = mamba(x)
+    loaded = torch.export.load(tmp_path / "mamba.pt2")
+    targets = {str(node.target) for node in loaded.graph.nodes}
+    assert ("diffusionpose.scan.default" in targets) == (name == "native")
+    torch.testing.assert_close(loaded.module()(x), expected)
+
+
+def test_autocast_on_the_operator_itself_computes_in_float32():
+    u, b = torch.randn(1, 9, 16, dtype=torch.bfloat16), torch.randn(1, 9, 16)
+    arguments = (u, u, -torch.ones(16, 16), b, b, None, None, None, True, False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, _ = native_scan.scan(*arguments)
+    assert y.dtype == torch.float32
+    with pytest.raises(ValueError, match="contiguous float32"):
+        native_scan.scan(u, u, -torch.ones(16, 16).double(), *arguments[3:])
+
+
+def test_backward_keeps_little_memory():
+    """14 times the output at the most, on top of the inputs: states are recomputed, not stored."""
+    tensors = inputs(627, torch.float32, batch=1, dim=256, state=16)
+    saved = []
+    with (
+        scan_engine("native"),
+        torch.autograd.graph.saved_tensors_hooks(
+            lambda t: saved.append(t.numel()) or t, lambda t: t
+        ),
+    ):
+        y = selective_scan(**tensors, delta_softplus=True)
+    assert sum(saved) < 14 * y.numel()
+    with scan_engine("native"), torch.no_grad():
+        rows = tensors["u"].transpose(1, 2).contiguous()
+        maps = tensors["B"].transpose(1, 2).contiguous()
+        _, kept = native_scan.scan(
+            rows, rows, tensors["A"], maps, maps, None, None, None, True, False
+        )
+    assert kept.numel() == 0
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    tensors = {k: v.detach() for k, v in inputs(10, torch.float32).items()}
+    for name in set(tensors) - {"u"}:
+        with pytest.raises(Exception, match=rf"\b{name}\b"):
+            selective_scan(**dict(tensors, **{name: tensors[name][..., 1:]}))
+
+
+def test_engines():
+    double = engine_for(torch.device("cpu"), torch.float64)
+    assert double == "blocked"
+    expected = "native" if native_scan.is_available() else "blocked"
+    assert engine_for(torch.device("cpu"), torch.float32) == expected
+    with scan_engine("two_level"):
+        assert engine_for(torch.device("cpu"), torch.float32) == "two_level"
+    assert engine_for(torch.device("cpu"), torch.float32) == expected
+    with pytest.raises(ValueError, match="choose from"), scan_engine("fast"):
+        pass
+    with pytest.raises(ValueError, match="this processor"):
+        native_scan.use_vectors("sse9")
+
+
+def test_native_library_was_built():
+    """Here there is a compiler: without the library all tests of it would silently be none."""
+    if shutil.which("g++") is None:
+        pytest.skip("no C++ compiler")
+    assert native_scan.is_available()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_is_causal(name):
+    scan = in_engine(name)
+    tensors = {k: v.detach() for k, v in inputs(100, torch.float32).items()}
+    tensors["delta"] = tensors["delta"].abs()
+    y = scan(**tensors)
     changed = dict(tensors, u=tensors["u"].clone())
     changed["u"][:, :, 57:] += 1
-    y_changed = selective_scan(**changed)
+    y_changed = scan(**changed)
     assert torch.equal(y[:, :, :57], y_changed[:, :, :57])
     assert not torch.allclose(y[:, :, 57], y_changed[:, :, 57])
 
 
-def test_bfloat16_in_and_out_float32_inside():
+@pytest.mark.parametrize("name", ENGINES)
+def test_bfloat16_in_and_out_float32_inside(name):
     exact = {k: v.detach() for k, v in inputs(300, torch.bfloat16).items()}
-    y = selective_scan(**exact, delta_softplus=True)
+    y = in_engine(name)(**exact, delta_softplus=True)
     assert y.dtype == torch.bfloat16
     reference = selective_scan(**{k: v.double() for k, v in exact.items()}, delta_softplus=True)
     assert relative_error(y, reference) < 4e-3  # one rounding to 8 bits
 
 
-def test_channel_last_views_give_the_same():
+@pytest.mark.parametrize("name", ENGINES)
+def test_channel_last_views_give_the_same(name):
     tensors = {k: v.detach() for k, v in inputs(70, torch.float32).items()}
     views = {
         k: v.transpose(1, 2).contiguous().transpose(1, 2) if v.ndim == 3 else v
         for k, v in tensors.items()
     }
-    y, y_views = (selective_scan(**t, delta_softplus=True) for t in (tensors, views))
+    y, y_views = (in_engine(name)(**t, delta_softplus=True) for t in (tensors, views))
     torch.testing.assert_close(y, y_views, atol=1e-5, rtol=1e-5)
 
 
-def test_empty_batch():
-    tensors = {k: v.detach() for k, v in inputs(10, torch.float32, batch=0).items()}
-    assert selective_scan(**tensors).shape == (0, 5, 10)
+@pytest.mark.parametrize("name", ["blocked", *NATIVE[-1:]])
+@pytest.mark.parametrize(("batch", "length"), [(0, 10), (2, 0)])
+def test_nothing_in_nothing_out(name, batch, length):
+    tensors = inputs(length, torch.float32, batch=batch)
+    y = in_engine(name)(**tensors)
+    assert y.shape == (batch, 5, length)
+    y.sum().backward()
+    assert all(float(t.grad.abs().sum()) == 0 for t in tensors.values() if t.grad is not None)
 
 
 def test_mamba_is_causal_and_convolves_as_its_conv1d():

@@ -6,7 +6,7 @@ import torch
 
 
 def no_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Switches autocast off on that kind of device; kinds that know no autocast (meta) need nothing."""
-    if torch.amp.is_autocast_available(device.type):
+    """Switches autocast off on that kind of device where it is on; elsewhere traced graphs stay free of it."""
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()

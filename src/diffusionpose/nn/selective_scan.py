@@ -1,24 +1,64 @@
-"""The selective scan of Mamba (Gu and Dao 2023, Algorithm 2) in plain torch.
+"""The selective scan of Mamba (Gu and Dao 2023, Algorithm 2): one function, several engines.
 
     h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t        y_t = C_t h_t + D u_t
 
-Signature and layouts are those of mamba_ssm's `selective_scan_fn`. Time is cut into blocks: exponentials, inputs and
-read-outs are computed a block at a time, and only the running sum steps through time, in place. The backward keeps one
-state a block and recomputes the rest, so that neither memory nor time is that of autograd through a loop.
+Signature and layouts are those of mamba_ssm's `selective_scan_fn`.
+
+| engine | where | what |
+|---|---|---|
+| `native` | CPU, float32 and bfloat16, where the library was built | `native_scan`, C++ |
+| `triton` | CUDA, where triton is installed | `triton_scan` |
+| `blocked` | everywhere, any type | `blocked_scan`, torch |
+| `two_level` | for export only | `two_level_scan`, torch operators without loops or writes |
 """
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from diffusionpose.nn import native_scan, triton_scan
+from diffusionpose.nn.blocked_scan import blocked_scan, two_level_scan
 from diffusionpose.nn.precision import no_autocast
 
-BLOCK = 32
-"""Time steps a block: its (block, channels, states) arrays stay in a core's cache at the sizes in use."""
+ENGINES = ("auto", "native", "triton", "blocked", "two_level")
+_engine = "auto"
+
+
+@contextmanager
+def scan_engine(name: str) -> Iterator[None]:
+    """Every scan in the block runs on that engine, instead of the fastest that can.
+
+    Raises:
+        ValueError: When the engine is unknown or not to be had here.
+    """
+    global _engine
+    if name not in ENGINES:
+        raise ValueError(f"scan engine {name!r}: choose from {', '.join(ENGINES)}")
+    if name == "native" and not native_scan.is_available():
+        raise ValueError("scan engine 'native' was not built with this installation")
+    if name == "triton" and not triton_scan.is_available():
+        raise ValueError("scan engine 'triton' needs the package triton")
+    before, _engine = _engine, name
+    try:
+        yield
+    finally:
+        _engine = before
+
+
+def engine_for(device: torch.device, dtype: torch.dtype) -> str:
+    """The engine that a scan on that device in that type runs on."""
+    if _engine != "auto":
+        return _engine
+    if dtype != torch.float64:
+        if device.type == "cpu" and native_scan.is_available():
+            return "native"
+        if device.type == "cuda" and triton_scan.is_available():
+            return "triton"
+    return "blocked"
 
 
 def selective_scan(
@@ -46,96 +86,70 @@ def selective_scan(
         z: Gate; the result is multiplied by SiLU(z).
         delta_bias: Added to `delta`.
         delta_softplus: Whether `delta` goes through softplus.
+
+    Raises:
+        ValueError: When a shape does not fit `u` and `A`.
     """
-    dtype = torch.promote_types(u.dtype, torch.float32)
+    _check_shapes(u, delta, A, B, C, D, z, delta_bias)
+    rows = (u.transpose(1, 2), delta.transpose(1, 2), None if z is None else z.transpose(1, 2))
+    maps = (B.transpose(1, 2), C.transpose(1, 2))
+    engine = engine_for(u.device, torch.promote_types(u.dtype, delta.dtype))
     with no_autocast(u.device):
-        u_t, delta_t, b_t, c_t = (v.transpose(1, 2).to(dtype) for v in (u, delta, B, C))
-        if delta_bias is not None:
-            delta_t = delta_t + delta_bias.to(dtype)
-        if delta_softplus:
-            delta_t = F.softplus(delta_t)
-        y = _scan(u_t, delta_t, A.to(dtype), b_t, c_t)
-        if D is not None:
-            y = torch.addcmul(y, u_t, D.to(dtype))
-        if z is not None:
-            y = y * F.silu(z.transpose(1, 2).to(dtype))
+        if engine in ("native", "triton"):
+            scan = _fused_native if engine == "native" else triton_scan.fused_scan
+            y = scan(*rows, A, *maps, D, delta_bias, delta_softplus)
+        else:
+            core = blocked_scan if engine == "blocked" else two_level_scan
+            y = _unfused(core, *rows, A, *maps, D, delta_bias, delta_softplus)
     return y.to(u.dtype).transpose(1, 2)
 
 
-def _scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    result: Any = _BlockedScan.apply(u, delta, a, b, c)
-    return result
+def _check_shapes(u, delta, A, B, C, D, z, delta_bias) -> None:  # noqa: N803
+    batch, dim, length = u.shape
+    state = A.shape[-1]
+    expected = {
+        "delta": (delta, (batch, dim, length)),
+        "A": (A, (dim, state)),
+        "B": (B, (batch, state, length)),
+        "C": (C, (batch, state, length)),
+        "D": (D, (dim,)),
+        "z": (z, (batch, dim, length)),
+        "delta_bias": (delta_bias, (dim,)),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{name} is {tuple(tensor.shape)}; u and A want {shape}")
 
 
-def _states(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Decays and states of one block, both (batch, time, dim, state), from the state before it."""
-    decay = torch.exp(delta.unsqueeze(-1) * a)
-    state = (delta * u).unsqueeze(-1) * b.unsqueeze(2)
-    previous = start
-    for decay_t, state_t in zip(decay.unbind(1), state.unbind(1), strict=True):
-        previous = state_t.addcmul_(decay_t, previous)
-    return decay, state
+def _unfused(core, u, delta, z, a, b, c, d, delta_bias, delta_softplus) -> Tensor:
+    """Everything around the scan proper in torch, channel last."""
+    dtype = torch.promote_types(u.dtype, torch.float32)
+    u, delta, b, c = (v.to(dtype) for v in (u, delta, b, c))
+    if delta_bias is not None:
+        delta = delta + delta_bias.to(dtype)
+    if delta_softplus:
+        delta = F.softplus(delta)
+    y = core(u, delta, a.to(dtype), b, c)
+    if d is not None:
+        y = torch.addcmul(y, u, d.to(dtype))
+    return y if z is None else y * F.silu(z.to(dtype))
 
 
-class _BlockedScan(torch.autograd.Function):
-    """y_t = C_t h_t over (batch, length, dim) inputs, with a checkpoint a block."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-        state = u.new_zeros(u.shape[0], u.shape[2], a.shape[1])
-        starts, outputs = [], []
-        for first in range(0, u.shape[1], BLOCK):
-            block = slice(first, first + BLOCK)
-            starts.append(state)
-            _, states = _states(u[:, block], delta[:, block], a, b[:, block], state)
-            outputs.append(torch.matmul(states, c[:, block].unsqueeze(-1)).squeeze(-1))
-            state = states[:, -1].clone()
-        ctx.save_for_backward(u, delta, a, b, c, *starts)
-        return torch.cat(outputs, dim=1) if outputs else torch.zeros_like(u)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        u, delta, a, b, c, *starts = ctx.saved_tensors
-        grads = [torch.empty_like(v) for v in (u, delta, b, c)]
-        grad_a, carry = torch.zeros_like(a), u.new_zeros(u.shape[0], u.shape[2], a.shape[1])
-        for number in reversed(range(len(starts))):
-            block = slice(number * BLOCK, (number + 1) * BLOCK)
-            inputs = (u[:, block], delta[:, block], a, b[:, block], c[:, block])
-            *parts, grad_a_block, carry = _block_backward(
-                *inputs, starts[number], grad_y[:, block], carry
-            )
-            for whole, part in zip(grads, parts, strict=True):
-                whole[:, block] = part
-            grad_a += grad_a_block
-        grad_u, grad_delta, grad_b, grad_c = grads
-        return grad_u, grad_delta, grad_a, grad_b, grad_c
+def _fused_native(u, delta, z, a, b, c, d, delta_bias, delta_softplus) -> Tensor:
+    """The library's operator on tensors as it wants them."""
+    rows = [u, delta] if z is None else [u, delta, z]
+    dtype = torch.bfloat16 if all(v.dtype == torch.bfloat16 for v in rows) else torch.float32
+    u, delta, *gate = (_channels_last(v.to(dtype)) for v in rows)
+    missing = -a.shape[1] % native_scan.LANES
+    a, b, c = (F.pad(v.float(), (0, missing)).contiguous() for v in (a, b, c))
+    d, delta_bias = (None if v is None else v.float().contiguous() for v in (d, delta_bias))
+    keep = torch.is_grad_enabled() and any(
+        v is not None and v.requires_grad for v in (u, delta, a, b, c, d, *gate, delta_bias)
+    )
+    z = gate[0] if gate else None
+    y, _ = native_scan.scan(u, delta, a, b, c, d, z, delta_bias, delta_softplus, keep)
+    return y
 
 
-def _block_backward(
-    u: Tensor,
-    delta: Tensor,
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    start: Tensor,
-    grad_y: Tensor,
-    carry: Tensor,
-) -> tuple[Tensor, ...]:
-    """Gradients of one block: u, delta, B, C, A, and of the state before it (`carry` is that of the state after)."""
-    decay, states = _states(u, delta, a, b, start)
-    grad_state = grad_y.unsqueeze(-1) * c.unsqueeze(2)
-    later = carry
-    for decay_t, grad_t in zip(
-        reversed(decay.unbind(1)), reversed(grad_state.unbind(1)), strict=True
-    ):
-        later = grad_t.add_(later) * decay_t
-    grad_c = torch.matmul(grad_y.unsqueeze(2), states).squeeze(2)
-    # From here `states` holds h_{t-1} times the gradient and the decay: the gradient of delta_t A.
-    before = torch.cat([start.unsqueeze(1), states[:, :-1]], dim=1)
-    grad_exponent = before.mul_(grad_state).mul_(decay)
-    grad_drive = torch.matmul(grad_state, b.unsqueeze(-1)).squeeze(-1)
-    grad_b = torch.matmul((delta * u).unsqueeze(2), grad_state).squeeze(2)
-    grad_delta = torch.einsum("btdn,dn->btd", grad_exponent, a) + grad_drive * u
-    grad_a = torch.einsum("btdn,btd->dn", grad_exponent, delta)
-    return grad_drive * delta, grad_delta, grad_b, grad_c, grad_a, later
+def _channels_last(rows: Tensor) -> Tensor:
+    return rows if rows.stride(-1) == 1 else rows.contiguous()

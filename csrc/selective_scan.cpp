@@ -1,0 +1,158 @@
+// The selective scan of Mamba on the CPU, forward and backward:
+//
+//   h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t        y_t = (C_t h_t + D u_t) SiLU(z_t)
+//
+// A plain C interface, without Python's or torch's headers, so that one build serves all their versions
+// (`diffusionpose/nn/native.py` calls it). Arithmetic is float32 throughout; rows may be bfloat16. Work is cut into
+// groups of channels of one batch item, the same for any number of threads, so that results do not depend on it.
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#if !defined(__GNUC__)
+#error "GCC or Clang is needed: vector types and target attributes are theirs"
+#endif
+
+#if defined(__x86_64__)
+#define X86 1
+#include <immintrin.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+#define EXPORT extern "C" __attribute__((visibility("default")))
+#define UNROLL _Pragma("GCC unroll 16")
+
+namespace {
+
+constexpr int kTile = 32;     // steps between checkpoints: states of a tile stay in a core's cache
+constexpr int kStates = 16;   // states that go through registers together
+constexpr int kGroup = 128;   // channels a task
+constexpr float kLog2e = 1.44269504088896341f, kLog2eRest = 1.92596299e-8f, kLn2 = 0.693147180559945309f;
+
+}  // namespace
+
+// Rows (u, delta, z) have channels side by side, with strides in elements; what is written is contiguous.
+// `state` is a multiple of 16. Pointers that do not apply are null.
+extern "C" struct Scan {
+  int64_t batch, length, dim, state;
+  int64_t u_batch, u_time, delta_batch, delta_time, z_batch, z_time;
+  int32_t is_bfloat16, delta_softplus, threads, vectors;
+  const void *u, *delta, *z;               // (batch, length, dim)
+  const float *A, *B, *C, *D, *delta_bias; // (dim, state), (batch, length, state) twice, (dim), (dim)
+  void* y;                                 // (batch, length, dim)
+  float* checkpoints;                      // (batch, tiles, dim up to a multiple of 16, state)
+  const void* grad_y;                      // (batch, length, dim)
+  void *grad_u, *grad_delta, *grad_z;      // (batch, length, dim)
+  float *grad_A, *grad_D, *grad_bias;      // one a batch item: (batch, dim, state), (batch, dim) twice
+  float *grad_B, *grad_C;                  // one a group: (batch, groups, length, state), zeros before
+};
+
+namespace {
+
+INLINE uint16_t to_bfloat16(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  if (x != x) return static_cast<uint16_t>((bits >> 16) | 0x40);
+  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+#include "vector_plain.h"
+
+#if X86
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#include "vector_avx2.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
+#endif
+#include "vector_avx512.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
+
+// Numbers below 2^-126 count as 0 while it lives: they would take a hundred times as long.
+class FlushSubnormals {
+#if X86
+ public:
+  FlushSubnormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
+  ~FlushSubnormals() { _mm_setcsr(before_); }
+
+ private:
+  unsigned before_;
+#endif
+};
+
+using Task = void (*)(const Scan&, int64_t b, int64_t group);
+
+// Every task once, in whatever order. Threads are made a call: 15 us each, and nothing is left to outlive a fork.
+void run(const Scan& scan, Task task) {
+  const int64_t groups = (scan.dim + kGroup - 1) / kGroup, tasks = scan.batch * groups;
+  std::atomic<int64_t> next{0};
+  const auto work = [&] {
+    const FlushSubnormals flush;
+    for (int64_t i = next++; i < tasks; i = next++) task(scan, i / groups, i % groups);
+  };
+  std::vector<std::thread> threads;
+  try {
+    for (int64_t i = 1; i < std::min<int64_t>(scan.threads, tasks); i++) threads.emplace_back(work);
+  } catch (const std::system_error&) {
+    // No more threads are to be had: those that run do it all.
+  }
+  work();
+  for (auto& thread : threads) thread.join();
+}
+
+enum Vectors : int32_t { kPlain = 0, kAvx2 = 1, kAvx512 = 2 };
+
+template <class T>
+Task pick(const Scan& scan, bool is_backward) {
+#if X86
+  if (scan.vectors == kAvx512) return is_backward ? avx512::backward<T> : avx512::forward<T>;
+  if (scan.vectors == kAvx2) return is_backward ? avx2::backward<T> : avx2::forward<T>;
+#endif
+  return is_backward ? plain::backward<T> : plain::forward<T>;
+}
+
+}  // namespace
+
+// The widest vectors of this processor.
+EXPORT int32_t diffusionpose_scan_vectors() {
+#if X86
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl"))
+    return kAvx512;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kAvx2;
+#endif
+  return kPlain;
+}
+
+EXPORT int32_t diffusionpose_scan_tile() { return kTile; }
+EXPORT int32_t diffusionpose_scan_group() { return kGroup; }
+// Of the struct: what loads another build's library notices.
+EXPORT int64_t diffusionpose_scan_size() { return sizeof(Scan); }
+
+EXPORT void diffusionpose_scan_forward(const Scan* scan) {
+  run(*scan, scan->is_bfloat16 ? pick<uint16_t>(*scan, false) : pick<float>(*scan, false));
+}
+
+EXPORT void diffusionpose_scan_backward(const Scan* scan) {
+  run(*scan, scan->is_bfloat16 ? pick<uint16_t>(*scan, true) : pick<float>(*scan, true));
+}

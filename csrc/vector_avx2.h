@@ -1,0 +1,52 @@
+// Eight floats in an AVX2 register.
+namespace avx2 {
+
+using Vector = __m256;
+constexpr int kWidth = 8;
+
+INLINE Vector load(const float* p) { return _mm256_loadu_ps(p); }
+INLINE void store(float* p, Vector x) { _mm256_storeu_ps(p, x); }
+INLINE Vector fill(float x) { return _mm256_set1_ps(x); }
+INLINE Vector add(Vector x, Vector y) { return _mm256_add_ps(x, y); }
+INLINE Vector sub(Vector x, Vector y) { return _mm256_sub_ps(x, y); }
+INLINE Vector mul(Vector x, Vector y) { return _mm256_mul_ps(x, y); }
+INLINE Vector div(Vector x, Vector y) { return _mm256_div_ps(x, y); }
+INLINE Vector fma(Vector x, Vector y, Vector z) { return _mm256_fmadd_ps(x, y, z); }
+INLINE Vector max(float x, Vector y) { return _mm256_max_ps(_mm256_set1_ps(x), y); }
+INLINE Vector min(float x, Vector y) { return _mm256_min_ps(_mm256_set1_ps(x), y); }
+INLINE Vector max_of(Vector x, Vector y) { return _mm256_max_ps(x, y); }
+INLINE Vector round(Vector x) {
+  return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+INLINE Vector scale(Vector x, Vector n) {
+  const __m256i whole = _mm256_cvtps_epi32(min(128.0f, n));
+  const __m256i exponent = _mm256_add_epi32(whole, _mm256_set1_epi32(127));
+  return _mm256_mul_ps(x, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
+}
+
+INLINE Vector load(const uint16_t* p) {
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+
+INLINE void sum_rows(const float* rows, float* sums) {
+  for (int n = 0; n < 16; n++) {
+    const Vector row = load(rows + 8 * n);
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128(row), _mm256_extractf128_ps(row, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    sums[n] += _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+  }
+}
+
+// The whole number next to x, at least -126, and the rest of it, in [-1/2, 1/2].
+INLINE Vector split(Vector x, Vector& whole) {
+  x = max(-126.0f, x);
+  whole = round(x);
+  return sub(x, whole);
+}
+
+INLINE Vector reciprocal(Vector x) { return div(fill(1.0f), x); }
+
+#include "scan_kernel.h"
+
+}  // namespace avx2

@@ -1,0 +1,132 @@
+"""The selective scan in plain torch, for any device and type: one form to run, one to export.
+
+Time is cut into blocks. `blocked_scan` computes exponentials, inputs and read-outs a block at a time, and only the
+running sum steps through time, in place; its backward keeps one state a block and recomputes the rest, so that neither
+memory nor time is that of autograd through a loop. `two_level_scan` steps through all blocks at once, then from block to
+block: about 2 sqrt(length) steps of operators that every exchange format has.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+BLOCK = 32
+"""Time steps a block: its (block, channels, states) arrays stay in a core's cache at the sizes in use."""
+
+
+def blocked_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """y_t = C_t h_t, h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t.
+
+    Args:
+        u: Inputs (batch, length, dim).
+        delta: Step sizes (batch, length, dim).
+        a: Decay rates (dim, state).
+        b: Input maps (batch, length, state).
+        c: Output maps (batch, length, state).
+    """
+    result: Any = _BlockedScan.apply(u, delta, a, b, c)
+    return result
+
+
+def two_level_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """The same as `blocked_scan` of static length, unrolled, without writing in place."""
+    batch, length, dim = u.shape
+    size = math.isqrt(max(length - 1, 0)) + 1
+    padding = -length % size
+
+    def blocks(x: Tensor) -> Tensor:
+        x = torch.nn.functional.pad(x, (0, 0, 0, padding))
+        return x.reshape(batch, (length + padding) // size, size, x.shape[-1])
+
+    # Padded steps decay nothing and add nothing.
+    u_b, delta_b, b_b, c_b = (blocks(x) for x in (u, delta, b, c))
+    decay = torch.exp(delta_b.unsqueeze(-1) * a)
+    drive = (delta_b * u_b).unsqueeze(-1) * b_b.unsqueeze(3)
+    inside = [drive[:, :, 0]]
+    for t in range(1, size):
+        inside.append(decay[:, :, t] * inside[-1] + drive[:, :, t])
+    whole = torch.exp(delta_b.sum(2).unsqueeze(-1) * a)
+    carries = [torch.zeros_like(inside[0][:, 0])]
+    for k in range(inside[0].shape[1] - 1):
+        carries.append(whole[:, k] * carries[-1] + inside[-1][:, k])
+    reach = torch.exp(delta_b.cumsum(2).unsqueeze(-1) * a)
+    states = torch.stack(inside, 2) + reach * torch.stack(carries, 1).unsqueeze(2)
+    y = torch.matmul(states, c_b.unsqueeze(-1)).squeeze(-1)
+    return y.reshape(batch, length + padding, dim)[:, :length]
+
+
+def _states(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Decays and states of one block, both (batch, time, dim, state), from the state before it."""
+    decay = torch.exp(delta.unsqueeze(-1) * a)
+    state = (delta * u).unsqueeze(-1) * b.unsqueeze(2)
+    previous = start
+    for decay_t, state_t in zip(decay.unbind(1), state.unbind(1), strict=True):
+        previous = state_t.addcmul_(decay_t, previous)
+    return decay, state
+
+
+class _BlockedScan(torch.autograd.Function):
+    """y_t = C_t h_t over (batch, length, dim) inputs, with a checkpoint a block."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        state = u.new_zeros(u.shape[0], u.shape[2], a.shape[1])
+        starts, outputs = [], []
+        for first in range(0, u.shape[1], BLOCK):
+            block = slice(first, first + BLOCK)
+            starts.append(state)
+            _, states = _states(u[:, block], delta[:, block], a, b[:, block], state)
+            outputs.append(torch.matmul(states, c[:, block].unsqueeze(-1)).squeeze(-1))
+            state = states[:, -1].clone()
+        ctx.save_for_backward(u, delta, a, b, c, *starts)
+        return torch.cat(outputs, dim=1) if outputs else torch.zeros_like(u)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        u, delta, a, b, c, *starts = ctx.saved_tensors
+        grads = [torch.empty_like(v) for v in (u, delta, b, c)]
+        grad_a, carry = torch.zeros_like(a), u.new_zeros(u.shape[0], u.shape[2], a.shape[1])
+        for number in reversed(range(len(starts))):
+            block = slice(number * BLOCK, (number + 1) * BLOCK)
+            inputs = (u[:, block], delta[:, block], a, b[:, block], c[:, block])
+            *parts, grad_a_block, carry = _block_backward(
+                *inputs, starts[number], grad_y[:, block], carry
+            )
+            for whole, part in zip(grads, parts, strict=True):
+                whole[:, block] = part
+            grad_a += grad_a_block
+        grad_u, grad_delta, grad_b, grad_c = grads
+        return grad_u, grad_delta, grad_a, grad_b, grad_c
+
+
+def _block_backward(
+    u: Tensor,
+    delta: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    start: Tensor,
+    grad_y: Tensor,
+    carry: Tensor,
+) -> tuple[Tensor, ...]:
+    """Gradients of one block: u, delta, B, C, A, and of the state before it (`carry` is that of the state after)."""
+    decay, states = _states(u, delta, a, b, start)
+    grad_state = grad_y.unsqueeze(-1) * c.unsqueeze(2)
+    later = carry
+    for decay_t, grad_t in zip(
+        reversed(decay.unbind(1)), reversed(grad_state.unbind(1)), strict=True
+    ):
+        later = grad_t.add_(later) * decay_t
+    grad_c = torch.matmul(grad_y.unsqueeze(2), states).squeeze(2)
+    # From here `states` holds h_{t-1} times the gradient and the decay: the gradient of delta_t A.
+    before = torch.cat([start.unsqueeze(1), states[:, :-1]], dim=1)
+    grad_exponent = before.mul_(grad_state).mul_(decay)
+    grad_drive = torch.matmul(grad_state, b.unsqueeze(-1)).squeeze(-1)
+    grad_b = torch.matmul((delta * u).unsqueeze(2), grad_state).squeeze(2)
+    grad_delta = torch.einsum("btdn,dn->btd", grad_exponent, a) + grad_drive * u
+    grad_a = torch.einsum("btdn,btd->dn", grad_exponent, delta)
+    return grad_drive * delta, grad_delta, grad_b, grad_c, grad_a, later
