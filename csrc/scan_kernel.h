@@ -111,7 +111,7 @@ INLINE void read_rates(const Scan& scan, int64_t channel, int count, float* rate
 INLINE float* checkpoint(const Scan& scan, int64_t b, int64_t start, int64_t channel, int64_t set) {
   const int64_t tiles = (scan.length + kTile - 1) / kTile, blocks = (scan.dim + 15) / 16 * (16 / kWidth);
   const int64_t sets = scan.state / kStates;
-  return scan.checkpoints + (((b * tiles + start / kTile) * blocks + channel / kWidth) * sets + set) * kSet;
+  return scan.kept + (((b * tiles + start / kTile) * blocks + channel / kWidth) * sets + set) * kSet;
 }
 
 // tile.out += C h over one set of states; `state` is moved to the end of the tile.
@@ -152,7 +152,7 @@ void forward(const Scan& scan, int64_t b, int64_t group) {
       for (int t = 0; t < steps; t++) store(tile.out + t * kWidth, mul(skip, load(tile.u + t * kWidth)));
       for (int64_t set = 0; set < sets; set++) {
         float* state = &states[(block * sets + set) * kSet];
-        if (scan.checkpoints) std::memcpy(checkpoint(scan, b, start, channel, set), state, kSet * sizeof(float));
+        if (scan.kept) std::memcpy(checkpoint(scan, b, start, channel, set), state, kSet * sizeof(float));
         const int64_t maps = (b * scan.length + start) * scan.state + set * kStates;
         scan_tile(scan, tile, steps, &rates[(block * sets + set) * kSet], scan.B + maps, scan.C + maps, state);
       }

@@ -46,7 +46,7 @@ extern "C" struct Scan {
   const void *u, *delta, *z;               // (batch, length, dim)
   const float *A, *B, *C, *D, *delta_bias; // (dim, state), (batch, length, state) twice, (dim), (dim)
   void* y;                                 // (batch, length, dim)
-  float* checkpoints;                      // (batch, tiles, dim up to a multiple of 16, state)
+  float* kept;                             // (batch, tiles, dim up to a multiple of 16, state)
   const void* grad_y;                      // (batch, length, dim)
   void *grad_u, *grad_delta, *grad_z;      // (batch, length, dim)
   float *grad_A, *grad_D, *grad_bias;      // one a batch item: (batch, dim, state), (batch, dim) twice

@@ -1,5 +1,6 @@
 """Fixtures that several folders share."""
 
+import os
 from fractions import Fraction
 
 import numpy as np
@@ -12,6 +13,9 @@ from diffusionpose.video import VideoWriter
 from tests.data.made import draw, figure
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    # Read when the kernels are first imported.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diffusionpose.nn import native_scan
+from diffusionpose.nn import native_scan, scan_operator
 from diffusionpose.nn.blocked_scan import BLOCK
 from diffusionpose.nn.mamba import Mamba
 from diffusionpose.nn.selective_scan import engine_for, scan_engine, selective_scan
@@ -88,6 +88,14 @@ def test_equals_the_loop_with_gradients(length, name, dtype, bound):
 @pytest.mark.parametrize("name", NATIVE)
 def test_native_equals_the_loop_with_gradients(length, name):
     assert_equals_the_loop(name, inputs(length, torch.float32), 1e-5)
+
+
+# The interpreter takes milliseconds a step, so lengths are few: within a tile, its end, and over several.
+@pytest.mark.parametrize("length", [1, 32, 75])
+@pytest.mark.parametrize("state", [16, 5])
+def test_triton_equals_the_loop_with_gradients(length, state):
+    pytest.importorskip("triton")
+    assert_equals_the_loop("triton", inputs(length, torch.float32, dim=19, state=state), 1e-5)
 
 
 # One lane, a part of a vector, more than one group of channels; fewer and more states than a register holds.
@@ -212,7 +220,10 @@ def test_native_operator_keeps_the_rules_of_torch():
     a = (-torch.rand(8, 16)).requires_grad_()
     for z in (None, torch.randn(2, 30, 8).requires_grad_()):
         torch.library.opcheck(
-            native_scan.scan, (u, delta, a, b, c, None, z, None, True, True), atol=1e-4, rtol=1e-3
+            scan_operator.scan,
+            (u, delta, a, b, c, None, z, None, True, True, "native"),
+            atol=1e-4,
+            rtol=1e-3,
         )
 
 
@@ -231,12 +242,12 @@ def test_export_round_trip(name, tmp_path):
 
 def test_autocast_on_the_operator_itself_computes_in_float32():
     u, b = torch.randn(1, 9, 16, dtype=torch.bfloat16), torch.randn(1, 9, 16)
-    arguments = (u, u, -torch.ones(16, 16), b, b, None, None, None, True, False)
+    arguments = (u, u, -torch.ones(16, 16), b, b, None, None, None, True, False, "native")
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y, _ = native_scan.scan(*arguments)
+        y, _ = scan_operator.scan(*arguments)
     assert y.dtype == torch.float32
     with pytest.raises(ValueError, match="contiguous float32"):
-        native_scan.scan(u, u, -torch.ones(16, 16).double(), *arguments[3:])
+        scan_operator.scan(u, u, -torch.ones(16, 16).double(), *arguments[3:])
 
 
 def test_backward_keeps_little_memory():
@@ -254,8 +265,8 @@ def test_backward_keeps_little_memory():
     with scan_engine("native"), torch.no_grad():
         rows = tensors["u"].transpose(1, 2).contiguous()
         maps = tensors["B"].transpose(1, 2).contiguous()
-        _, kept = native_scan.scan(
-            rows, rows, tensors["A"], maps, maps, None, None, None, True, False
+        _, kept = scan_operator.scan(
+            rows, rows, tensors["A"], maps, maps, None, None, None, True, False, "native"
         )
     assert kept.numel() == 0
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from diffusionpose.nn import native_scan, triton_scan
+from diffusionpose.nn import native_scan, scan_operator, triton_scan
 from diffusionpose.nn.blocked_scan import blocked_scan, two_level_scan
 from diffusionpose.nn.precision import no_autocast
 
@@ -96,8 +96,7 @@ def selective_scan(
     engine = engine_for(u.device, torch.promote_types(u.dtype, delta.dtype))
     with no_autocast(u.device):
         if engine in ("native", "triton"):
-            scan = _fused_native if engine == "native" else triton_scan.fused_scan
-            y = scan(*rows, A, *maps, D, delta_bias, delta_softplus)
+            y = _fused(engine, *rows, A, *maps, D, delta_bias, delta_softplus)
         else:
             core = blocked_scan if engine == "blocked" else two_level_scan
             y = _unfused(core, *rows, A, *maps, D, delta_bias, delta_softplus)
@@ -135,19 +134,19 @@ def _unfused(core, u, delta, z, a, b, c, d, delta_bias, delta_softplus) -> Tenso
     return y if z is None else y * F.silu(z.to(dtype))
 
 
-def _fused_native(u, delta, z, a, b, c, d, delta_bias, delta_softplus) -> Tensor:
-    """The library's operator on tensors as it wants them."""
+def _fused(engine, u, delta, z, a, b, c, d, delta_bias, delta_softplus) -> Tensor:
+    """The operator on tensors as it wants them."""
     rows = [u, delta] if z is None else [u, delta, z]
     dtype = torch.bfloat16 if all(v.dtype == torch.bfloat16 for v in rows) else torch.float32
     u, delta, *gate = (_channels_last(v.to(dtype)) for v in rows)
-    missing = -a.shape[1] % native_scan.LANES
+    missing = max(16, 1 << (a.shape[1] - 1).bit_length()) - a.shape[1]
     a, b, c = (F.pad(v.float(), (0, missing)).contiguous() for v in (a, b, c))
     d, delta_bias = (None if v is None else v.float().contiguous() for v in (d, delta_bias))
     keep = torch.is_grad_enabled() and any(
         v is not None and v.requires_grad for v in (u, delta, a, b, c, d, *gate, delta_bias)
     )
     z = gate[0] if gate else None
-    y, _ = native_scan.scan(u, delta, a, b, c, d, z, delta_bias, delta_softplus, keep)
+    y, _ = scan_operator.scan(u, delta, a, b, c, d, z, delta_bias, delta_softplus, keep, engine)
     return y
 
 

@@ -1,0 +1,198 @@
+"""The fused scan as one operator of torch, with its rules for autograd, tracing and autocast.
+
+`native_scan` and `triton_scan` do the arithmetic; the operator checks what they rely on, makes what they fill, and is
+what `torch.compile` and `torch.export` see. Rows are channel-last; `selective_scan.selective_scan` prepares them.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusionpose.nn import native_scan, triton_scan
+from diffusionpose.nn.native_scan import KEEP_EVERY
+
+_CHANNELS = 16
+"""Channels are padded to a multiple of it in the kept states."""
+
+
+def _implementation(engine: str) -> Any:
+    return {"native": native_scan, "triton": triton_scan}[engine]
+
+
+def _check(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,  # noqa: N803
+    B: Tensor,  # noqa: N803
+    C: Tensor,  # noqa: N803
+    D: Tensor | None,  # noqa: N803
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+) -> None:
+    """The engines read memory by these rules; what breaks them must not get there."""
+    batch, length, dim = u.shape
+    rows = {"u": u, "delta": delta} | ({} if z is None else {"z": z})
+    for name, tensor in rows.items():
+        if tensor.shape != u.shape or tensor.dtype != u.dtype:
+            raise ValueError(
+                f"{name} is {tensor.dtype} {tuple(tensor.shape)}, u is {u.dtype} {tuple(u.shape)}"
+            )
+        if tensor.stride(2) != 1 and dim > 1 and tensor.numel():
+            raise ValueError(f"{name} does not have its channels side by side")
+    if u.dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"u is {u.dtype}; the scan knows float32 and bfloat16")
+    state = A.shape[1]
+    if state < 16 or state & (state - 1):
+        raise ValueError(f"{state} states: not a power of two from 16 on")
+    expected = {
+        "A": (A, (dim, state)),
+        "B": (B, (batch, length, state)),
+        "C": (C, (batch, length, state)),
+        "D": (D, (dim,)),
+        "delta_bias": (delta_bias, (dim,)),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor is None:
+            continue
+        if tensor.dtype != torch.float32 or not tensor.is_contiguous() or tensor.shape != shape:
+            raise ValueError(
+                f"{name} must be contiguous float32 {shape}, not {tensor.dtype} {tuple(tensor.shape)}"
+            )
+
+
+def _kept_shape(u: Tensor, a: Tensor) -> tuple[Any, ...]:
+    """Of the kept states; symbolic while torch traces."""
+    batch, length, dim = u.shape
+    return (batch, -(-length // KEEP_EVERY), -(-dim // _CHANNELS) * _CHANNELS, a.shape[1])
+
+
+@torch.library.custom_op("diffusionpose::scan", mutates_args=())
+def scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,  # noqa: N803
+    B: Tensor,  # noqa: N803
+    C: Tensor,  # noqa: N803
+    D: Tensor | None,  # noqa: N803
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    keep: bool,
+    engine: str,
+) -> tuple[Tensor, Tensor]:
+    """The scan over channel-last rows.
+
+    Args:
+        u: Inputs (batch, length, dim), float32 or bfloat16, channels side by side.
+        delta: Step sizes, like u.
+        A: Decay rates (dim, state), float32, `state` a power of two from 16 on.
+        B: Input maps (batch, length, state), float32.
+        C: Output maps, like B.
+        D: Skip weights (dim), float32.
+        z: Gate, like u.
+        delta_bias: Bias of delta (dim), float32.
+        delta_softplus: Whether delta plus its bias goes through softplus.
+        keep: Whether states are kept for the backward.
+        engine: `native` or `triton`.
+
+    Returns:
+        Outputs like u, and the kept states.
+
+    Raises:
+        ValueError: When a tensor has another shape, type or layout.
+    """
+    _check(u, delta, A, B, C, D, z, delta_bias)
+    y, kept = u.new_empty(u.shape), A.new_empty(_kept_shape(u, A) if keep else (0,))
+    tensors = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "y": y}
+    tensors |= {"delta_bias": delta_bias, "kept": kept if keep else None}
+    if y.numel():
+        _implementation(engine).forward(tensors, delta_softplus)
+    return y, kept
+
+
+@scan.register_fake
+def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep, engine):  # noqa: ARG001, N803
+    return u.new_empty(u.shape), A.new_empty(_kept_shape(u, A) if keep else (0,))
+
+
+@torch.library.custom_op("diffusionpose::scan_backward", mutates_args=())
+def scan_backward(
+    grad_y: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,  # noqa: N803
+    B: Tensor,  # noqa: N803
+    C: Tensor,  # noqa: N803
+    D: Tensor | None,  # noqa: N803
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    kept: Tensor,
+    engine: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of u, delta, A, B, C, D, z and delta_bias, from that of the outputs and the kept states."""
+    _check(u, delta, A, B, C, D, z, delta_bias)
+    grad_y = grad_y.to(u.dtype).contiguous()
+    batch, length, dim = u.shape
+    state, groups = A.shape[1], -(-dim // _implementation(engine).SUMMED_CHANNELS)
+    if grad_y.shape != u.shape or kept.shape != _kept_shape(u, A):
+        raise ValueError("the gradient or the kept states are not those of this scan")
+    grads = {f"grad_{name}": u.new_empty(u.shape) for name in ("u", "delta")}
+    grads["grad_z"] = u.new_empty(u.shape if z is not None else (0,))
+    sums = {"grad_A": A.new_zeros(batch, dim, state)}
+    sums |= {name: A.new_zeros(batch, dim) for name in ("grad_D", "grad_bias")}
+    sums |= {name: A.new_zeros(batch, groups, length, state) for name in ("grad_B", "grad_C")}
+    tensors = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z}
+    tensors |= {"delta_bias": delta_bias, "kept": kept, "grad_y": grad_y}
+    if u.numel():
+        _implementation(engine).backward(tensors | grads | sums, delta_softplus)
+    return (
+        grads["grad_u"],
+        grads["grad_delta"],
+        sums["grad_A"].sum(0),
+        sums["grad_B"].sum(1),
+        sums["grad_C"].sum(1),
+        sums["grad_D"].sum(0),
+        grads["grad_z"],
+        sums["grad_bias"].sum(0),
+    )
+
+
+@scan_backward.register_fake
+def _(grad_y, u, delta, A, B, C, D, z, delta_bias, delta_softplus, kept, engine):  # noqa: ARG001, N803
+    rows, dims = [u.new_empty(u.shape) for _ in range(2)], [A.new_empty(A.shape[0]) for _ in "Db"]
+    grad_z = u.new_empty(u.shape if z is not None else (0,))
+    return (
+        *rows,
+        torch.empty_like(A),
+        torch.empty_like(B),
+        torch.empty_like(C),
+        dims[0],
+        grad_z,
+        dims[1],
+    )
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    *tensors, ctx.delta_softplus, _, ctx.engine = inputs
+    ctx.save_for_backward(*tensors, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx, grad_y, _):
+    *tensors, kept = ctx.saved_tensors
+    grads = scan_backward(grad_y, *tensors, ctx.delta_softplus, kept, ctx.engine)
+    absent = [tensor is None for tensor in tensors]
+    return (
+        *(None if gone else grad for gone, grad in zip(absent, grads, strict=True)),
+        None,
+        None,
+        None,
+    )
+
+
+scan.register_autograd(_backward, setup_context=_setup_context)
+# Called as it is under autocast, it computes in float32; `selective_scan` chooses types itself.
+for _device in ("cpu", "cuda"):
+    scan.register_autocast(_device, torch.float32)
