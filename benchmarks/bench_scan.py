@@ -1,56 +1,201 @@
-"""The blocked scan against the step-by-step loop: CPU time on one thread, one interleaved run, medians and ratios."""
+"""The selective scan's engines against what else installs without CUDA, one interleaved run on one thread.
 
+    python benchmarks/bench_scan.py
+
+Every contestant does the whole of it: softplus and bias of the step sizes, skip, gate. Times are medians of CPU time;
+ratios are those of the medians. Peers: the scan of transformers' Mamba (its path without kernels) and mamba.py's
+parallel scan (`pip install mambapy`, extra `bench`). Errors are relative, in the norm, against the loop in float64.
+"""
+
+import gc
+import os
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
+# Before torch: buffers come from the heap and stay there, as they do in a process that has run for a while.
+os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "1000000000")
+os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "2000000000")
+if os.environ.get("DIFFUSIONPOSE_BENCH") != "1":
+    os.execve(
+        sys.executable, [sys.executable, *sys.argv], {**os.environ, "DIFFUSIONPOSE_BENCH": "1"}
+    )
 
-from diffusionpose.nn.selective_scan import selective_scan
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffusionpose.nn import native_scan
+from diffusionpose.nn.selective_scan import scan_engine, selective_scan
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests.oracles.scan import selective_scan_loop
 
-SIZES = ((3, 207, 384), (1, 621, 384), (1, 621, 1536))
-REPEATS = 3
+Inputs = dict[str, Tensor]
+Scan = Callable[[Inputs], Tensor]
+SIZES = ((3, 209, 1536), (1, 627, 1536), (8, 627, 1536), (3, 207, 384))
+"""Batch, length, channels: Spatial Mamba of three frames, Full-Sequence Mamba of a window and of eight; tiny."""
+SECONDS = 6.0
+"""For one contestant at one size, more or less."""
 
 
-def inputs(batch: int, length: int, dim: int) -> dict[str, torch.Tensor]:
-    torch.manual_seed(0)
-    last = {name: torch.randn(batch, length, width) for name, width in (("u", dim), ("delta", dim))}
-    last |= {name: torch.randn(batch, length, 16) for name in "BC"}
-    tensors = {name: tensor.transpose(1, 2) for name, tensor in last.items()}
+def inputs(batch: int, length: int, dim: int) -> Inputs:
+    """Tensors as Mamba has them at its start, channel-last in memory."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    step = torch.exp(torch.rand(dim, generator=generator) * 4.6 - 6.9)
+    rows = {name: draw(batch, length, dim) for name in ("u", "delta", "z")}
+    maps = {name: draw(batch, length, 16) for name in ("B", "C")}
+    tensors = {name: tensor.transpose(1, 2) for name, tensor in (rows | maps).items()}
     tensors["A"] = -torch.arange(1.0, 17).repeat(dim, 1)
+    tensors["D"] = torch.ones(dim)
+    tensors["delta_bias"] = step + torch.log(-torch.expm1(-step))
     return {name: tensor.requires_grad_() for name, tensor in tensors.items()}
 
 
-def seconds(function, tensors: dict[str, torch.Tensor], backward: bool) -> float:
+def ours(engine: str) -> Scan:
+    def scan(tensors: Inputs) -> Tensor:
+        with scan_engine(engine):
+            return selective_scan(**tensors, delta_softplus=True)
+
+    return scan
+
+
+def transformers_slow(tensors: Inputs) -> Tensor:
+    from transformers.models.mamba.modeling_mamba import mamba_selective_scan
+
+    u, delta, *others = (tensors[name] for name in ("u", "delta", "A", "B", "C", "D", "z"))
+    return mamba_selective_scan(
+        u,
+        delta,
+        *others,
+        delta_bias=tensors["delta_bias"],
+        delta_softplus=True,
+        use_mambapy=False,
+        use_associative_scan=False,
+    )
+
+
+def mambapy_parallel(tensors: Inputs) -> Tensor:
+    from mambapy.pscan import pscan
+
+    u, delta, z, b, c = (tensors[name].transpose(1, 2) for name in ("u", "delta", "z", "B", "C"))
+    delta = F.softplus(delta + tensors["delta_bias"])
+    decay = torch.exp(delta.unsqueeze(-1) * tensors["A"])
+    states = pscan(decay, (delta * u).unsqueeze(-1) * b.unsqueeze(2))
+    y = (states @ c.unsqueeze(-1)).squeeze(3) + tensors["D"] * u
+    return (y * F.silu(z)).transpose(1, 2)
+
+
+CONTESTANTS: dict[str, Scan] = {
+    "native": ours("native"),
+    "blocked": ours("blocked"),
+    "two-level": ours("two_level"),
+    "transformers": transformers_slow,
+    "mamba.py": mambapy_parallel,
+}
+
+
+CHANNEL_FIRST = {"transformers"}
+"""Contestants whose own model hands them rows with time side by side."""
+
+
+def laid_out(name: str, tensors: Inputs) -> Inputs:
+    if name not in CHANNEL_FIRST:
+        return tensors
+    return {key: tensor.detach().contiguous().requires_grad_() for key, tensor in tensors.items()}
+
+
+def seconds(scan: Scan, tensors: Inputs, backward: bool) -> float:
+    gc.collect()
     start = time.process_time()
     with torch.set_grad_enabled(backward):
-        y = function(**tensors, delta_softplus=True)
+        y = scan(tensors)
         if backward:
-            y.sum().backward()
+            torch.autograd.grad(y.sum(), list(tensors.values()))
     return time.process_time() - start
+
+
+def race(tensors: Inputs, backward: bool) -> dict[str, float]:
+    """Median seconds of each, taken in turns; the slow ones get fewer."""
+    given = {name: laid_out(name, tensors) for name in CONTESTANTS}
+    times = {name: [seconds(scan, given[name], backward)] for name, scan in CONTESTANTS.items()}
+    turns = {name: min(60, max(3, int(SECONDS / first[0]))) for name, first in times.items()}
+    for turn in range(max(turns.values())):
+        for name, scan in CONTESTANTS.items():
+            # Turns of the slow are spread over the whole race.
+            if (turn * turns[name]) // max(turns.values()) != ((turn + 1) * turns[name]) // max(
+                turns.values()
+            ):
+                times[name].append(seconds(scan, given[name], backward))
+    # The first run warms up.
+    return {name: statistics.median(values[1:]) for name, values in times.items()}
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    return float((found.detach().double() - expected).norm() / expected.norm())
+
+
+def errors(tensors: Inputs) -> tuple[float, float]:
+    """Of the native engine: forward, and the worst gradient."""
+    exact = {name: tensor.detach().double().requires_grad_() for name, tensor in tensors.items()}
+    expected = selective_scan_loop(**exact, delta_softplus=True)
+    found = CONTESTANTS["native"](tensors)
+    grads = [
+        torch.autograd.grad(y.sum(), list(given.values()))
+        for y, given in ((found, tensors), (expected, exact))
+    ]
+    worst = max(error(one, two) for one, two in zip(*grads, strict=True))
+    return error(found, expected.detach()), worst
+
+
+def extra_memory(tensors: Inputs) -> tuple[float, float]:
+    """What the native engine allocates, in sizes of its output: forward, and with backward."""
+    from torch.profiler import profile
+
+    def peak(backward: bool) -> int:
+        with profile(profile_memory=True) as profiler:
+            seconds(CONTESTANTS["native"], tensors, backward)
+        held = most = 0
+        for event in profiler.profiler.kineto_results.events():  # pyright: ignore[reportOptionalMemberAccess]
+            if event.name() == "[memory]":
+                held += event.nbytes()
+                most = max(most, held)
+        return most
+
+    size = tensors["u"].numel() * 4
+    return peak(False) / size, peak(True) / size
 
 
 def main() -> None:
     torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, one thread, vectors {native_scan.vectors()[-1]}\n")
+    names = list(CONTESTANTS)
     print(
-        "| batch x length x channels | pass | loop, ms | blocked, ms | ratio |\n|---|---|---|---|---|"
+        f"| batch x length x channels | pass | {' | '.join(f'{n}, ms' for n in names)} | native is faster by |"
     )
+    print("|---|---|" + "---|" * (len(names) + 1))
     for size in SIZES:
         tensors = inputs(*size)
         for backward in (False, True):
-            times: dict[str, list[float]] = {"loop": [], "blocked": []}
-            for _ in range(REPEATS):
-                times["loop"].append(seconds(selective_scan_loop, tensors, backward))
-                times["blocked"].append(seconds(selective_scan, tensors, backward))
-            loop, blocked = (statistics.median(times[name]) * 1e3 for name in ("loop", "blocked"))
-            name = "forward + backward" if backward else "forward"
-            print(
-                f"| {' x '.join(map(str, size))} | {name} | {loop:.0f} | {blocked:.1f} | {loop / blocked:.1f} |"
-            )
+            medians = race(tensors, backward)
+            cells = [f"{1e3 * medians[name]:.1f}" for name in names]
+            ratios = [f"{name} {medians[name] / medians['native']:.1f}x" for name in names[1:]]
+            what = "forward + backward" if backward else "forward"
+            row = [" x ".join(map(str, size)), what, *cells, ", ".join(ratios)]
+            print(f"| {' | '.join(row)} |", flush=True)
+    tensors = inputs(1, 627, 1536)
+    print("\nerror against float64: forward {:.1e}, worst gradient {:.1e}".format(*errors(tensors)))
+    print(
+        "extra memory over the output: forward {:.2f}, with backward {:.2f}".format(
+            *extra_memory(tensors)
+        )
+    )
 
 
 if __name__ == "__main__":
