@@ -80,10 +80,12 @@ def rtdetr_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("fixture", ["yolos_folder", "rtdetr_folder"])
 def test_a_folder_of_transformers_detects_people_only(
-    fixture: str, request: pytest.FixtureRequest
+    fixture: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder: Path = request.getfixturevalue(fixture)
+    capsys.readouterr()
     detector = load_detector(folder, score_threshold=0.0)
+    assert capsys.readouterr().err == ""
     assert isinstance(detector, TransformersDetector)
     assert detector.name == folder.name
     same, other = picture(90, 160), picture(50, 40, seed=1)

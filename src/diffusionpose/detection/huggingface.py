@@ -3,7 +3,8 @@
 torch and transformers are imported with the first detector.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,13 @@ def _load_transformers(name: str) -> tuple[Any, Any]:
     is_local = folder.is_dir()
     source = str(folder) if is_local else name
     try:
-        processor = AutoImageProcessor.from_pretrained(
-            source, backend="pil", local_files_only=is_local
-        )
-        model, report = AutoModelForObjectDetection.from_pretrained(
-            source, use_safetensors=True, local_files_only=is_local, output_loading_info=True
-        )
+        with _no_loading_bars(is_local):
+            processor = AutoImageProcessor.from_pretrained(
+                source, backend="pil", local_files_only=is_local
+            )
+            model, report = AutoModelForObjectDetection.from_pretrained(
+                source, use_safetensors=True, local_files_only=is_local, output_loading_info=True
+            )
     except Exception as error:  # the hub, safetensors, ...: no common base
         hint = "" if is_local else "; without network, give a local folder"
         raise CheckpointError(
@@ -95,3 +97,18 @@ def _load_transformers(name: str) -> tuple[Any, Any]:
         # transformers would fill them with random numbers and only warn.
         raise CheckpointError(f"{name}: {len(lost)} weights are missing or misfit, first {lost[0]}")
     return processor, model
+
+
+@contextmanager
+def _no_loading_bars(is_local: bool) -> Iterator[None]:
+    """transformers shows a bar even for a folder that is read in a second, and also where nobody looks."""
+    from transformers.utils import logging
+
+    if not is_local or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
