@@ -56,7 +56,8 @@ def accuracy(pipeline: PosePipeline, source: SourceConfig, still: bool) -> float
                 for index in batch["index"].tolist()
             ]
         )
-        points, _ = heatmaps.decode(pipeline.heatmaps(images, noise))
+        features = pipeline.features(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        points, _ = heatmaps.decode(pipeline.heatmaps(features, noise))
         metric.update(points.double().numpy(), batch["keypoints"].double().numpy())
     return metric.compute()["mean"]
 

@@ -1,3 +1,4 @@
+import threading
 import weakref
 from fractions import Fraction
 
@@ -9,7 +10,9 @@ from diffusionpose import PosePipeline
 from diffusionpose.detection import BoxesFile
 from diffusionpose.errors import UsageError
 from diffusionpose.predict import (
+    WINDOWS_AHEAD,
     PredictOptions,
+    _Features,
     choose_device,
     detect,
     predict_files,
@@ -39,6 +42,9 @@ class CountingDetector:
 
 def pipeline(folder, boxes, **options):
     found = PosePipeline.from_pretrained(folder, device="cpu", **options)
+    if isinstance(boxes, StubDetector):
+        found.detector = boxes
+        return found
     return found.with_boxes(BoxesFile.load(boxes))
 
 
@@ -105,22 +111,96 @@ def test_seed_decides_and_renaming_does_not_matter(untrained, made_video, made_b
     assert not np.allclose(a.keypoints, c.keypoints)
 
 
+def stand_still(num_frames):
+    """A walker whose boxes tremble by less than a window is held for."""
+    return [[20 + index % 2, 10, 80 + index % 2, 110] for index in range(num_frames)]
+
+
+class StubDetector:
+    """Gives prepared boxes, one a frame, in the order in which frames come."""
+
+    name, start_score = "stub", 0.5
+
+    def __init__(self, boxes):
+        self.boxes = iter(boxes)
+
+    def __call__(self, images):
+        box = np.array([next(self.boxes)], float)
+        return [Boxes(box, np.ones(1)) for _ in images]
+
+
+@pytest.mark.parametrize("flip_test", [False, True])
+def test_shared_features_change_no_bit(untrained, made_video, flip_test, monkeypatch):
+    """With the window held, features are computed once a frame, and keypoints are those of features made anew."""
+    counts = []
+
+    def run(forget):
+        found = pipeline(
+            untrained, StubDetector(stand_still(12)), flip_test=flip_test, batch_size=3
+        )
+        features = found.features
+        counts.append(0)
+
+        def counted(images):
+            counts[-1] += len(images)
+            return features(images)
+
+        monkeypatch.setattr(found, "features", counted)
+        if forget:
+            of = _Features.of
+
+            def anew(self, crops):
+                # One by one: within a batch, too, nothing is shared.
+                parts = []
+                for crop in crops:
+                    self._known.clear()
+                    parts.append(of(self, [crop]))
+                return torch.cat(parts)
+
+            monkeypatch.setattr(_Features, "of", anew)
+        return found(made_video).keypoints
+
+    shared, alone = run(forget=False), run(forget=True)
+    assert len(shared) == 12
+    np.testing.assert_array_equal(shared, alone)
+    assert counts == [12, 12 + 10 + 12]
+
+
+def test_windows_of_given_boxes_and_without_holding_are_the_boxes_own(
+    untrained, made_video, made_boxes
+):
+    kept = pipeline(untrained, made_boxes)(made_video)
+    own = pipeline(untrained, made_boxes, hold_crops=False)(made_video)
+    np.testing.assert_array_equal(kept.keypoints, own.keypoints)
+    held = pipeline(untrained, StubDetector(stand_still(12)))(made_video)
+    moved = pipeline(untrained, StubDetector(stand_still(12)), hold_crops=False)(made_video)
+    assert not np.array_equal(held.keypoints, moved.keypoints)
+
+
+def test_an_error_of_the_detector_reaches_the_caller(untrained, made_video):
+    failing = pipeline(untrained, StubDetector(stand_still(5)))
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        failing(made_video)
+    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
+
+
 def test_hypotheses_are_averaged(untrained, made_video, made_boxes):
     one = pipeline(untrained, made_boxes)
-    images = torch.randint(0, 256, (2, 3, 3, 256, 192), dtype=torch.uint8)
+    images = torch.randint(0, 256, (6, 3, 256, 192), dtype=torch.uint8)
+    features = one.features(images).unflatten(0, (2, 3))
     noise = torch.randn(2, 4, *one.model.noise_shape)
-    mean = one.heatmaps(images, noise)
-    single = torch.stack([one.heatmaps(images, noise[:, n : n + 1]) for n in range(4)]).mean(0)
+    mean = one.heatmaps(features, noise)
+    single = torch.stack([one.heatmaps(features, noise[:, n : n + 1]) for n in range(4)]).mean(0)
     torch.testing.assert_close(mean, single, atol=1e-5, rtol=1e-4)
 
 
 def test_flip_test_is_symmetric(untrained, made_boxes):
     both = pipeline(untrained, made_boxes, flip_test=True)
-    images = torch.randint(0, 256, (1, 3, 3, 256, 192), dtype=torch.uint8)
+    images = torch.randint(0, 256, (3, 3, 256, 192), dtype=torch.uint8)
     noise = torch.randn(1, 1, *both.model.noise_shape)
     swap = list(both.model.config.skeleton_graph.flip_permutation)
-    straight = both.heatmaps(images, noise)
-    mirrored = both.heatmaps(images.flip(-1), noise.flip(-1)[:, :, swap])
+    straight = both.heatmaps(both.features(images)[None], noise)
+    mirrored = both.heatmaps(both.features(images.flip(-1))[None], noise.flip(-1)[:, :, swap])
     torch.testing.assert_close(mirrored.flip(-1)[:, swap], straight, atol=1e-5, rtol=1e-4)
 
 
@@ -146,8 +226,8 @@ def test_only_a_bounded_number_of_frames_is_alive_at_a_time(untrained):
             most = max(most, sum(ref() is not None for ref in born))
 
     assert len([poses.index for _, poses in stream.stream(camera())]) == 150
-    # The tracker's lag, a batch, and the window.
-    assert 20 < most < 21 + 4 + 6
+    # The tracker's lag, a batch, the window, and what is made ahead.
+    assert 20 < most < 21 + 4 + 6 + WINDOWS_AHEAD
 
 
 def test_files_appear_together_and_the_video_plays(untrained, made_video, made_boxes, tmp_path):

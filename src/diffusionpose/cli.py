@@ -4,11 +4,12 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 input refused, 4 partial (delivered, but 
 130 interrupted, 143 terminated.
 """
 
+import ctypes
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -38,8 +39,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point: what a user can mend becomes one line and an exit code; signals leave nothing half-written."""
-    # Before torch is imported: threads that spin while they wait take 20 times as long beside another busy process.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _prepare_process()
     # SystemExit unwinds the stack, so that temporary files are removed.
     signal.signal(signal.SIGINT, lambda *_: _stop("interrupted", EXIT_INTERRUPTED))
     signal.signal(signal.SIGTERM, lambda *_: _stop("terminated", EXIT_TERMINATED))
@@ -51,6 +51,19 @@ def main() -> None:
         app()
     except DiffusionPoseError as error:
         _fail(str(error), error.exit_code)
+
+
+def _prepare_process() -> None:
+    """What makes torch's threads and buffers fast in a process of our own; docs/decisions/007-process.md has figures."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # Read when torch is imported. GNU OpenMP's threads spin for this long, some 30 us, before they sleep.
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    with suppress(AttributeError, OSError):  # no glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        trim_threshold, top_pad, mmap_threshold = -1, -2, -3
+        mallopt(mmap_threshold, 1 << 30)
+        mallopt(trim_threshold, (1 << 31) - 1)
+        mallopt(top_pad, 1 << 26)
 
 
 def _stop(message: str, code: int) -> NoReturn:
@@ -97,6 +110,10 @@ DetectorOption = Annotated[
     typer.Option(help="YOLOX .onnx file, or a transformers detector (folder or owner/name)."),
 ]
 DetectEveryOption = Annotated[int, typer.Option(help="Detect on every n-th frame, track between.")]
+HoldCropsOption = Annotated[
+    bool,
+    typer.Option(help="Keep a crop while the person stays inside: faster; off, as in the paper."),
+]
 FpsOption = Annotated[float | None, typer.Option(help="Images per second of a folder of images.")]
 FlipTestOption = Annotated[
     bool, typer.Option(help="Average with the mirrored crop: slower, steadier.")
@@ -116,6 +133,7 @@ def predict(
     boxes: BoxesOption = None,
     detector: DetectorOption = None,
     detect_every: DetectEveryOption = 1,
+    hold_crops: HoldCropsOption = True,
     fps: FpsOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
@@ -148,6 +166,7 @@ def predict(
             flip_test=flip_test,
             batch_size=batch_size,
             detect_every=detect_every,
+            hold_crops=hold_crops,
         )
         pipeline = pipeline if given is None else pipeline.with_boxes(given)
         with progress_bar(reader.info, quiet) as on_frame:

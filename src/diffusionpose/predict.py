@@ -8,8 +8,8 @@ All are generators over bounded windows of frames: memory does not grow with the
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -26,7 +26,8 @@ from diffusionpose.model.checkpoint import WEIGHTS, bundled, find_pretrained, sh
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.diffusion import seeded_noise
-from diffusionpose.nn.geometry import crop_affine, crop_window, invert, transform, warp
+from diffusionpose.nn.geometry import Affine, crop_affine, invert, transform, warp
+from diffusionpose.overlap import Behind, ahead
 from diffusionpose.poses import VideoPoses
 from diffusionpose.render import draw_poses
 from diffusionpose.structures import (
@@ -38,11 +39,15 @@ from diffusionpose.structures import (
     VideoInfo,
     VideoVerdict,
 )
-from diffusionpose.tracking import Tracker
+from diffusionpose.tracking import CropWindows, HeldWindow, Tracker
 from diffusionpose.version import __version__
 from diffusionpose.video import VideoReader, VideoWriter, open_video
 
 Source = str | os.PathLike[str]
+CUTS_A_PASS = 8
+"""Of the backbone."""
+WINDOWS_AHEAD, FRAMES_BEHIND = 8, 8
+"""How far decoding and detection may run ahead of the network, and drawing and encoding lag behind it."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class PredictOptions:
         flip_test: Average with the mirrored crop.
         batch_size: Person-frames a pass; changes speed, not results.
         detect_every: The detector looks at every n-th frame, boxes between are interpolated.
+        hold_crops: A person's crop window stays while the person stays inside, and frames' features are used again;
+            otherwise every key frame has the window of its own box, as in the paper. Boxes of the user's are never held.
         precision: Of the network: `float32`, or `bfloat16` by autocast.
     """
 
@@ -65,6 +72,7 @@ class PredictOptions:
     flip_test: bool = False
     batch_size: int = 8
     detect_every: int = 1
+    hold_crops: bool = True
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
@@ -167,13 +175,48 @@ def windows(tracked: Iterable[tuple[Frame, Boxes]]) -> Iterator[Window]:
 
 @dataclass(frozen=True)
 class _Crop:
-    """One person of one window, ready for the network: `images` (3, 3, height, width) uint8."""
+    """One person of one window: the same cut through each of its frames."""
 
     window: int
     person: int
-    images: np.ndarray
-    to_image: np.ndarray
+    frames: tuple[Frame, ...]
+    number: int
+    """Of the crop window: a frame's cut is known by it and the frame's index."""
+    affine: Affine
     noise_key: tuple[int, int]
+
+
+class _Features:
+    """Backbone features of cuts, each computed once for the windows that share it."""
+
+    def __init__(self, pipeline: "PosePipeline") -> None:
+        self._pipeline = pipeline
+        self._known: dict[tuple[int, int], Tensor] = {}
+
+    def of(self, crops: list[_Crop]) -> Tensor:
+        """(crops, frames, views, tokens, dim) features; see `PosePipeline.features`."""
+        missing = {
+            (crop.number, frame.index): (frame, crop.affine)
+            for crop in crops
+            for frame in crop.frames
+            if (crop.number, frame.index) not in self._known
+        }
+        if missing:
+            size = self._pipeline.model.config.image_size
+            cuts = [warp(frame.image, affine, size) for frame, affine in missing.values()]
+            images = torch.from_numpy(np.stack(cuts).transpose(0, 3, 1, 2))
+            found = self._pipeline.features(images.to(self._pipeline.device))
+            self._known.update(zip(missing, found.unbind(0), strict=True))
+        return torch.stack(
+            [
+                torch.stack([self._known[crop.number, frame.index] for frame in crop.frames])
+                for crop in crops
+            ]
+        )
+
+    def forget_before(self, index: int) -> None:
+        """Drops what no window with a later key frame can share."""
+        self._known = {key: value for key, value in self._known.items() if key[1] >= index}
 
 
 class PosePipeline:
@@ -252,11 +295,13 @@ class PosePipeline:
             frames = [poses for _, poses in pipeline.stream(reader)]
             return VideoPoses.from_frames(pipeline.header(reader.info), frames, reader.verdict)
 
-    def stream(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, FramePoses]]:
+    def stream(self, frames: Iterable[Frame]) -> Generator[tuple[Frame, FramePoses], None, None]:
         """Frames with their poses, in order, as soon as they are known."""
         every = self.options.detect_every
         detections = detect(frames, self.detector, every)
-        return self.estimate(windows(track(detections, make_tracker(self.detector, every))))
+        found = windows(track(detections, make_tracker(self.detector, every)))
+        with closing(ahead(found, WINDOWS_AHEAD)) as source:
+            yield from self.estimate(source)
 
     def header(self, video: VideoInfo) -> PosesHeader:
         """What a result of this pipeline says of itself."""
@@ -280,48 +325,52 @@ class PosePipeline:
         """
         waiting: list[Window] = []
         crops: list[_Crop] = []
+        is_held = self.options.hold_crops and not isinstance(self.detector, BoxesFile)
+        held, features = CropWindows(self.model.config.image_size, is_held=is_held), _Features(self)
         for window in source:
-            crops += self._crops(window, len(waiting))
+            crops += self._crops(window, held.update(window.people), len(waiting))
             waiting.append(window)
             if len(crops) >= self.options.batch_size or len(waiting) >= self.options.batch_size:
-                yield from self._finish(waiting, crops)
+                yield from self._finish(waiting, crops, features)
+                features.forget_before(window.key.index)
                 waiting, crops = [], []
-        yield from self._finish(waiting, crops)
+        yield from self._finish(waiting, crops, features)
 
-    def _crops(self, window: Window, position: int) -> list[_Crop]:
+    def _crops(self, window: Window, held: list[HeldWindow], position: int) -> list[_Crop]:
         size = self.model.config.image_size
-        frames = [window.previous, window.key, window.following]
-        frames = frames if self.model.config.num_frames == 3 else [window.key]
-        crops = []
-        for person, box in enumerate(window.people.boxes):
-            affine = crop_affine(crop_window(box, size), size)
-            # At the ends of a video a frame stands for its neighbour: warped once.
-            cut = {frame.index: warp(frame.image, affine, size) for frame in frames}
-            images = np.stack([cut[frame.index] for frame in frames]).transpose(0, 3, 1, 2)
-            key = (int(window.people.track_ids[person]), window.key.index)
-            crops.append(_Crop(position, person, images, invert(affine), key))
-        return crops
+        frames = (window.previous, window.key, window.following)
+        frames = frames if self.model.config.num_frames == 3 else (window.key,)
+        return [
+            _Crop(
+                position,
+                person,
+                frames,
+                one.number,
+                crop_affine(one.window, size),
+                (int(window.people.track_ids[person]), window.key.index),
+            )
+            for person, one in enumerate(held)
+        ]
 
     def _finish(
-        self, waiting: list[Window], crops: list[_Crop]
+        self, waiting: list[Window], crops: list[_Crop], features: _Features
     ) -> Iterator[tuple[Frame, FramePoses]]:
         people: list[list[PersonPose]] = [[] for _ in waiting]
         for first in range(0, len(crops), self.options.batch_size):
             batch = crops[first : first + self.options.batch_size]
-            for crop, keypoints in zip(batch, self._keypoints(batch), strict=True):
+            for crop, keypoints in zip(batch, self._keypoints(batch, features), strict=True):
                 boxes = waiting[crop.window].people
                 people[crop.window].append(_person(boxes, crop.person, keypoints))
         for window, found in zip(waiting, people, strict=True):
             yield window.key, FramePoses(window.key.index, window.key.time, tuple(found))
 
-    def _keypoints(self, crops: list[_Crop]) -> list[np.ndarray]:
+    def _keypoints(self, crops: list[_Crop], features: _Features) -> list[np.ndarray]:
         """(num_joints, 3) x, y, score in image pixels for each crop."""
-        images = torch.from_numpy(np.stack([crop.images for crop in crops])).to(self.device)
         noise = torch.stack([self._noise(crop.noise_key) for crop in crops]).to(self.device)
-        maps = self.heatmaps(images, noise)
+        maps = self.heatmaps(features.of(crops), noise)
         points, scores = heatmaps.decode(maps)
         points = heatmaps.heatmap_to_crop(points).double().cpu().numpy()
-        placed = [transform(p, crop.to_image) for p, crop in zip(points, crops, strict=True)]
+        placed = [transform(p, invert(c.affine)) for p, c in zip(points, crops, strict=True)]
         return [
             np.column_stack(both)
             for both in zip(placed, scores.double().cpu().numpy(), strict=True)
@@ -338,24 +387,44 @@ class PosePipeline:
         )
 
     @torch.inference_mode()
-    def heatmaps(self, images: Tensor, noise: Tensor) -> Tensor:
-        """Heatmaps of crops, averaged over hypotheses and, if asked, the mirrored crop.
+    def features(self, images: Tensor) -> Tensor:
+        """Backbone features of cuts, each for itself: how they are grouped does not change a bit on the CPU.
 
         Args:
-            images: (batch, 3, 3, height, width) uint8.
+            images: (cuts, 3, height, width) uint8.
+
+        Returns:
+            (cuts, views, tokens, dim); with `flip_test`, the second view is the mirrored cut.
+        """
+        views = [images, images.flip(-1)] if self.options.flip_test else [images]
+        cuts = torch.stack(views, 1).flatten(0, 1).unsqueeze(1)
+        with self._precision():
+            # Few at a time: the stem's maps are large beside its work, and would fall out of the cache.
+            parts = [self.model.extract(part) for part in cuts.split(CUTS_A_PASS)]
+        return torch.cat(parts).unflatten(0, (len(images), len(views))).squeeze(2)
+
+    @torch.inference_mode()
+    def heatmaps(self, features: Tensor, noise: Tensor) -> Tensor:
+        """Heatmaps averaged over hypotheses and, if there is one, the mirrored view.
+
+        Args:
+            features: (batch, frames, views, tokens, dim), from `features`.
             noise: (batch, num_hypotheses, joints, height / 4, width / 4).
         """
-        half = self.options.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            mean = self._mean_heatmaps(images, noise)
-            if self.options.flip_test:
+        with self._precision():
+            mean = self._mean_heatmaps(features[:, :, 0], noise)
+            if features.shape[2] > 1:
                 flip = list(self.model.config.skeleton_graph.flip_permutation)
-                mirrored = self._mean_heatmaps(images.flip(-1), noise.flip(-1)[:, :, flip])
+                mirrored = self._mean_heatmaps(features[:, :, 1], noise.flip(-1)[:, :, flip])
                 mean = (mean + mirrored.flip(-1)[:, flip]) / 2
         return mean.float()
 
-    def _mean_heatmaps(self, images: Tensor, noise: Tensor) -> Tensor:
-        conditions = self.model.encode(self.model.extract(images))
+    def _precision(self) -> AbstractContextManager[object]:
+        half = self.options.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+
+    def _mean_heatmaps(self, features: Tensor, noise: Tensor) -> Tensor:
+        conditions = self.model.encode(features)
         steps = self.options.num_inference_steps
         found = [self.model.generate(conditions, one, steps).float() for one in noise.unbind(1)]
         return torch.stack(found).mean(0)
@@ -419,15 +488,20 @@ def predict_files(
     with ExitStack() as stack:
         writer = stack.enter_context(open_writers(formats, out, name, pipeline.header(info)))
         film = stack.enter_context(_film(out / f"{name}{FILM}", reader)) if video else None
-        for frame, poses in pipeline.stream(reader):
+
+        def finish(done: tuple[Frame, FramePoses]) -> None:
+            frame, poses = done
             writer.write(poses)
             tracks.update(person.track_id for person in poses.people)
             if film is not None:
-                film.writer.write(
-                    replace(frame, image=draw_poses(frame.image, poses.people, skeleton))
-                )
+                image = draw_poses(frame.image, poses.people, skeleton)
+                film.writer.write(replace(frame, image=image))
             if on_frame is not None:
                 on_frame(poses)
+
+        with Behind(finish, FRAMES_BEHIND) as behind, closing(pipeline.stream(reader)) as stream:
+            for done in stream:
+                behind(done)
         writer.stage(reader.verdict)
         files = list(writer.paths)
         if film is not None:

@@ -36,8 +36,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The block, with its residual where it has one."""
-        hidden = x if self.expand is None else F.relu6(self.expand(x))
-        out = self.project(F.relu6(self.depthwise(hidden)))
+        hidden = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
+        out = self.project(F.relu6(self.depthwise(hidden), inplace=True))
         return x + out if self.residual else out
 
 
@@ -98,12 +98,12 @@ class MobileNetV2FPN(nn.Module):
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> tuple[Float[Tensor, "batch channels rows columns"], ...]:
         """Features at strides 4, 8 and 16."""
-        x, taps = F.relu6(self.first(images)), []
+        x, taps = F.relu6(self.first(images), inplace=True), []
         for index, block in enumerate(self.blocks):
             x = block(x)
             if index in self._TAPS:
                 taps.append(x)
-        taps.append(F.relu6(self.top(x)))
+        taps.append(F.relu6(self.top(x), inplace=True))
         coarse, levels = self.lateral[-1](taps[-1]), []
         for index in reversed(range(len(self.smooth))):
             up = F.interpolate(coarse, scale_factor=2, mode="bilinear")

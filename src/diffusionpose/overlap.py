@@ -1,0 +1,114 @@
+"""Stages of a stream side by side: one thread works ahead, another behind, over queues of fixed length.
+
+What the stages do (decoding, detection, matrix products, encoding) lets go of Python's lock, so threads are enough.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+T = TypeVar("T")
+
+_END = object()
+_PATIENCE = 0.1
+"""Seconds between looks at whether the other side has gone."""
+
+
+def ahead(items: Iterable[T], length: int) -> Generator[T, None, None]:
+    """The items, in order, up to `length` of them made in advance by a thread.
+
+    Closing the generator, or an error in its consumer, stops the thread after the item that it is at and closes
+    `items`, if that is a generator. An error in `items` is raised where its item would have come.
+    """
+    made: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(length)
+    gone = threading.Event()
+
+    def put(entry: tuple[Any, BaseException | None]) -> None:
+        while not gone.is_set():
+            with suppress(queue.Full):
+                made.put(entry, timeout=_PATIENCE)
+                return
+
+    def work() -> None:
+        source = iter(items)
+        try:
+            for item in source:
+                put((item, None))
+                if gone.is_set():
+                    return
+            put((_END, None))
+        # Whatever it is: the consumer raises it.
+        except BaseException as error:  # noqa: BLE001
+            put((_END, error))
+        finally:
+            close = getattr(source, "close", None)
+            if close is not None:
+                close()
+
+    worker = threading.Thread(target=work, name="ahead", daemon=True)
+    worker.start()
+    try:
+        while True:
+            item, error = made.get()
+            if error is not None:
+                raise error
+            if item is _END:
+                return
+            yield item
+    finally:
+        gone.set()
+        worker.join()
+
+
+class Behind(Generic[T]):
+    """Calls a function on items in a thread of its own, in order, at most `length` items late.
+
+    A context: leaving it waits for all items, unless it is left by an error, which drops them. An error of the
+    function is raised at the next item, or when the context is left.
+    """
+
+    def __init__(self, function: Callable[[T], object], length: int) -> None:
+        self._function = function
+        self._waiting: queue.Queue[Any] = queue.Queue(length)
+        self._error: BaseException | None = None
+        self._dropped = threading.Event()
+        self._worker = threading.Thread(target=self._work, name="behind", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._worker.start()
+        return self
+
+    def __call__(self, item: T) -> None:
+        self._raise()
+        self._waiting.put(item)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self._dropped.set()
+        self._waiting.put(_END)
+        self._worker.join()
+        if error is None:
+            self._raise()
+
+    def _work(self) -> None:
+        while (item := self._waiting.get()) is not _END:
+            if self._error is not None or self._dropped.is_set():
+                # Emptied on: the other side must not wait for room.
+                continue
+            try:
+                self._function(item)
+            # Whatever it is: the other side raises it.
+            except BaseException as error:  # noqa: BLE001
+                self._error = error
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error

@@ -1,0 +1,108 @@
+"""Stages side by side: order, bounds, errors, and no thread left behind."""
+
+import threading
+import time
+
+import pytest
+
+from diffusionpose.overlap import Behind, ahead
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left():
+    before = threading.active_count()
+    yield
+    assert threading.active_count() == before
+
+
+def test_ahead_keeps_order_and_its_distance():
+    made = []
+
+    def items():
+        for number in range(50):
+            made.append(number)
+            yield number
+
+    source = ahead(items(), 3)
+    assert next(source) == 0
+    deadline = time.monotonic() + 5
+    while len(made) < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    # One given out, three in the queue, one in the hand.
+    assert len(made) == 5
+    assert list(source) == list(range(1, 50))
+
+
+def test_ahead_raises_the_error_where_it_happened():
+    def items():
+        yield 1
+        raise KeyError("two")
+
+    source = ahead(items(), 4)
+    assert next(source) == 1
+    with pytest.raises(KeyError, match="two"):
+        next(source)
+
+
+@pytest.mark.parametrize("length", [1, 100])
+def test_closing_ahead_stops_and_closes_the_source(length):
+    closed = []
+
+    def items():
+        try:
+            yield from range(10**9)
+        finally:
+            closed.append(True)
+
+    source = ahead(items(), length)
+    assert next(source) == 0
+    source.close()
+    assert closed == [True]
+
+
+def test_behind_calls_in_order_in_another_thread():
+    seen = []
+    with Behind(lambda item: seen.append((item, threading.current_thread().name)), 2) as behind:
+        for number in range(20):
+            behind(number)
+    assert seen == [(number, "behind") for number in range(20)]
+
+
+def test_an_error_behind_reaches_the_front_and_ends_the_work():
+    seen = []
+
+    def fail(item):
+        seen.append(item)
+        if item == 3:
+            raise OSError("full disk")
+
+    def feed(numbers, length):
+        with Behind(fail, length) as behind:
+            for number in numbers:
+                behind(number)
+
+    with pytest.raises(OSError, match="full disk"):
+        feed(range(100), 1)
+    assert seen == [0, 1, 2, 3]
+    with pytest.raises(OSError, match="full disk"):
+        feed([3], 9)
+
+
+def test_an_error_in_front_drops_what_waits():
+    seen, hold = [], threading.Event()
+
+    def slow(item):
+        hold.wait(5)
+        seen.append(item)
+
+    def feed():
+        with Behind(slow, 9) as behind:
+            for number in range(5):
+                behind(number)
+            raise ValueError("front")
+
+    threading.Timer(0.2, hold.set).start()
+    with pytest.raises(ValueError, match="front"):
+        feed()
+    assert len(seen) <= 1
