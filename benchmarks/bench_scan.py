@@ -7,38 +7,29 @@ ratios are those of the medians. Peers: the scan of transformers' Mamba (its pat
 parallel scan (`pip install mambapy`, extra `bench`). Errors are relative, in the norm, against the loop in float64.
 """
 
-import gc
-import os
-import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-# Before torch: buffers come from the heap and stay there, as they do in a process that has run for a while.
-os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "1000000000")
-os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "2000000000")
-if os.environ.get("DIFFUSIONPOSE_BENCH") != "1":
-    os.execve(
-        sys.executable, [sys.executable, *sys.argv], {**os.environ, "DIFFUSIONPOSE_BENCH": "1"}
-    )
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+from common import prepare, race, table
+
+prepare()
 
 import torch
 import torch.nn.functional as F
+from tests.oracles.scan import selective_scan_loop
 from torch import Tensor
 
 from diffusionpose.nn import native_scan
 from diffusionpose.nn.selective_scan import scan_engine, selective_scan
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from tests.oracles.scan import selective_scan_loop
-
 Inputs = dict[str, Tensor]
 Scan = Callable[[Inputs], Tensor]
 SIZES = ((3, 209, 1536), (1, 627, 1536), (8, 627, 1536), (3, 207, 384))
 """Batch, length, channels: Spatial Mamba of three frames, Full-Sequence Mamba of a window and of eight; tiny."""
-SECONDS = 6.0
-"""For one contestant at one size, more or less."""
 
 
 def inputs(batch: int, length: int, dim: int) -> Inputs:
@@ -111,30 +102,11 @@ def laid_out(name: str, tensors: Inputs) -> Inputs:
     return {key: tensor.detach().contiguous().requires_grad_() for key, tensor in tensors.items()}
 
 
-def seconds(scan: Scan, tensors: Inputs, backward: bool) -> float:
-    gc.collect()
-    start = time.process_time()
+def once(scan: Scan, tensors: Inputs, backward: bool) -> None:
     with torch.set_grad_enabled(backward):
         y = scan(tensors)
         if backward:
             torch.autograd.grad(y.sum(), list(tensors.values()))
-    return time.process_time() - start
-
-
-def race(tensors: Inputs, backward: bool) -> dict[str, float]:
-    """Median seconds of each, taken in turns; the slow ones get fewer."""
-    given = {name: laid_out(name, tensors) for name in CONTESTANTS}
-    times = {name: [seconds(scan, given[name], backward)] for name, scan in CONTESTANTS.items()}
-    turns = {name: min(60, max(3, int(SECONDS / first[0]))) for name, first in times.items()}
-    for turn in range(max(turns.values())):
-        for name, scan in CONTESTANTS.items():
-            # Turns of the slow are spread over the whole race.
-            if (turn * turns[name]) // max(turns.values()) != ((turn + 1) * turns[name]) // max(
-                turns.values()
-            ):
-                times[name].append(seconds(scan, given[name], backward))
-    # The first run warms up.
-    return {name: statistics.median(values[1:]) for name, values in times.items()}
 
 
 def error(found: Tensor, expected: Tensor) -> float:
@@ -160,7 +132,7 @@ def extra_memory(tensors: Inputs) -> tuple[float, float]:
 
     def peak(backward: bool) -> int:
         with profile(profile_memory=True) as profiler:
-            seconds(CONTESTANTS["native"], tensors, backward)
+            once(CONTESTANTS["native"], tensors, backward)
         held = most = 0
         for event in profiler.profiler.kineto_results.events():  # pyright: ignore[reportOptionalMemberAccess]
             if event.name() == "[memory]":
@@ -175,27 +147,28 @@ def extra_memory(tensors: Inputs) -> tuple[float, float]:
 def main() -> None:
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, one thread, vectors {native_scan.vectors()[-1]}\n")
-    names = list(CONTESTANTS)
-    print(
-        f"| batch x length x channels | pass | {' | '.join(f'{n}, ms' for n in names)} | native is faster by |"
-    )
-    print("|---|---|" + "---|" * (len(names) + 1))
+    rows = []
     for size in SIZES:
         tensors = inputs(*size)
         for backward in (False, True):
-            medians = race(tensors, backward)
-            cells = [f"{1e3 * medians[name]:.1f}" for name in names]
-            ratios = [f"{name} {medians[name] / medians['native']:.1f}x" for name in names[1:]]
+            medians = race(
+                {
+                    name: partial(once, scan, laid_out(name, tensors), backward)
+                    for name, scan in CONTESTANTS.items()
+                },
+                clock=time.process_time,
+            )
+            cells = [f"{1e3 * took:.1f}" for took in medians.values()]
+            ratios = [f"{took / medians['native']:.1f}" for took in medians.values()]
             what = "forward + backward" if backward else "forward"
-            row = [" x ".join(map(str, size)), what, *cells, ", ".join(ratios)]
-            print(f"| {' | '.join(row)} |", flush=True)
+            rows.append([" x ".join(map(str, size)), what, "ms", *cells])
+            rows.append(["", "", "/ native", *ratios])
+    table(["batch x length x channels", "pass", "", *CONTESTANTS], rows)
     tensors = inputs(1, 627, 1536)
-    print("\nerror against float64: forward {:.1e}, worst gradient {:.1e}".format(*errors(tensors)))
-    print(
-        "extra memory over the output: forward {:.2f}, with backward {:.2f}".format(
-            *extra_memory(tensors)
-        )
-    )
+    forward, worst = errors(tensors)
+    print(f"\nerror against float64: forward {forward:.1e}, worst gradient {worst:.1e}")
+    small, large = extra_memory(tensors)
+    print(f"extra memory over the output: forward {small:.2f}, with backward {large:.2f}")
 
 
 if __name__ == "__main__":

@@ -102,7 +102,9 @@ def test_an_error_in_front_drops_what_waits():
                 behind(number)
             raise ValueError("front")
 
-    threading.Timer(0.2, hold.set).start()
+    timer = threading.Timer(0.2, hold.set)
+    timer.start()
     with pytest.raises(ValueError, match="front"):
         feed()
+    timer.join()
     assert len(seen) <= 1

@@ -5,6 +5,7 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 input refused, 4 partial (delivered, but 
 """
 
 import ctypes
+import importlib.util
 import os
 import signal
 import sys
@@ -12,11 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from diffusionpose.errors import DiffusionPoseError, UsageError
+from diffusionpose.errors import DiffusionPoseError, MissingExtraError, UsageError
 from diffusionpose.version import __version__
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point: what a user can mend becomes one line and an exit code; signals leave nothing half-written."""
-    _prepare_process()
+    prepare_process()
     # SystemExit unwinds the stack, so that temporary files are removed.
     signal.signal(signal.SIGINT, lambda *_: _stop("interrupted", EXIT_INTERRUPTED))
     signal.signal(signal.SIGTERM, lambda *_: _stop("terminated", EXIT_TERMINATED))
@@ -53,7 +54,7 @@ def main() -> None:
         _fail(str(error), error.exit_code)
 
 
-def _prepare_process() -> None:
+def prepare_process() -> None:
     """What makes torch's threads and buffers fast in a process of our own; docs/decisions/007-process.md has figures."""
     if "OMP_WAIT_POLICY" not in os.environ:
         # Read when torch is imported. GNU OpenMP's threads spin for this long, some 30 us, before they sleep.
@@ -279,6 +280,20 @@ def models() -> None:
 
 
 @app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="Bundled name, folder, or owner/name.")] = "tiny",
+    out: Annotated[Path, typer.Option(help="The ONNX file.")] = Path("diffusionpose.onnx"),
+    overwrite: OverwriteOption = False,
+) -> None:
+    """The one-step model as ONNX (opset 20), checked against torch (extra: export)."""
+    _need_extra("onnxscript", "export")
+    from diffusionpose.export import export_onnx
+
+    difference = export_onnx(model, out, overwrite=overwrite)
+    print(f"{out}: onnxruntime's heatmaps differ from torch's by {difference:.1e} at most")
+
+
+@app.command()
 def doctor() -> None:
     """What this installation has and whether its parts work; exit code 1 if one does not."""
     from diffusionpose.doctor import examine
@@ -308,19 +323,14 @@ def train(
     from diffusionpose.config import read_recipe
 
     recipe = read_recipe(config, settings or ())
-    train_module: Any = _train_module()
+    _need_extra("lightning", "train")
+    from diffusionpose.train import train as train_recipe
+
     target = run or Path("runs") / recipe.name
-    folder = train_module.train(recipe, target, resume=resume, progress=not quiet)
+    folder = train_recipe(recipe, target, resume=resume, progress=not quiet)
     print(f"model: {folder}")
 
 
-def _train_module() -> Any:
-    from diffusionpose.errors import MissingExtraError
-
-    try:
-        import lightning  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("lightning", "train") from None
-    from diffusionpose import train as module
-
-    return module
+def _need_extra(package: str, extra: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtraError(package, extra)

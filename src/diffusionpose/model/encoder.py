@@ -40,7 +40,7 @@ class SpatialMamba(nn.Module):
     def forward(self, tokens: Tokens) -> Tokens:
         """Tokens scanned frame by frame."""
         frames = rearrange(tokens, "b f n d -> (b f) n d")
-        return rearrange(self.mamba(frames), "(b f) n d -> b f n d", b=len(tokens))
+        return rearrange(self.mamba(frames), "(b f) n d -> b f n d", b=tokens.shape[0])
 
 
 class FullSequenceMamba(nn.Module):
@@ -67,7 +67,7 @@ class TemporalSelfAttention(nn.Module):
         """Tokens after attention over the frames of their position."""
         # Contiguous: linear layers on a transposed view become batched products, which are far slower in bfloat16.
         positions = rearrange(tokens, "b f n d -> (b n) f d").contiguous()
-        return rearrange(self.attention(positions), "(b n) f d -> b f n d", b=len(tokens))
+        return rearrange(self.attention(positions), "(b n) f d -> b f n d", b=tokens.shape[0])
 
 
 class SpatioTemporalBlock(nn.Module):
@@ -143,7 +143,7 @@ class SpatioTemporalFeatureEncoder(nn.Module):
 
     def forward(self, features: Tokens) -> Conditions:
         """Conditions C_p and C_f from the frames' features."""
-        keypoints = repeat(self.keypoint_tokens, "f j d -> b f j d", b=len(features))
+        keypoints = repeat(self.keypoint_tokens, "f j d -> b f j d", b=features.shape[0])
         tokens = torch.cat([features, keypoints.to(features.dtype)], dim=2) + self.frame_embedding
         for block in self.blocks:
             tokens = block(tokens)
@@ -164,7 +164,7 @@ class KeyFrameConditions(nn.Module):
     def forward(self, features: Tokens) -> Conditions:
         """The key frame's features, and tokens that see no image."""
         key = features[:, features.shape[1] // 2]
-        position = repeat(self.keypoint_tokens, "j d -> b j d", b=len(features))
+        position = repeat(self.keypoint_tokens, "j d -> b j d", b=features.shape[0])
         return Conditions(position, key)
 
 

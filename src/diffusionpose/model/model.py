@@ -116,7 +116,7 @@ class DiffusionPose(nn.Module):
         """Backbone features of RGB crops in [0, 255]; a frame's features do not depend on its neighbours."""
         flat = normalise(rearrange(images, "b f c h w -> (b f) c h w"))
         flat = flat.contiguous(memory_format=torch.channels_last)
-        return rearrange(self.backbone(flat), "(b f) n d -> b f n d", b=len(images))
+        return rearrange(self.backbone(flat), "(b f) n d -> b f n d", b=images.shape[0])
 
     def encode(self, features: Float[Tensor, "batch frames tokens dim"]) -> Conditions:
         """Spatio-Temporal Feature Encoder: position and feature conditions."""

@@ -79,7 +79,7 @@ def sample(
     signal = [float(scheduler.alphas_cumprod[t]) for t in steps] + [1.0]
     x_t = noise
     for t, here, there in zip(steps, signal, signal[1:], strict=False):
-        x_0 = denoise(x_t, torch.full((len(x_t),), t, device=x_t.device))
+        x_0 = denoise(x_t, torch.full((x_t.shape[0],), t, device=x_t.device))
         if there == 1.0:
             # The last step ends at x_0 itself; with one step nothing is divided by sqrt(alphas_cumprod) = 2e-9.
             return x_0

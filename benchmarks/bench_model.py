@@ -1,0 +1,145 @@
+"""The network's time a window: against stock torch, against one ViTPose crop, against its own matrix products.
+
+    python benchmarks/bench_model.py [SIZE,...]
+
+Weights are random: they do not change the time. All contestants of a size run in turns on the same inputs, medians are
+compared. "stock" is the same network in plain torch with the scan as transformers loops it. "cached" has the backbone
+features of two of its three frames already, as in `predict` while a crop is held; "ViTPose" is one crop through
+transformers' backbone of the same size. "products" are the matrix products and convolutions of the cached window alone,
+of the same shapes, one after the other.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common import prepare, race, table
+
+prepare()
+
+import torch
+from torch import Tensor, nn
+
+from diffusionpose import DiffusionPose
+from diffusionpose.config import model_config
+from diffusionpose.nn import mamba
+from diffusionpose.nn.backbone import ViTBackbone
+
+
+def transformers_scan(u: Tensor, delta: Tensor, *others: Tensor, **options: object) -> Tensor:
+    from transformers.models.mamba.modeling_mamba import mamba_selective_scan
+
+    # As that model hands them over: time side by side.
+    return mamba_selective_scan(u.contiguous(), delta.contiguous(), *others, **options)
+
+
+@contextmanager
+def stock_scan() -> Iterator[None]:
+    ours = mamba.selective_scan
+    mamba.selective_scan = transformers_scan  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        mamba.selective_scan = ours
+
+
+def matrix_products(run: Callable[[], object], model: nn.Module) -> Callable[[], object]:
+    """The linear layers and convolutions of a run, with inputs of the same shapes, and nothing else."""
+    calls: list[tuple[nn.Module, Tensor]] = []
+    hooks = [
+        part.register_forward_hook(lambda part, given, _: calls.append((part, given[0].clone())))
+        for part in model.modules()
+        if isinstance(part, nn.Linear | nn.Conv2d)
+    ]
+    run()
+    for hook in hooks:
+        hook.remove()
+
+    def products() -> None:
+        for part, given in calls:
+            part(given)
+
+    return products
+
+
+def measure(size: str) -> dict[str, float]:
+    torch.manual_seed(0)
+    model = DiffusionPose(model_config(size)).eval()
+    height, width = model.config.image_size
+    images = torch.randint(0, 256, (1, 3, 3, height, width), dtype=torch.uint8)
+    noise = torch.randn(1, *model.noise_shape)
+    old = model.extract(images)[:, :2]
+
+    def cached() -> Tensor:
+        new = model.extract(images[:, 2:])
+        return model.generate(model.encode(torch.cat([old, new], 1)), noise)
+
+    def whole() -> Tensor:
+        return model.generate(model.encode(model.extract(images)), noise)
+
+    def in_bfloat16(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        def half() -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return run()
+
+        return half
+
+    def stock() -> Tensor:
+        with stock_scan():
+            return whole()
+
+    contestants = {
+        "whole": whole,
+        "whole, bfloat16": in_bfloat16(whole),
+        "stock": stock,
+        "cached": cached,
+        "cached, bfloat16": in_bfloat16(cached),
+        "products": matrix_products(cached, model),
+    }
+    if isinstance(model.backbone, ViTBackbone):
+        vit, crop = model.backbone.vit, torch.randn(1, 3, height, width)
+        contestants["ViTPose"] = lambda: vit(crop)
+        contestants["ViTPose, bfloat16"] = in_bfloat16(lambda: vit(crop).feature_maps[-1])
+    return race(contestants, seconds_each=8.0)
+
+
+def main(sizes: str = "tiny,small,base") -> None:
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, milliseconds a window\n")
+    rows, ratios = [], []
+    with torch.inference_mode():
+        for size in sizes.split(","):
+            times = measure(size)
+            rows += [[size, name, f"{1e3 * took:.1f}"] for name, took in times.items()]
+
+            def ratio(of: str, to: str, times: dict[str, float] = times) -> str:
+                return f"{times[of] / times[to]:.2f}" if of in times and to in times else "-"
+
+            ratios.append(
+                [
+                    size,
+                    ratio("stock", "whole"),
+                    ratio("stock", "whole, bfloat16"),
+                    ratio("cached", "ViTPose"),
+                    ratio("cached, bfloat16", "ViTPose, bfloat16"),
+                    ratio("cached", "products"),
+                ]
+            )
+    table(["size", "what", "ms"], rows)
+    print()
+    table(
+        [
+            "size",
+            "stock / whole",
+            "stock / bfloat16",
+            "cached / ViTPose",
+            "the same, bfloat16",
+            "cached / products",
+        ],
+        ratios,
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

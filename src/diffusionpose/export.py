@@ -1,0 +1,141 @@
+"""The one-step network as an ONNX file, checked against torch before it gets its name.
+
+Inputs `images` (batch, frames, 3, height, width) uint8 RGB crops and `noise` (batch, joints, height / 4, width / 4), a
+standard Gaussian; output `heatmaps` (batch, joints, height / 4, width / 4). What lies before (crops) and after (decoding
+to coordinates) is `diffusionpose.nn.geometry` and `diffusionpose.nn.heatmaps`. The file's metadata hold the model's
+configuration and the weights' SHA-256.
+
+The scan is unrolled (`two_level_scan`): ONNX's own Scan operator is refused by OpenVINO.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diffusionpose.errors import DiffusionPoseError, UsageError, first_line
+from diffusionpose.formats import AtomicFile
+from diffusionpose.model.checkpoint import WEIGHTS, find_pretrained, sha256_of
+from diffusionpose.model.model import DiffusionPose
+from diffusionpose.nn.selective_scan import scan_engine
+from diffusionpose.version import __version__
+
+OPSET = 20
+TOLERANCE = 1e-4
+"""Of heatmaps, against torch."""
+
+
+class OneStep(nn.Module):
+    """Crops and noise to heatmaps: DDIM's only step is the network's own x_0."""
+
+    def __init__(self, model: DiffusionPose) -> None:
+        super().__init__()
+        self.model = model
+        self.last = model.config.diffusion.num_train_timesteps - 1
+
+    def forward(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Heatmaps of the key frame."""
+        t = torch.full((noise.shape[0],), self.last, device=noise.device)
+        return self.model(images, noise, t)
+
+
+def example(model: DiffusionPose, batch: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Random crops and noise for a model."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (batch, model.config.num_frames, 3, *model.config.image_size)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    return images, torch.randn(batch, *model.noise_shape, generator=generator)
+
+
+def export_onnx(name_or_path: str | Path, target: Path, *, overwrite: bool = False) -> float:
+    """Writes a model as ONNX; the batch size stays free.
+
+    Args:
+        name_or_path: Bundled name, folder, or Hugging Face repository.
+        target: The file; it gets its name when onnxruntime has given torch's answer with it.
+        overwrite: Replace a file that is there.
+
+    Returns:
+        Largest difference of a heatmap's pixel between onnxruntime and torch, on random input of two batch sizes.
+
+    Raises:
+        UsageError: If the target is there.
+        CheckpointError: If the model cannot be had.
+        DiffusionPoseError: If the file's answers are not torch's.
+    """
+    if target.exists() and not overwrite:
+        raise UsageError(f"{target} is there: give another --out, or --overwrite")
+    folder = find_pretrained(name_or_path)
+    model = DiffusionPose.from_pretrained(folder)
+    facts = {
+        "diffusionpose": __version__,
+        "config": model.config.model_dump_json(),
+        "weights_sha256": sha256_of(folder / WEIGHTS),
+    }
+    file = AtomicFile(target)
+    try:
+        _write(OneStep(model), example(model, 2), file.temporary, facts)
+        difference = max(_difference(model, file.temporary, batch) for batch in (1, 3))
+        if not difference <= TOLERANCE:
+            raise DiffusionPoseError(
+                f"{target}: onnxruntime differs from torch by {difference:.1e}, more than {TOLERANCE:.0e}; not written"
+            )
+        file.publish()
+    finally:
+        file.discard()
+    return difference
+
+
+def _write(
+    network: OneStep, inputs: tuple[Tensor, Tensor], path: Path, facts: dict[str, str]
+) -> None:
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    with torch.no_grad(), scan_engine("two_level"), _quiet():
+        program = torch.onnx.export(
+            network,
+            inputs,
+            dynamo=True,
+            dynamic_shapes=({0: batch}, {0: batch}),
+            input_names=["images", "noise"],
+            output_names=["heatmaps"],
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    program.model.metadata_props.update(facts)
+    program.save(path)
+
+
+def _difference(model: DiffusionPose, path: Path, batch: int) -> float:
+    import onnxruntime as ort
+
+    images, noise = example(model, batch, seed=batch)
+    try:
+        session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, {"images": images.numpy(), "noise": noise.numpy()})
+    except Exception as error:  # onnxruntime's own classes share no base but this
+        raise DiffusionPoseError(f"onnxruntime refuses the file: {first_line(error)}") from error
+    with torch.inference_mode():
+        expected = OneStep(model)(images, noise)
+    return float(np.abs(np.asarray(found) - expected.numpy()).max())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's remarks on its own workings are not for users."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,62 @@
+"""The exported file gives torch's heatmaps, for any batch, and is not written when it does not."""
+
+import numpy as np
+import pytest
+import torch
+
+from diffusionpose import DiffusionPose
+from diffusionpose.errors import DiffusionPoseError, UsageError
+
+pytest.importorskip("onnxscript")
+ort = pytest.importorskip("onnxruntime")
+from diffusionpose import export  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def exported(untrained, tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "model.onnx"
+    return path, export.export_onnx(untrained, path)
+
+
+def test_file_gives_the_heatmaps_of_torch(untrained, exported):
+    path, difference = exported
+    assert difference < export.TOLERANCE
+    model = DiffusionPose.from_pretrained(untrained)
+    images, noise = export.example(model, 5, seed=9)
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (found,) = session.run(["heatmaps"], {"images": images.numpy(), "noise": noise.numpy()})
+    with torch.inference_mode():
+        expected = model.generate(model.encode(model.extract(images)), noise)
+    # DDIM's arithmetic around the only step rounds once more.
+    np.testing.assert_allclose(found, expected.numpy(), atol=2e-4)
+    facts = session.get_modelmeta().custom_metadata_map
+    assert '"name":"untrained"' in facts["config"]
+    assert len(facts["weights_sha256"]) == 64
+
+
+def test_file_has_standard_operators_of_the_stated_opset_only(exported):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(exported[0])
+    onnx.checker.check_model(model)
+    assert {entry.domain: entry.version for entry in model.opset_import}[""] == export.OPSET
+    assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
+    assert not any(node.op_type in ("Scan", "Loop") for node in model.graph.node)
+
+
+def test_a_file_that_is_there_stays(untrained, exported):
+    path, _ = exported
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match="--overwrite"):
+        export.export_onnx(untrained, path)
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_differs_is_not_written(untrained, exported, tmp_path, monkeypatch):
+    """The file of another network, as a wrong translation would be."""
+    path, _ = exported
+    monkeypatch.setattr(export, "_write", lambda *given: given[2].write_bytes(path.read_bytes()))
+    other = DiffusionPose(DiffusionPose.from_pretrained(untrained).config)
+    other = other.save_pretrained(tmp_path / "other", "card")
+    with pytest.raises(DiffusionPoseError, match="differs from torch"):
+        export.export_onnx(other, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == [other]
