@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import prepare, race, table
+from common import prepare, race, row, start_table
 
 prepare()
 
@@ -107,11 +107,13 @@ def measure(size: str) -> dict[str, float]:
 
 def main(sizes: str = "tiny,small,base") -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, milliseconds a window\n")
-    rows, ratios = [], []
+    ratios = []
+    start_table(["size", "what", "ms"])
     with torch.inference_mode():
         for size in sizes.split(","):
             times = measure(size)
-            rows += [[size, name, f"{1e3 * took:.1f}"] for name, took in times.items()]
+            for name, took in times.items():
+                row([size, name, f"{1e3 * took:.1f}"])
 
             def ratio(of: str, to: str, times: dict[str, float] = times) -> str:
                 return f"{times[of] / times[to]:.2f}" if of in times and to in times else "-"
@@ -126,9 +128,8 @@ def main(sizes: str = "tiny,small,base") -> None:
                     ratio("cached", "products"),
                 ]
             )
-    table(["size", "what", "ms"], rows)
     print()
-    table(
+    start_table(
         [
             "size",
             "stock / whole",
@@ -136,9 +137,10 @@ def main(sizes: str = "tiny,small,base") -> None:
             "cached / ViTPose",
             "the same, bfloat16",
             "cached / products",
-        ],
-        ratios,
+        ]
     )
+    for cells in ratios:
+        row(cells)
 
 
 if __name__ == "__main__":

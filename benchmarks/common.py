@@ -38,7 +38,12 @@ def race(
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def table(header: list[str], rows: list[list[str]]) -> None:
-    """Markdown on stdout."""
-    for row in (header, ["---"] * len(header), *rows):
-        print(f"| {' | '.join(row)} |", flush=True)
+def row(cells: list[str]) -> None:
+    """One of a Markdown table, on stdout."""
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def start_table(header: list[str]) -> None:
+    """Its header."""
+    row(header)
+    row(["---"] * len(header))

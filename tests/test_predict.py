@@ -15,10 +15,10 @@ from diffusionpose.predict import (
     _Features,
     choose_device,
     detect,
-    predict_files,
     track,
     windows,
 )
+from diffusionpose.predict_files import predict_files
 from diffusionpose.structures import Boxes, Frame
 from diffusionpose.tracking import Tracker
 from diffusionpose.video import open_video

@@ -21,7 +21,7 @@ from diffusionpose.errors import DiffusionPoseError, MissingExtraError, UsageErr
 from diffusionpose.version import __version__
 
 if TYPE_CHECKING:
-    from diffusionpose.predict import Outcome
+    from diffusionpose.predict_files import Outcome
     from diffusionpose.structures import FramePoses, VideoInfo
 
 EXIT_FAILED, EXIT_PARTIAL = 1, 4
@@ -148,7 +148,8 @@ def predict(
 ) -> None:
     """Poses of the people in a video: OUT/NAME.poses.json and the annotated OUT/NAME.mp4."""
     from diffusionpose.detection import BoxesFile
-    from diffusionpose.predict import PosePipeline, predict_files
+    from diffusionpose.predict import PosePipeline
+    from diffusionpose.predict_files import predict_files
     from diffusionpose.video import open_video
 
     chosen = parse_formats(formats)

@@ -1,19 +1,19 @@
 """From a video to poses: the table of contents of the product. Each arrow is one function here.
 
 source -> frames (`open_video`) -> person boxes (`detect`) -> tracks (`track`) -> windows of three frames (`windows`)
--> crops, heatmaps and keypoints (`estimate`) -> files (`predict_files`).
+-> crops, heatmaps and keypoints (`estimate`) -> files (`predict_files.predict_files`).
 
 All are generators over bounded windows of frames: memory does not grow with the length of the video.
 """
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, closing
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,15 +21,13 @@ from torch import Tensor
 
 from diffusionpose.detection import BoxesFile, PersonDetector, load_detector
 from diffusionpose.errors import UsageError
-from diffusionpose.formats import FORMATS, AtomicFile, is_result_of, open_writers
 from diffusionpose.model.checkpoint import WEIGHTS, bundled, find_pretrained, sha256_of
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.diffusion import seeded_noise
 from diffusionpose.nn.geometry import Affine, crop_affine, invert, transform, warp
-from diffusionpose.overlap import Behind, ahead
+from diffusionpose.overlap import ahead
 from diffusionpose.poses import VideoPoses
-from diffusionpose.render import draw_poses
 from diffusionpose.structures import (
     Boxes,
     Frame,
@@ -37,17 +35,16 @@ from diffusionpose.structures import (
     PersonPose,
     PosesHeader,
     VideoInfo,
-    VideoVerdict,
 )
 from diffusionpose.tracking import CropWindows, HeldWindow, Tracker
 from diffusionpose.version import __version__
-from diffusionpose.video import VideoReader, VideoWriter, open_video
+from diffusionpose.video import open_video
 
 Source = str | os.PathLike[str]
 CUTS_A_PASS = 8
 """Of the backbone."""
-WINDOWS_AHEAD, FRAMES_BEHIND = 8, 8
-"""How far decoding and detection may run ahead of the network, and drawing and encoding lag behind it."""
+WINDOWS_AHEAD = 8
+"""How far decoding and detection may run ahead of the network."""
 
 
 @dataclass(frozen=True)
@@ -440,116 +437,3 @@ def _person(boxes: Boxes, index: int, keypoints: np.ndarray) -> PersonPose:
         score=float(keypoints[:, 2].mean()) * box_score,
         keypoints=keypoints,
     )
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What `predict_files` made: the files, and the verdict on the video."""
-
-    files: tuple[Path, ...]
-    verdict: VideoVerdict
-    num_people: int
-    notes: tuple[str, ...] = ()
-
-
-Progress = Callable[[FramePoses], None]
-FILM = ".mp4"
-
-
-def predict_files(
-    pipeline: PosePipeline,
-    reader: VideoReader,
-    out: Path,
-    *,
-    formats: tuple[str, ...] = ("json",),
-    video: bool = True,
-    overwrite: bool = False,
-    on_frame: Progress | None = None,
-) -> Outcome:
-    """Poses of an opened video as files in a folder; none stands under its final name before all are complete.
-
-    Args:
-        pipeline: What estimates.
-        reader: From `open_video`.
-        out: Folder, made if it is not there.
-        formats: Names in `formats.FORMATS`.
-        video: Also write the annotated video.
-        overwrite: Replace files of the same names, though they are not of this video.
-        on_frame: Called with the poses of each finished frame.
-
-    Raises:
-        UsageError: If the files cannot be written there, or files of those names are not results of this video.
-        DiffusionPoseError: If writing fails on the way; nothing is left behind.
-    """
-    name, info = Path(reader.info.name).stem, reader.info
-    skeleton = pipeline.model.config.skeleton_graph
-    tracks: set[int] = set()
-    _guard_existing(out, name, reader, video=video, overwrite=overwrite)
-    with ExitStack() as stack:
-        writer = stack.enter_context(open_writers(formats, out, name, pipeline.header(info)))
-        film = stack.enter_context(_film(out / f"{name}{FILM}", reader)) if video else None
-
-        def finish(done: tuple[Frame, FramePoses]) -> None:
-            frame, poses = done
-            writer.write(poses)
-            tracks.update(person.track_id for person in poses.people)
-            if film is not None:
-                image = draw_poses(frame.image, poses.people, skeleton)
-                film.writer.write(replace(frame, image=image))
-            if on_frame is not None:
-                on_frame(poses)
-
-        with Behind(finish, FRAMES_BEHIND) as behind, closing(pipeline.stream(reader)) as stream:
-            for done in stream:
-                behind(done)
-        writer.stage(reader.verdict)
-        files = list(writer.paths)
-        if film is not None:
-            film.writer.close()
-            film.file.publish()
-            files.append(film.file.path)
-        # Last: whoever sees the keypoints finds the rest beside them.
-        writer.publish()
-    notes = _notes(pipeline.detector, reader.verdict)
-    return Outcome(tuple(files), reader.verdict, len(tracks), notes)
-
-
-def _guard_existing(
-    out: Path, name: str, reader: VideoReader, *, video: bool, overwrite: bool
-) -> None:
-    """Results of the same video are replaced; another's of that name, or a video of the user's, are not."""
-    own = is_result_of(out / f"{name}.poses.json", reader.info)
-    suffixes = [*(made.suffix for made in FORMATS.values()), *([FILM] if video else [])]
-    for path in (out / f"{name}{suffix}" for suffix in suffixes):
-        if reader.is_same_file(path):
-            raise UsageError(f"{path} is the source itself: give another --out")
-        if os.path.lexists(path) and not (own or overwrite):
-            raise UsageError(
-                f"{path} is there and not of this video: give another --out, or --overwrite"
-            )
-
-
-def _notes(detector: PersonDetector | BoxesFile, verdict: VideoVerdict) -> tuple[str, ...]:
-    if isinstance(detector, BoxesFile) and detector.last_index >= verdict.num_frames:
-        named, last = detector.last_index, verdict.num_frames - 1
-        return (f"{detector.name} has boxes for frame {named}, the video ends with frame {last}",)
-    return ()
-
-
-class _Film(NamedTuple):
-    """The annotated video in the making."""
-
-    file: AtomicFile
-    writer: VideoWriter
-
-
-@contextmanager
-def _film(path: Path, reader: VideoReader) -> Iterator[_Film]:
-    """A video under a temporary name, removed unless it is published."""
-    file, info = AtomicFile(path), reader.info
-    try:
-        size = info.width, info.height
-        with VideoWriter(file.temporary, *size, rate=info.average_rate) as writer:
-            yield _Film(file, writer)
-    finally:
-        file.discard()
