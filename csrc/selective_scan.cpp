@@ -2,6 +2,8 @@
 //
 //   h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t        y_t = (C_t h_t + D u_t) SiLU(z_t)
 //
+// and the convolution before it: v_t = SiLU(sum_k w_k u_{t - taps + 1 + k} + bias).
+//
 // A plain C interface, without Python's or torch's headers, so that one build serves all their versions
 // (`diffusionpose/nn/native.py` calls it). Arithmetic is float32 throughout; rows may be bfloat16. Work is cut into
 // groups of channels of one batch item, the same for any number of threads, so that results do not depend on it.
@@ -33,6 +35,7 @@ namespace {
 constexpr int kTile = 32;     // steps between checkpoints: states of a tile stay in a core's cache
 constexpr int kStates = 16;   // states that go through registers together
 constexpr int kGroup = 128;   // channels a task
+constexpr int kRows = 32;     // of the convolution, a task
 constexpr float kLog2e = 1.44269504088896341f, kLog2eRest = 1.92596299e-8f, kLn2 = 0.693147180559945309f;
 
 }  // namespace
@@ -51,6 +54,16 @@ extern "C" struct Scan {
   void *grad_u, *grad_delta, *grad_z;      // (batch, length, dim)
   float *grad_A, *grad_D, *grad_bias;      // one a batch item: (batch, dim, state), (batch, dim) twice
   float *grad_B, *grad_C;                  // one a group: (batch, groups, length, state), zeros before
+};
+
+// u as in Scan; weight (taps, dim), bias (dim), y (batch, length, dim).
+extern "C" struct Convolution {
+  int64_t batch, length, dim, taps;
+  int64_t u_batch, u_time;
+  int32_t is_bfloat16, threads, vectors;
+  const void* u;
+  const float *weight, *bias;
+  void* y;
 };
 
 namespace {
@@ -100,19 +113,18 @@ class FlushSubnormals {
 #endif
 };
 
-using Task = void (*)(const Scan&, int64_t b, int64_t group);
-
-// Every task once, in whatever order. Threads are made a call: 15 us each, and nothing is left to outlive a fork.
-void run(const Scan& scan, Task task) {
-  const int64_t groups = (scan.dim + kGroup - 1) / kGroup, tasks = scan.batch * groups;
+// Every task (b, part) once, in whatever order. Threads are made a call: some 40 us each, and none is left to outlive a fork.
+template <class Work>
+void run(const Work& work_of, int64_t batch, int64_t parts, int64_t num_threads, void (*task)(const Work&, int64_t, int64_t)) {
+  const int64_t tasks = batch * parts;
   std::atomic<int64_t> next{0};
   const auto work = [&] {
     const FlushSubnormals flush;
-    for (int64_t i = next++; i < tasks; i = next++) task(scan, i / groups, i % groups);
+    for (int64_t i = next++; i < tasks; i = next++) task(work_of, i / parts, i % parts);
   };
   std::vector<std::thread> threads;
   try {
-    for (int64_t i = 1; i < std::min<int64_t>(scan.threads, tasks); i++) threads.emplace_back(work);
+    for (int64_t i = 1; i < std::min(num_threads, tasks); i++) threads.emplace_back(work);
   } catch (const std::system_error&) {
     // No more threads are to be had: those that run do it all.
   }
@@ -122,14 +134,18 @@ void run(const Scan& scan, Task task) {
 
 enum Vectors : int32_t { kPlain = 0, kAvx2 = 1, kAvx512 = 2 };
 
-template <class T>
-Task pick(const Scan& scan, bool is_backward) {
+// Calls NAMESPACE::NAME<float or bfloat16> by the flags of `given`.
 #if X86
-  if (scan.vectors == kAvx512) return is_backward ? avx512::backward<T> : avx512::forward<T>;
-  if (scan.vectors == kAvx2) return is_backward ? avx2::backward<T> : avx2::forward<T>;
+#define PICK(given, NAME, T) \
+  ((given).vectors == kAvx512 ? avx512::NAME<T> : (given).vectors == kAvx2 ? avx2::NAME<T> : plain::NAME<T>)
+#else
+#define PICK(given, NAME, T) (plain::NAME<T>)
 #endif
-  return is_backward ? plain::backward<T> : plain::forward<T>;
-}
+#define RUN(given, NAME, parts)                                      \
+  run(given, (given).batch, parts, (given).threads,                  \
+      (given).is_bfloat16 ? PICK(given, NAME, uint16_t) : PICK(given, NAME, float))
+
+int64_t parts_of(int64_t size, int64_t part) { return (size + part - 1) / part; }
 
 }  // namespace
 
@@ -146,13 +162,9 @@ EXPORT int32_t diffusionpose_scan_vectors() {
 
 EXPORT int32_t diffusionpose_scan_tile() { return kTile; }
 EXPORT int32_t diffusionpose_scan_group() { return kGroup; }
-// Of the struct: what loads another build's library notices.
-EXPORT int64_t diffusionpose_scan_size() { return sizeof(Scan); }
+// Of the structs: what loads another build's library notices.
+EXPORT int64_t diffusionpose_scan_size() { return sizeof(Scan) + sizeof(Convolution); }
 
-EXPORT void diffusionpose_scan_forward(const Scan* scan) {
-  run(*scan, scan->is_bfloat16 ? pick<uint16_t>(*scan, false) : pick<float>(*scan, false));
-}
-
-EXPORT void diffusionpose_scan_backward(const Scan* scan) {
-  run(*scan, scan->is_bfloat16 ? pick<uint16_t>(*scan, true) : pick<float>(*scan, true));
-}
+EXPORT void diffusionpose_scan_forward(const Scan* scan) { RUN(*scan, forward, parts_of(scan->dim, kGroup)); }
+EXPORT void diffusionpose_scan_backward(const Scan* scan) { RUN(*scan, backward, parts_of(scan->dim, kGroup)); }
+EXPORT void diffusionpose_convolve(const Convolution* conv) { RUN(*conv, convolve, parts_of(conv->length, kRows)); }

@@ -46,5 +46,6 @@ INLINE Vector reciprocal(Vector x) {
 }
 
 #include "scan_kernel.h"
+#include "conv_kernel.h"
 
 }  // namespace avx512

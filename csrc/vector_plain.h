@@ -49,5 +49,6 @@ INLINE Vector split(Vector x, Vector& whole) {
 INLINE Vector reciprocal(Vector x) { return div(fill(1.0f), x); }
 
 #include "scan_kernel.h"
+#include "conv_kernel.h"
 
 }  // namespace plain

@@ -352,8 +352,31 @@ def test_mamba_is_causal_and_convolves_as_its_conv1d():
     assert torch.equal(y[:, :30], y_changed[:, :30])
     assert not torch.allclose(y[:, 30], y_changed[:, 30])
     u = torch.randn(2, 50, 32, dtype=torch.float64)
-    official = mamba.conv1d(u.transpose(1, 2))[..., :50].transpose(1, 2)
+    official = F.silu(mamba.conv1d(u.transpose(1, 2))[..., :50].transpose(1, 2))
     torch.testing.assert_close(mamba._convolve(u), official)
+
+
+@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("length", "dim"), [(1, 3), (3, 16), (40, 13), (100, 384)])
+def test_native_convolution_is_conv1d_and_silu(name, dtype, length, dim):
+    torch.manual_seed(0)
+    conv = torch.nn.Conv1d(dim, dim, 4, groups=dim, padding=3)
+    # Every other row of a wider tensor, as the half of a projection is.
+    u = torch.randn(2, length, 2 * dim).to(dtype)[..., :dim]
+    with on_engine(name), torch.no_grad():
+        y = scan_operator.convolve(u, conv.weight.squeeze(1).T.contiguous(), conv.bias)
+        expected = conv.double()(u.double().transpose(1, 2))[..., :length].transpose(1, 2)
+    error = relative_error(y, F.silu(expected))
+    assert y.dtype == dtype
+    assert error < (2e-7 if dtype == torch.float32 else 4e-3)
+
+
+def test_convolution_operator_keeps_the_rules_of_torch():
+    u, weight, bias = torch.randn(2, 9, 16), torch.randn(4, 16), torch.randn(16)
+    torch.library.opcheck(scan_operator.convolve, (u, weight, bias))
+    with pytest.raises(ValueError, match="side by side"):
+        scan_operator.convolve(u.transpose(1, 2), weight, bias)
 
 
 def test_mamba_has_official_names_and_initialisation():

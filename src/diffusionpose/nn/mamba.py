@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffusionpose.nn.selective_scan import selective_scan
+from diffusionpose.nn.scan_operator import convolve
+from diffusionpose.nn.selective_scan import engine_for, selective_scan
 
 _DT_MIN, _DT_MAX, _DT_FLOOR = 1e-3, 1e-1, 1e-4
 
@@ -58,7 +59,7 @@ class Mamba(nn.Module):
     def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
         """The sequence after the gated selective scan; causal."""
         u, z = self.in_proj(x).chunk(2, dim=-1)
-        u = F.silu(self._convolve(u))
+        u = self._convolve(u)
         dt, b, c = self.x_proj(u).split(self.split, dim=-1)
         delta = F.linear(dt, self.dt_proj.weight)
         y = selective_scan(
@@ -77,13 +78,15 @@ class Mamba(nn.Module):
     def _convolve(
         self, u: Float[Tensor, "batch length inner"]
     ) -> Float[Tensor, "batch length inner"]:
-        """`conv1d` as shifted sums: channel-last in, channel-last out, no transposes."""
-        taps = self.conv1d.weight.squeeze(1).unbind(-1)
+        """`conv1d` and SiLU, channel-last in, channel-last out: no transposes."""
+        weight, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
+        assert bias is not None
+        if not torch.is_grad_enabled() and engine_for(u.device, u.dtype) == "native":
+            return convolve(u, weight.T.float().contiguous(), bias.float())
+        taps = weight.unbind(-1)
         padded = F.pad(u, (0, 0, len(taps) - 1, 0))
         length = u.shape[1]
-        bias = self.conv1d.bias
-        assert bias is not None
         out = padded[:, :length] * taps[0] + bias
         for offset, tap in enumerate(taps[1:], start=1):
             out = torch.addcmul(out, padded[:, offset : offset + length], tap.to(out.dtype))
-        return out.to(u.dtype)
+        return F.silu(out.to(u.dtype))

@@ -34,6 +34,19 @@ class _Scan(ctypes.Structure):
     ]
 
 
+class _Convolution(ctypes.Structure):
+    """`struct Convolution` there."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_int64)
+            for name in ("batch", "length", "dim", "taps", "u_batch", "u_time")
+        ),
+        *((name, ctypes.c_int32) for name in ("is_bfloat16", "threads", "vectors")),
+        *((name, ctypes.c_void_p) for name in ("u", "weight", "bias", "y")),
+    ]
+
+
 def _load() -> ctypes.CDLL | None:
     spec = importlib.util.find_spec("diffusionpose._scan")
     if spec is None or spec.origin is None:
@@ -41,7 +54,7 @@ def _load() -> ctypes.CDLL | None:
     library = ctypes.CDLL(spec.origin)
     library.diffusionpose_scan_size.restype = ctypes.c_int64
     # A library of another version of these sources would read the struct wrongly.
-    fits = library.diffusionpose_scan_size() == ctypes.sizeof(_Scan)
+    fits = library.diffusionpose_scan_size() == sum(map(ctypes.sizeof, (_Scan, _Convolution)))
     return library if fits and library.diffusionpose_scan_tile() == KEEP_EVERY else None
 
 
@@ -72,6 +85,25 @@ def use_vectors(name: str | None) -> None:
     _forced_vectors = name
 
 
+def _vectors_index() -> int:
+    return _VECTORS.index(_forced_vectors or vectors()[-1])
+
+
+def convolve(u: Tensor, weight: Tensor, bias: Tensor, y: Tensor) -> None:
+    """Fills `y`; see `scan_operator.convolve`."""
+    batch, length, dim = u.shape
+    given = _Convolution(batch=batch, length=length, dim=dim, taps=len(weight))
+    given.u_batch, given.u_time = u.stride()[:2]
+    given.is_bfloat16 = u.dtype == torch.bfloat16
+    # Some ten times less work an element than the scan.
+    given.threads = max(1, min(torch.get_num_threads(), u.numel() // (8 * _MIN_WORK)))
+    given.vectors = _vectors_index()
+    assert _library is not None
+    for key, tensor in {"u": u, "weight": weight, "bias": bias, "y": y}.items():
+        setattr(given, key, tensor.data_ptr())
+    _library.diffusionpose_convolve(ctypes.byref(given))
+
+
 def forward(tensors: Tensors, delta_softplus: bool) -> None:
     """Fills `y`, and `kept` where it is given; names and layouts are those of `scan_operator`."""
     _call("forward", tensors, delta_softplus)
@@ -92,7 +124,7 @@ def _call(name: str, tensors: Tensors, delta_softplus: bool) -> None:
     scan.threads = max(1, min(torch.get_num_threads(), u.numel() // _MIN_WORK))
     scan.is_bfloat16 = u.dtype == torch.bfloat16
     scan.delta_softplus = delta_softplus
-    scan.vectors = _VECTORS.index(_forced_vectors or vectors()[-1])
+    scan.vectors = _vectors_index()
     for key, rows in (("u", u), ("delta", delta), ("z", z)):
         if rows is not None:
             setattr(scan, f"{key}_batch", rows.stride(0))

@@ -196,3 +196,33 @@ scan.register_autograd(_backward, setup_context=_setup_context)
 # Called as it is under autocast, it computes in float32; `selective_scan` chooses types itself.
 for _device in ("cpu", "cuda"):
     scan.register_autocast(_device, torch.float32)
+
+
+@torch.library.custom_op("diffusionpose::convolve", mutates_args=(), device_types="cpu")
+def convolve(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Causal depthwise convolution and SiLU by the native library, for inference: it has no gradient.
+
+    Args:
+        u: Rows (batch, length, dim), float32 or bfloat16, channels side by side.
+        weight: (taps, dim), float32; the last tap is of the same step.
+        bias: (dim), float32.
+
+    Raises:
+        ValueError: When a tensor has another shape, type or layout.
+    """
+    dim = u.shape[2]
+    is_row = u.dtype in (torch.float32, torch.bfloat16) and (u.stride(2) == 1 or dim <= 1)
+    of_channels = all(v.dtype == torch.float32 and v.is_contiguous() for v in (weight, bias))
+    if not is_row or not of_channels or weight.shape[1:] != (dim,) or bias.shape != (dim,):
+        raise ValueError(
+            "convolve wants channels side by side, and contiguous float32 taps and bias"
+        )
+    y = u.new_empty(u.shape)
+    if y.numel():
+        native_scan.convolve(u, weight, bias, y)
+    return y
+
+
+@convolve.register_fake
+def _(u, weight, bias):  # noqa: ARG001
+    return u.new_empty(u.shape)
