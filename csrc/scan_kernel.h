@@ -101,6 +101,34 @@ INLINE void read_tile(const Scan& scan, Tile& tile, int64_t b, int64_t start, in
   }
 }
 
+// Rows that will be wanted next, fetched while the steps of this tile are computed: a row of the next block lies a page or
+// two from the last, where no hardware prefetcher looks.
+struct Ahead {
+  const char* row[4] = {};
+  int64_t stride[4] = {};
+
+  template <class T>
+  void add(int i, const void* data, int64_t offset, int64_t step) {
+    row[i] = reinterpret_cast<const char*>(static_cast<const T*>(data) + offset);
+    stride[i] = step * static_cast<int64_t>(sizeof(T));
+  }
+  INLINE_MEMBER void fetch(int t) const {
+    for (int i = 0; i < 4; i++) __builtin_prefetch(row[i] + t * stride[i]);
+  }
+};
+
+template <class T>
+Ahead rows_ahead(const Scan& scan, int64_t b, int64_t start, int64_t channel) {
+  Ahead ahead;
+  if (start >= scan.length) return ahead;
+  ahead.add<T>(0, scan.u, b * scan.u_batch + start * scan.u_time + channel, scan.u_time);
+  ahead.add<T>(1, scan.delta, b * scan.delta_batch + start * scan.delta_time + channel, scan.delta_time);
+  if (scan.z) ahead.add<T>(2, scan.z, b * scan.z_batch + start * scan.z_time + channel, scan.z_time);
+  const void* last = scan.grad_y ? scan.grad_y : scan.y;
+  ahead.add<T>(3, last, (b * scan.length + start) * scan.dim + channel, scan.dim);
+  return ahead;
+}
+
 // Decay rates of a block of channels in units of log 2, [set][state][lane].
 INLINE void read_rates(const Scan& scan, int64_t channel, int count, float* rates) {
   for (int64_t n = 0; n < scan.state; n++)
@@ -115,10 +143,12 @@ INLINE float* checkpoint(const Scan& scan, int64_t b, int64_t start, int64_t cha
 }
 
 // tile.out += C h over one set of states; `state` is moved to the end of the tile.
-INLINE void scan_tile(const Scan& scan, Tile& tile, int steps, const float* rates, const float* B, const float* C, float* state) {
+INLINE void scan_tile(const Scan& scan, Tile& tile, const Ahead& ahead, int steps, const float* rates, const float* B,
+                      const float* C, float* state) {
   Vector h[kStates];
   for (int n = 0; n < kStates; n++) h[n] = load(state + n * kWidth);
   for (int t = 0; t < steps; t++, B += scan.state, C += scan.state) {
+    ahead.fetch(t);
     const Vector delta = load(tile.delta + t * kWidth), drive = mul(delta, load(tile.u + t * kWidth));
     Vector sum = load(tile.out + t * kWidth);
     UNROLL for (int n = 0; n < kStates; n++) {
@@ -150,11 +180,13 @@ void forward(const Scan& scan, int64_t b, int64_t group) {
       read_tile<T>(scan, tile, b, start, steps, channel, count);
       const Vector skip = scan.D ? load_some(scan.D + channel, count) : fill(0.0f);
       for (int t = 0; t < steps; t++) store(tile.out + t * kWidth, mul(skip, load(tile.u + t * kWidth)));
+      const bool is_last = block + 1 == blocks;
+      const Ahead ahead = rows_ahead<T>(scan, b, is_last ? start + kTile : start, is_last ? from : channel + kWidth);
       for (int64_t set = 0; set < sets; set++) {
         float* state = &states[(block * sets + set) * kSet];
         if (scan.kept) std::memcpy(checkpoint(scan, b, start, channel, set), state, kSet * sizeof(float));
         const int64_t maps = (b * scan.length + start) * scan.state + set * kStates;
-        scan_tile(scan, tile, steps, &rates[(block * sets + set) * kSet], scan.B + maps, scan.C + maps, state);
+        scan_tile(scan, tile, ahead, steps, &rates[(block * sets + set) * kSet], scan.B + maps, scan.C + maps, state);
       }
       T* y = static_cast<T*>(scan.y) + (b * scan.length + start) * scan.dim + channel;
       for (int t = 0; t < steps; t++) {
@@ -176,10 +208,12 @@ struct States {
 };
 
 // The states of one set again, from the checkpoint; tile.out += C h where the gate's gradient needs it.
-INLINE void recompute(const Scan& scan, Tile& tile, States& states, int steps, const float* rates, const float* B, const float* C) {
+INLINE void recompute(const Scan& scan, Tile& tile, const Ahead& ahead, States& states, int steps, const float* rates,
+                      const float* B, const float* C) {
   for (int t = 0; t < steps; t++, B += scan.state, C += scan.state) {
     const Vector delta = load(tile.delta + t * kWidth), drive = mul(delta, load(tile.u + t * kWidth));
     Vector sum = load(tile.out + t * kWidth);
+    ahead.fetch(t);
     const float* before = states.state + t * kSet;
     UNROLL for (int n = 0; n < kStates; n++) {
       const Vector decay = exp2(mul(delta, load(rates + n * kWidth)));
@@ -264,10 +298,13 @@ void backward(const Scan& scan, int64_t b, int64_t group) {
         sum_D = fma(grad, u, sum_D);
       }
       store(&grad_D[block * kWidth], add(load(&grad_D[block * kWidth]), sum_D));
+      const bool is_last = block + 1 == blocks;
+      const Ahead ahead =
+          rows_ahead<T>(scan, b, is_last ? std::max<int64_t>(start - kTile, 0) : start, is_last ? from : channel + kWidth);
       for (int64_t set = 0; set < sets; set++) {
         const int64_t at = (block * sets + set) * kSet, map = (b * scan.length + start) * scan.state + set * kStates;
         std::memcpy(states->state, checkpoint(scan, b, start, channel, set), kSet * sizeof(float));
-        recompute(scan, tile, *states, steps, &rates[at], scan.B + map, scan.C + map);
+        recompute(scan, tile, ahead, *states, steps, &rates[at], scan.B + map, scan.C + map);
         unscan_tile(scan, tile, *states, steps, &rates[at], scan.B + map, scan.C + map, &carry[at], &grad_rates[at],
                     &grad_B[set * kTile * kSet], &grad_C[set * kTile * kSet]);
       }

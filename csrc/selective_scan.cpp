@@ -27,6 +27,7 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
+#define INLINE_MEMBER inline __attribute__((always_inline))
 #define EXPORT extern "C" __attribute__((visibility("default")))
 #define UNROLL _Pragma("GCC unroll 16")
 
