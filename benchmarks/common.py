@@ -15,7 +15,7 @@ def prepare() -> None:
 
 def race(
     contestants: dict[str, Callable[[], object]],
-    seconds_each: float = 6.0,
+    seconds_each: float = 4.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Median seconds of each, taken in turns; the slow ones get fewer, spread over the whole race."""

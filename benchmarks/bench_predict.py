@@ -1,0 +1,130 @@
+"""`predict` end to end and by stage, on the bundled clip; and its time and memory a frame over a long video.
+
+    python benchmarks/bench_predict.py [LONG_FRAMES]
+
+Stages are timed alone, each with all cores, then together; medians of turns in one process. The long video repeats the
+clip forwards and backwards; its rows show the time and the memory of the process as frames go by.
+"""
+
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from itertools import count, islice
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common import prepare, race, row, start_table
+
+prepare()
+
+import numpy as np
+
+from diffusionpose.predict import PosePipeline, detect, make_tracker, track, windows
+from diffusionpose.predict_files import predict_files
+from diffusionpose.render import draw_poses
+from diffusionpose.structures import Frame
+from diffusionpose.video import VideoWriter, open_video
+
+CLIP = Path(__file__).parent.parent / "examples" / "demo.mp4"
+
+
+def exhaust(items: Iterable[object]) -> Callable[[], None]:
+    def run() -> None:
+        for _ in items:
+            pass
+
+    return run
+
+
+def stages(folder: Path, every: int) -> dict[str, float]:
+    """Milliseconds a frame."""
+    pipeline = PosePipeline.from_pretrained("tiny", device="cpu", detect_every=every)
+    with open_video(CLIP) as reader:
+        frames = list(reader)
+
+    def decode() -> None:
+        with open_video(CLIP) as reader:
+            exhaust(reader)()
+
+    def boxes() -> list:
+        return list(
+            track(detect(frames, pipeline.detector, every), make_tracker(pipeline.detector, every))
+        )
+
+    cut = list(windows(boxes()))
+    done = list(pipeline.estimate(cut))
+    skeleton = pipeline.model.config.skeleton_graph
+
+    def draw_and_encode() -> None:
+        height, width = frames[0].image.shape[:2]
+        with VideoWriter(folder / "x.mp4", width, height, rate=Fraction(30)) as writer:
+            for frame, poses in done:
+                image = draw_poses(frame.image, poses.people, skeleton)
+                writer.write(Frame(frame.index, frame.time, image))
+
+    def together() -> None:
+        with open_video(CLIP) as reader:
+            predict_files(pipeline, reader, folder / "out", overwrite=True)
+
+    took = race(
+        {
+            "decode": decode,
+            "detect and track": boxes,
+            "crop and network": lambda: exhaust(pipeline.estimate(cut))(),
+            "draw and encode": draw_and_encode,
+            "all, end to end": together,
+        },
+        seconds_each=25.0,
+    )
+    return {name: 1e3 * seconds / len(frames) for name, seconds in took.items()}
+
+
+def long_video(num_frames: int) -> Iterator[Frame]:
+    with open_video(CLIP) as reader:
+        images = [frame.image for frame in reader]
+    there_and_back = [*range(len(images)), *range(len(images) - 2, 0, -1)]
+    for index in islice(count(), num_frames):
+        image = np.ascontiguousarray(images[there_and_back[index % len(there_and_back)]])
+        yield Frame(index, Fraction(index, 30), image)
+
+
+def over_time(num_frames: int) -> None:
+    pipeline = PosePipeline.from_pretrained("tiny", device="cpu", detect_every=3)
+    start_table(["frames", "ms a frame since the last row", "MB now", "MB at most"])
+    marks = [n for n in (100, 300, 1_000, 3_000, 10_000, 30_000) if n <= num_frames]
+    last, since = time.perf_counter(), 0
+    for done, _ in enumerate(pipeline.stream(long_video(num_frames)), start=1):
+        if done in marks:
+            now = time.perf_counter()
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            resident = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+            most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+            row(
+                [
+                    str(done),
+                    f"{1e3 * (now - last) / (done - since):.1f}",
+                    f"{resident:.0f}",
+                    f"{most:.0f}",
+                ]
+            )
+            last, since = now, done
+
+
+def main(long_frames: str = "1000") -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        start_table(["detector runs every", "stage", "ms a frame", "/ slowest stage"])
+        for every in (1, 3):
+            took = stages(Path(folder), every)
+            slowest = max(ms for name, ms in took.items() if name != "all, end to end")
+            for name, ms in took.items():
+                row([str(every), name, f"{ms:.1f}", f"{ms / slowest:.2f}"])
+    print()
+    over_time(int(long_frames))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
