@@ -12,6 +12,9 @@ from diffusionpose.nn.selective_scan import engine_for, scan_engine, selective_s
 from tests.oracles.scan import selective_scan_loop
 
 LENGTHS = [1, 2, 7, BLOCK - 1, BLOCK, BLOCK + 1, 100, 2 * BLOCK, 209, 627, 700]
+needs_native = pytest.mark.skipif(
+    not native_scan.is_available(), reason="the native library was not built"
+)
 NATIVE = [f"native {name}" for name in native_scan.vectors()]
 ENGINES = ["blocked", "two_level", *NATIVE]
 
@@ -172,6 +175,7 @@ def test_native_extremes(name):
         assert not torch.isnan(y[..., :2]).any(), key
 
 
+@needs_native
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_native_threads_do_not_change_a_bit(dtype):
     tensors = inputs(300, torch.float32, batch=2, dim=300, state=16)
@@ -215,6 +219,7 @@ def test_gradcheck(name):
         )
 
 
+@needs_native
 def test_native_operator_keeps_the_rules_of_torch():
     u, delta, b, c = (torch.randn(2, 30, n).requires_grad_() for n in (8, 8, 16, 16))
     a = (-torch.rand(8, 16)).requires_grad_()
@@ -227,7 +232,7 @@ def test_native_operator_keeps_the_rules_of_torch():
         )
 
 
-@pytest.mark.parametrize("name", ["native", "two_level"])
+@pytest.mark.parametrize("name", [pytest.param("native", marks=needs_native), "two_level"])
 def test_export_round_trip(name, tmp_path):
     torch.manual_seed(0)
     mamba, x = Mamba(dim=16).eval(), torch.randn(2, 30, 16)
@@ -240,6 +245,7 @@ def test_export_round_trip(name, tmp_path):
     torch.testing.assert_close(loaded.module()(x), expected)
 
 
+@needs_native
 def test_autocast_on_the_operator_itself_computes_in_float32():
     u, b = torch.randn(1, 9, 16, dtype=torch.bfloat16), torch.randn(1, 9, 16)
     arguments = (u, u, -torch.ones(16, 16), b, b, None, None, None, True, False, "native")
@@ -250,6 +256,7 @@ def test_autocast_on_the_operator_itself_computes_in_float32():
         scan_operator.scan(u, u, -torch.ones(16, 16).double(), *arguments[3:])
 
 
+@needs_native
 def test_backward_keeps_little_memory():
     """14 times the output at the most, on top of the inputs: states are recomputed, not stored."""
     tensors = inputs(627, torch.float32, batch=1, dim=256, state=16)
@@ -372,6 +379,7 @@ def test_native_convolution_is_conv1d_and_silu(name, dtype, length, dim):
     assert error < (2e-7 if dtype == torch.float32 else 4e-3)
 
 
+@needs_native
 def test_convolution_operator_keeps_the_rules_of_torch():
     u, weight, bias = torch.randn(2, 9, 16), torch.randn(4, 16), torch.randn(16)
     torch.library.opcheck(scan_operator.convolve, (u, weight, bias))
