@@ -33,6 +33,7 @@ def ahead(items: Iterable[T], length: int) -> Generator[T, None, None]:
                 return
 
     def work() -> None:
+        """The thread: makes items until the end, an error, or nobody wants them."""
         source = iter(items)
         try:
             for item in source:
@@ -60,7 +61,16 @@ def ahead(items: Iterable[T], length: int) -> Generator[T, None, None]:
             yield item
     finally:
         gone.set()
+        _join(worker)
+
+
+def _join(worker: threading.Thread) -> None:
+    """Waits for a thread, also when a signal breaks off the waiting: what it works on is closed next."""
+    try:
         worker.join()
+    except BaseException:
+        worker.join()
+        raise
 
 
 class Behind(Generic[T]):
@@ -93,10 +103,19 @@ class Behind(Generic[T]):
     ) -> None:
         if error is not None:
             self._dropped.set()
-        self._waiting.put(_END)
-        self._worker.join()
+        try:
+            self._finish()
+        except BaseException:
+            # A signal: what waits is dropped, but what the thread holds is not taken from under it.
+            self._dropped.set()
+            self._finish()
+            raise
         if error is None:
             self._raise()
+
+    def _finish(self) -> None:
+        self._waiting.put(_END)
+        self._worker.join()
 
     def _work(self) -> None:
         while (item := self._waiting.get()) is not _END:

@@ -68,6 +68,7 @@ def predict_files(
         film = stack.enter_context(_film(out / f"{name}{FILM}", reader)) if video else None
 
         def finish(done: tuple[Frame, FramePoses]) -> None:
+            """Writes a frame everywhere."""
             frame, poses = done
             writer.write(poses)
             tracks.update(person.track_id for person in poses.people)

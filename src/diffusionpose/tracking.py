@@ -18,7 +18,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from diffusionpose.boxes import box_areas, pairwise_intersection, pairwise_iou, suppress_duplicates
-from diffusionpose.nn.geometry import Size, Window, crop_window
+from diffusionpose.config import Size
+from diffusionpose.nn.geometry import CropWindow, crop_window
 from diffusionpose.structures import NO_TRACK, Boxes
 
 SMOOTHING_SECONDS = 0.08
@@ -383,7 +384,7 @@ class Tracker:
 class HeldWindow:
     """A crop window (centre x, centre y, width, height); as long as it is held it keeps its number."""
 
-    window: Window
+    window: CropWindow
     number: int
     centre: np.ndarray
     """Of the person's own window, (2,), in the newest frame."""
@@ -415,7 +416,7 @@ class CropWindows:
         self._by_track = found
         return windows
 
-    def _window(self, held: HeldWindow | None, own: Window) -> HeldWindow:
+    def _window(self, held: HeldWindow | None, own: CropWindow) -> HeldWindow:
         centre, size = own[:2], own[2:]
         if held is not None and self._is_held:
             offset = np.abs(centre - held.window[:2]) / held.window[2:]

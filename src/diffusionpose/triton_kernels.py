@@ -13,9 +13,21 @@ def _sigmoid(x):
 
 
 @triton.jit
+def _row(at, inside):
+    """A step's values of the program's channels, in float32."""
+    return tl.load(at, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _optional(at, inside, PRESENT: tl.constexpr, CHANNELS: tl.constexpr):
+    """A value a channel, 0 where the argument was left out."""
+    return _row(at, inside) if PRESENT else tl.zeros([CHANNELS], tl.float32)
+
+
+@triton.jit
 def _step(delta_at, bias, inside, SOFTPLUS: tl.constexpr):
     """Step sizes, and what they were before the softplus."""
-    raw = tl.load(delta_at, mask=inside, other=0.0).to(tl.float32) + bias
+    raw = _row(delta_at, inside) + bias
     step = raw
     if SOFTPLUS:
         # log(1 + e), exact for small e too: the error of 1 + e is divided out.
@@ -34,37 +46,53 @@ def forward_kernel(
     HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr,
     KEEP: tl.constexpr, STATE: tl.constexpr, CHANNELS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
+    """Outputs of CHANNELS channels of a batch item, and the states at the beginning of tiles where KEEP."""
     b = tl.program_id(1).to(tl.int64)
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < dim
     n = tl.arange(0, STATE)
     cell = channel[:, None] * STATE + n[None, :]
     rate = tl.load(A + cell, mask=inside[:, None], other=0.0) * _LOG2E
-    skip = (
-        tl.load(D + channel, mask=inside, other=0.0) if HAS_D else tl.zeros([CHANNELS], tl.float32)
-    )
-    bias = (
-        tl.load(delta_bias + channel, mask=inside, other=0.0)
-        if HAS_BIAS
-        else tl.zeros([CHANNELS], tl.float32)
-    )
+    skip = _optional(D + channel, inside, HAS_D, CHANNELS)
+    bias = _optional(delta_bias + channel, inside, HAS_BIAS, CHANNELS)
     h = tl.zeros([CHANNELS, STATE], tl.float32)
     for t in range(length):
         if KEEP:  # noqa: SIM102 (decided when compiled, unlike the next)
             if t % TILE == 0:  # pyright: ignore[reportOperatorIssue]
                 tl.store(kept + (b * num_tiles + t // TILE) * blocks_dim * STATE + cell, h)
         step, _ = _step(delta + b * delta_batch + t * delta_time + channel, bias, inside, SOFTPLUS)
-        x = tl.load(u + b * u_batch + t * u_time + channel, mask=inside, other=0.0).to(tl.float32)
+        x = _row(u + b * u_batch + t * u_time + channel, inside)
         B_t = tl.load(B + (b * length + t) * STATE + n)
         C_t = tl.load(C + (b * length + t) * STATE + n)
         h = tl.exp2(step[:, None] * rate) * h + (step * x)[:, None] * B_t[None, :]
         out = tl.sum(h * C_t[None, :], 1) + skip * x
         if HAS_Z:
-            gate = tl.load(z + b * z_batch + t * z_time + channel, mask=inside, other=0.0).to(
-                tl.float32
-            )
+            gate = _row(z + b * z_batch + t * z_time + channel, inside)
             out = out * gate * _sigmoid(gate)
         tl.store(y + (b * length + t) * dim + channel, out.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _recompute(
+    h, u_at, delta_at, B_at, scratch_at, u_time, delta_time, scratch_time, steps, rate, bias, inside,
+    SOFTPLUS: tl.constexpr, STATE: tl.constexpr,
+):  # fmt: skip
+    """The states before each step of a tile, from that before the first, into the scratch."""
+    for t in range(steps):
+        tl.store(scratch_at + t * scratch_time, h)
+        step, _ = _step(delta_at + t * delta_time, bias, inside, SOFTPLUS)
+        x = _row(u_at + t * u_time, inside)
+        B_t = tl.load(B_at + t * STATE)
+        h = tl.exp2(step[:, None] * rate) * h + (step * x)[:, None] * B_t[None, :]
+
+
+@triton.jit
+def _through_gate(grad, out, gate, grad_z_at, inside):
+    """Stores the gradient of the gate; returns that of what it let through."""
+    opened = _sigmoid(gate)
+    slope = opened * (1.0 + gate * (1.0 - opened))
+    tl.store(grad_z_at, (grad * out * slope).to(grad_z_at.dtype.element_ty), mask=inside)
+    return grad * gate * opened
 
 
 @triton.jit
@@ -76,85 +104,52 @@ def backward_kernel(
     HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr,
     STATE: tl.constexpr, CHANNELS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    b = tl.program_id(1).to(tl.int64)
-    block = tl.program_id(0)
+    """Gradients of CHANNELS channels of a batch item, tile by tile from the last."""
+    b, block = tl.program_id(1).to(tl.int64), tl.program_id(0)
     channel = block * CHANNELS + tl.arange(0, CHANNELS)
-    inside = channel < dim
-    n = tl.arange(0, STATE)
+    inside, n = channel < dim, tl.arange(0, STATE)
     cell = channel[:, None] * STATE + n[None, :]
     rate = tl.load(A + cell, mask=inside[:, None], other=0.0) * _LOG2E
-    skip = (
-        tl.load(D + channel, mask=inside, other=0.0) if HAS_D else tl.zeros([CHANNELS], tl.float32)
-    )
-    bias = (
-        tl.load(delta_bias + channel, mask=inside, other=0.0)
-        if HAS_BIAS
-        else tl.zeros([CHANNELS], tl.float32)
-    )
-    later = tl.zeros([CHANNELS, STATE], tl.float32)
-    sum_A = tl.zeros([CHANNELS, STATE], tl.float32)
-    sum_D = tl.zeros([CHANNELS], tl.float32)
-    sum_bias = tl.zeros([CHANNELS], tl.float32)
+    skip = _optional(D + channel, inside, HAS_D, CHANNELS)
+    bias = _optional(delta_bias + channel, inside, HAS_BIAS, CHANNELS)
+    u_at, delta_at = u + b * u_batch + channel, delta + b * delta_batch + channel
+    maps, row = b * length * STATE + n, blocks_dim * STATE
+    later, sum_A = tl.zeros([CHANNELS, STATE], tl.float32), tl.zeros([CHANNELS, STATE], tl.float32)
+    sum_D, sum_bias = tl.zeros([CHANNELS], tl.float32), tl.zeros([CHANNELS], tl.float32)
     for back in range(num_tiles):
-        tile = num_tiles - 1 - back
-        start = tile * TILE
-        end = tl.minimum(start + TILE, length)
-        h = tl.load(kept + (b * num_tiles + tile) * blocks_dim * STATE + cell)
-        for t in range(start, end):
-            tl.store(scratch + (b * TILE + t - start) * blocks_dim * STATE + cell, h)
-            step, _ = _step(
-                delta + b * delta_batch + t * delta_time + channel, bias, inside, SOFTPLUS
-            )
-            x = tl.load(u + b * u_batch + t * u_time + channel, mask=inside, other=0.0).to(
-                tl.float32
-            )
-            B_t = tl.load(B + (b * length + t) * STATE + n)
-            h = tl.exp2(step[:, None] * rate) * h + (step * x)[:, None] * B_t[None, :]
+        start = (num_tiles - 1 - back) * TILE
+        steps = tl.minimum(TILE, length - start)
+        before_tile = tl.load(kept + (b * num_tiles + num_tiles - 1 - back) * row + cell)
+        _recompute(before_tile, u_at + start * u_time, delta_at + start * delta_time, B + maps + start * STATE,
+                   scratch + b * TILE * row + cell, u_time, delta_time, row, steps, rate, bias, inside, SOFTPLUS, STATE)  # fmt: skip
         tl.debug_barrier()
         tile_A = tl.zeros([CHANNELS, STATE], tl.float32)
-        for down in range(end - start):
-            t = end - 1 - down
+        for down in range(steps):
+            t = start + steps - 1 - down
             at = (b * length + t) * dim + channel
-            step, raw = _step(
-                delta + b * delta_batch + t * delta_time + channel, bias, inside, SOFTPLUS
-            )
-            x = tl.load(u + b * u_batch + t * u_time + channel, mask=inside, other=0.0).to(
-                tl.float32
-            )
-            B_t = tl.load(B + (b * length + t) * STATE + n)
-            C_t = tl.load(C + (b * length + t) * STATE + n)
-            before = tl.load(scratch + (b * TILE + t - start) * blocks_dim * STATE + cell)
+            step, raw = _step(delta_at + t * delta_time, bias, inside, SOFTPLUS)
+            x, grad = _row(u_at + t * u_time, inside), _row(grad_y + at, inside)
+            B_t, C_t = tl.load(B + maps + t * STATE), tl.load(C + maps + t * STATE)
+            before = tl.load(scratch + (b * TILE + t - start) * row + cell)
             decay = tl.exp2(step[:, None] * rate)
             after = decay * before + (step * x)[:, None] * B_t[None, :]
-            grad = tl.load(grad_y + at, mask=inside, other=0.0).to(tl.float32)
             if HAS_Z:
-                gate = tl.load(z + b * z_batch + t * z_time + channel, mask=inside, other=0.0).to(
-                    tl.float32
-                )
+                gate = _row(z + b * z_batch + t * z_time + channel, inside)
                 out = tl.sum(after * C_t[None, :], 1) + skip * x
-                opened = _sigmoid(gate)
-                slope = opened * (1.0 + gate * (1.0 - opened))
-                tl.store(grad_z + at, (grad * out * slope).to(grad_z.dtype.element_ty), mask=inside)
-                grad = grad * gate * opened
+                grad = _through_gate(grad, out, gate, grad_z + at, inside)
             grad_state = grad[:, None] * C_t[None, :] + later
-            maps = ((b * tl.num_programs(0) + block) * length + t) * STATE + n
-            tl.store(grad_C + maps, tl.sum(grad[:, None] * after, 0))
-            tl.store(grad_B + maps, tl.sum(grad_state * (step * x)[:, None], 0))
+            part = ((b * tl.num_programs(0) + block) * length + t) * STATE + n
+            tl.store(grad_C + part, tl.sum(grad[:, None] * after, 0))
+            tl.store(grad_B + part, tl.sum(grad_state * (step * x)[:, None], 0))
             grad_drive = tl.sum(grad_state * B_t[None, :], 1)
             later = decay * grad_state
-            exponent = later * before
-            grad_step = grad_drive * x + tl.sum(exponent * rate, 1) * _LN2
-            tile_A += exponent * step[:, None]
-            if SOFTPLUS:
-                grad_step = grad_step * _sigmoid(raw)
-            sum_bias += grad_step
-            sum_D += grad * x
+            grad_step = grad_drive * x + tl.sum(later * before * rate, 1) * _LN2
+            grad_step = grad_step * _sigmoid(raw) if SOFTPLUS else grad_step
+            tile_A += later * before * step[:, None]
+            sum_D, sum_bias = sum_D + grad * x, sum_bias + grad_step
             tl.store(grad_delta + at, grad_step.to(grad_delta.dtype.element_ty), mask=inside)
-            tl.store(
-                grad_u + at,
-                (grad_drive * step + grad * skip).to(grad_u.dtype.element_ty),
-                mask=inside,
-            )
+            through_u = grad_drive * step + grad * skip
+            tl.store(grad_u + at, through_u.to(grad_u.dtype.element_ty), mask=inside)
         sum_A += tile_A
         tl.debug_barrier()
     tl.store(grad_A + b * dim * STATE + cell, sum_A, mask=inside[:, None])

@@ -299,6 +299,17 @@ def test_engines():
         native_scan.use_vectors("sse9")
 
 
+def test_an_engine_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(native_scan, "_library", None)
+    assert native_scan.vectors() == ()
+    with pytest.raises(ValueError, match="was not built"), scan_engine("native"):
+        pass
+    u, b = torch.randn(1, 9, 16), torch.randn(1, 9, 16)
+    arguments = (u, u, -torch.ones(16, 16), b, b, None, None, None, True, False)
+    with pytest.raises(ValueError, match="was not built"):
+        scan_operator.scan(*arguments, "native")
+
+
 def test_native_library_was_built():
     """Here there is a compiler: without the library all tests of it would silently be none."""
     if shutil.which("g++") is None:

@@ -73,6 +73,7 @@ class _BlockedScan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        """The outputs; states at the beginning of blocks are kept."""
         state = u.new_zeros(u.shape[0], u.shape[2], a.shape[1])
         starts, outputs = [], []
         for first in range(0, u.shape[1], BLOCK):
@@ -87,6 +88,7 @@ class _BlockedScan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Gradients of all five, block by block from the last."""
         u, delta, a, b, c, *starts = ctx.saved_tensors
         grads = [torch.empty_like(v) for v in (u, delta, b, c)]
         grad_a, carry = torch.zeros_like(a), u.new_zeros(u.shape[0], u.shape[2], a.shape[1])

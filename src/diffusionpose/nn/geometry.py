@@ -14,10 +14,8 @@ ENLARGEMENT = 1.25
 """Boxes are enlarged by 25 % before cropping (paper, Problem Formulation)."""
 
 Affine = Float[np.ndarray, "2 3"]
-Window = Float[np.ndarray, "4"]
+CropWindow = Float[np.ndarray, "4"]
 """Centre x, centre y, width, height in image pixels."""
-Size = tuple[int, int]
-"""(height, width)."""
 
 
 def crop_window(

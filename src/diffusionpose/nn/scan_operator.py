@@ -7,7 +7,7 @@ what `torch.compile` and `torch.export` see. Rows are channel-last; `selective_s
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from diffusionpose.nn import native_scan, triton_scan
 from diffusionpose.nn.native_scan import KEEP_EVERY
@@ -16,8 +16,19 @@ _CHANNELS = 16
 """Channels are padded to a multiple of it in the kept states."""
 
 
-def _implementation(engine: str) -> Any:
-    return {"native": native_scan, "triton": triton_scan}[engine]
+def implementation(engine: str) -> Any:
+    """The module that does the arithmetic.
+
+    Raises:
+        ValueError: When it is not to be had here.
+    """
+    module, hint = {
+        "native": (native_scan, "was not built with this installation"),
+        "triton": (triton_scan, "needs the package triton"),
+    }[engine]
+    if not module.is_available():
+        raise ValueError(f"scan engine {engine!r} {hint}")
+    return module
 
 
 def _check(
@@ -67,7 +78,7 @@ def _kept_shape(u: Tensor, a: Tensor) -> tuple[Any, ...]:
     return (batch, -(-length // KEEP_EVERY), -(-dim // _CHANNELS) * _CHANNELS, a.shape[1])
 
 
-@torch.library.custom_op("diffusionpose::scan", mutates_args=())
+@library.custom_op("diffusionpose::scan", mutates_args=())
 def scan(
     u: Tensor,
     delta: Tensor,
@@ -107,7 +118,7 @@ def scan(
     tensors = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "y": y}
     tensors |= {"delta_bias": delta_bias, "kept": kept if keep else None}
     if y.numel():
-        _implementation(engine).forward(tensors, delta_softplus)
+        implementation(engine).forward(tensors, delta_softplus)
     return y, kept
 
 
@@ -116,7 +127,7 @@ def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep, engine):  # noq
     return u.new_empty(u.shape), A.new_empty(_kept_shape(u, A) if keep else (0,))
 
 
-@torch.library.custom_op("diffusionpose::scan_backward", mutates_args=())
+@library.custom_op("diffusionpose::scan_backward", mutates_args=())
 def scan_backward(
     grad_y: Tensor,
     u: Tensor,
@@ -135,7 +146,7 @@ def scan_backward(
     _check(u, delta, A, B, C, D, z, delta_bias)
     grad_y = grad_y.to(u.dtype).contiguous()
     batch, length, dim = u.shape
-    state, groups = A.shape[1], -(-dim // _implementation(engine).SUMMED_CHANNELS)
+    state, groups = A.shape[1], -(-dim // implementation(engine).SUMMED_CHANNELS)
     if grad_y.shape != u.shape or kept.shape != _kept_shape(u, A):
         raise ValueError("the gradient or the kept states are not those of this scan")
     grads = {f"grad_{name}": u.new_empty(u.shape) for name in ("u", "delta")}
@@ -146,7 +157,7 @@ def scan_backward(
     tensors = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z}
     tensors |= {"delta_bias": delta_bias, "kept": kept, "grad_y": grad_y}
     if u.numel():
-        _implementation(engine).backward(tensors | grads | sums, delta_softplus)
+        implementation(engine).backward(tensors | grads | sums, delta_softplus)
     return (
         grads["grad_u"],
         grads["grad_delta"],
@@ -198,7 +209,7 @@ for _device in ("cpu", "cuda"):
     scan.register_autocast(_device, torch.float32)
 
 
-@torch.library.custom_op("diffusionpose::convolve", mutates_args=(), device_types="cpu")
+@library.custom_op("diffusionpose::convolve", mutates_args=(), device_types="cpu")
 def convolve(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Causal depthwise convolution and SiLU by the native library, for inference: it has no gradient.
 

@@ -38,10 +38,8 @@ def scan_engine(name: str) -> Iterator[None]:
     global _engine
     if name not in ENGINES:
         raise ValueError(f"scan engine {name!r}: choose from {', '.join(ENGINES)}")
-    if name == "native" and not native_scan.is_available():
-        raise ValueError("scan engine 'native' was not built with this installation")
-    if name == "triton" and not triton_scan.is_available():
-        raise ValueError("scan engine 'triton' needs the package triton")
+    if name in ("native", "triton"):
+        scan_operator.implementation(name)
     before, _engine = _engine, name
     try:
         yield

@@ -63,6 +63,7 @@ class _Turn:
 
     @classmethod
     def of(cls, picture: VideoFrame) -> "_Turn":
+        """The turn that a picture's display matrix asks for."""
         data = picture.side_data.get("DISPLAYMATRIX")
         if data is None:
             return cls()
