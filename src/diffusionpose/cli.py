@@ -284,7 +284,9 @@ def models() -> None:
 def export(
     model: Annotated[str, typer.Argument(help="Bundled name, folder, or owner/name.")] = "tiny",
     out: Annotated[Path, typer.Option(help="The ONNX file.")] = Path("diffusionpose.onnx"),
-    overwrite: OverwriteOption = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file if it is there.")
+    ] = False,
 ) -> None:
     """The one-step model as ONNX (opset 20), checked against torch (extra: export)."""
     _need_extra("onnxscript", "export")
