@@ -39,7 +39,7 @@ SETS = {
 
 def accuracy(pipeline: PosePipeline, source: SourceConfig, still: bool) -> float:
     """Mean PCK over joints, in crop coordinates (an affine map of the image's: the same)."""
-    config = pipeline.model.config
+    config = pipeline.network.config
     dataset = ClipDataset(load_source(source, config.skeleton_graph), config)
     metric = Pck(config.skeleton_graph)
     for batch in DataLoader(dataset, batch_size=16, num_workers=1):
@@ -49,15 +49,15 @@ def accuracy(pipeline: PosePipeline, source: SourceConfig, still: bool) -> float
             [
                 torch.stack(
                     [
-                        seeded_noise(pipeline.model.noise_shape, (0, index, n))
+                        seeded_noise(pipeline.network.noise_shape, (0, index, n))
                         for n in range(pipeline.options.num_hypotheses)
                     ]
                 )
                 for index in batch["index"].tolist()
             ]
         )
-        features = pipeline.features(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-        points, _ = heatmaps.decode(pipeline.heatmaps(features, noise))
+        features = pipeline.network.features(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        points, _ = heatmaps.decode(pipeline.network.heatmaps(features, noise))
         metric.update(points.double().numpy(), batch["keypoints"].double().numpy())
     return metric.compute()["mean"]
 

@@ -57,7 +57,7 @@ def stages(folder: Path, every: int) -> dict[str, float]:
 
     cut = list(windows(boxes()))
     done = list(pipeline.estimate(cut))
-    skeleton = pipeline.model.config.skeleton_graph
+    skeleton = pipeline.network.config.skeleton_graph
 
     def draw_and_encode() -> None:
         height, width = frames[0].image.shape[:2]

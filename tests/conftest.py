@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from diffusionpose.config import BackboneConfig, DecoderConfig, EncoderConfig, ModelConfig
 from diffusionpose.structures import Frame
@@ -19,20 +20,42 @@ if not torch.cuda.is_available():
 
 
 @pytest.fixture(scope="session")
-def untrained(tmp_path_factory):
+def shared_folder(tmp_path_factory, worker_id):
+    """A folder that all of pytest-xdist's workers share."""
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
+
+
+@pytest.fixture(scope="session")
+def untrained(shared_folder):
     """Folder of a small model with random weights."""
     from diffusionpose import DiffusionPose
 
-    torch.manual_seed(0)
     config = ModelConfig(
         name="untrained",
         backbone=BackboneConfig(hidden_size=32, depth=1, num_heads=2),
         encoder=EncoderConfig(depth=1, num_heads=2),
         decoder=DecoderConfig(depth=1, num_heads=2),
     )
-    return DiffusionPose(config).save_pretrained(
-        tmp_path_factory.mktemp("model") / "untrained", "card"
-    )
+    with FileLock(shared_folder / "untrained.lock"):
+        folder = shared_folder / "untrained"
+        if not folder.exists():
+            torch.manual_seed(0)
+            DiffusionPose(config).save_pretrained(folder, "card")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(untrained, shared_folder):
+    """The ONNX file of that model, made by one worker for all: it takes its time."""
+    pytest.importorskip("onnxscript")
+    from diffusionpose.export import TOLERANCE, export_onnx
+
+    path = shared_folder / "untrained.onnx"
+    with FileLock(shared_folder / "export.lock"):
+        if not path.exists():
+            assert export_onnx(untrained, path) < TOLERANCE
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -138,14 +138,14 @@ def test_shared_features_change_no_bit(untrained, made_video, flip_test, monkeyp
         found = pipeline(
             untrained, StubDetector(stand_still(12)), flip_test=flip_test, batch_size=3
         )
-        features = found.features
+        features = found.network.features
         counts.append(0)
 
         def counted(images):
             counts[-1] += len(images)
             return features(images)
 
-        monkeypatch.setattr(found, "features", counted)
+        monkeypatch.setattr(found.network, "features", counted)
         if forget:
             of = _Features.of
 
@@ -185,20 +185,20 @@ def test_an_error_of_the_detector_reaches_the_caller(untrained, made_video):
 
 
 def test_hypotheses_are_averaged(untrained, made_video, made_boxes):
-    one = pipeline(untrained, made_boxes)
+    one = pipeline(untrained, made_boxes).network
     images = torch.randint(0, 256, (6, 3, 256, 192), dtype=torch.uint8)
     features = one.features(images).unflatten(0, (2, 3))
-    noise = torch.randn(2, 4, *one.model.noise_shape)
+    noise = torch.randn(2, 4, *one.noise_shape)
     mean = one.heatmaps(features, noise)
     single = torch.stack([one.heatmaps(features, noise[:, n : n + 1]) for n in range(4)]).mean(0)
     torch.testing.assert_close(mean, single, atol=1e-5, rtol=1e-4)
 
 
 def test_flip_test_is_symmetric(untrained, made_boxes):
-    both = pipeline(untrained, made_boxes, flip_test=True)
+    both = pipeline(untrained, made_boxes, flip_test=True).network
     images = torch.randint(0, 256, (3, 3, 256, 192), dtype=torch.uint8)
-    noise = torch.randn(1, 1, *both.model.noise_shape)
-    swap = list(both.model.config.skeleton_graph.flip_permutation)
+    noise = torch.randn(1, 1, *both.noise_shape)
+    swap = list(both.config.skeleton_graph.flip_permutation)
     straight = both.heatmaps(both.features(images)[None], noise)
     mirrored = both.heatmaps(both.features(images.flip(-1))[None], noise.flip(-1)[:, :, swap])
     torch.testing.assert_close(mirrored.flip(-1)[:, swap], straight, atol=1e-5, rtol=1e-4)

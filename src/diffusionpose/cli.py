@@ -95,7 +95,14 @@ def _common(
 
 
 ModelOption = Annotated[
-    str, typer.Option(help="Bundled name, folder, or owner/name on the Hugging Face hub.")
+    str,
+    typer.Option(
+        help="Bundled name, folder, owner/name on the Hugging Face hub, or exported .onnx."
+    ),
+]
+EngineOption = Annotated[
+    str | None,
+    typer.Option(help="torch, or for an exported .onnx: onnxruntime (default) or openvino."),
 ]
 FormatOption = Annotated[
     str,
@@ -137,6 +144,7 @@ def predict(
     hold_crops: HoldCropsOption = True,
     fps: FpsOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    engine: EngineOption = None,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     seed: Annotated[int, typer.Option(help="Of the noise that heatmaps start from.")] = 0,
     steps: Annotated[int, typer.Option(help="DDIM steps.")] = 1,
@@ -161,6 +169,7 @@ def predict(
             model,
             detector=detector,
             device=device,
+            engine=engine,
             precision=precision,
             seed=seed,
             num_inference_steps=steps,

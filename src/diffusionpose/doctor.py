@@ -11,7 +11,7 @@ from typing import Literal
 from diffusionpose.errors import DiffusionPoseError
 from diffusionpose.version import __version__
 
-EXTRAS = {"train": "lightning", "export": "onnxscript"}
+EXTRAS = {"train": "lightning", "export": "onnxscript", "openvino": "openvino"}
 
 
 @dataclass(frozen=True)

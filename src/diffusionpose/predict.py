@@ -9,11 +9,11 @@ All are generators over bounded windows of frames: memory does not grow with the
 import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +21,7 @@ from torch import Tensor
 
 from diffusionpose.detection import BoxesFile, PersonDetector, load_detector
 from diffusionpose.errors import UsageError
-from diffusionpose.model.checkpoint import WEIGHTS, bundled, find_pretrained, sha256_of
-from diffusionpose.model.model import DiffusionPose
+from diffusionpose.networks import PoseNetwork, Precision, load_network
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.diffusion import seeded_noise
 from diffusionpose.nn.geometry import Affine, crop_affine, invert, transform, warp
@@ -41,8 +40,6 @@ from diffusionpose.version import __version__
 from diffusionpose.video import open_video
 
 Source = str | os.PathLike[str]
-CUTS_A_PASS = 8
-"""Of the backbone."""
 WINDOWS_AHEAD = 8
 """How far decoding and detection may run ahead of the network."""
 
@@ -70,7 +67,7 @@ class PredictOptions:
     batch_size: int = 8
     detect_every: int = 1
     hold_crops: bool = True
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         for name in ("num_inference_steps", "num_hypotheses", "batch_size", "detect_every"):
@@ -186,12 +183,12 @@ class _Crop:
 class _Features:
     """Backbone features of cuts, each computed once for the windows that share it."""
 
-    def __init__(self, pipeline: "PosePipeline") -> None:
-        self._pipeline = pipeline
+    def __init__(self, network: PoseNetwork) -> None:
+        self._network = network
         self._known: dict[tuple[int, int], Tensor] = {}
 
     def of(self, crops: list[_Crop]) -> Tensor:
-        """(crops, frames, views, tokens, dim) features; see `PosePipeline.features`."""
+        """(crops, frames, views, ...) features; see `PoseNetwork.features`."""
         missing = {
             (crop.number, frame.index): (frame, crop.affine)
             for crop in crops
@@ -199,10 +196,10 @@ class _Features:
             if (crop.number, frame.index) not in self._known
         }
         if missing:
-            size = self._pipeline.model.config.image_size
+            size = self._network.config.image_size
             cuts = [warp(frame.image, affine, size) for frame, affine in missing.values()]
             images = torch.from_numpy(np.stack(cuts).transpose(0, 3, 1, 2))
-            found = self._pipeline.features(images.to(self._pipeline.device))
+            found = self._network.features(images.to(self._network.device))
             self._known.update(zip(missing, found.unbind(0), strict=True))
         return torch.stack(
             [
@@ -217,32 +214,18 @@ class _Features:
 
 
 class PosePipeline:
-    """A model and a detector on a device: call it on a video.
+    """A network and a detector: call it on a video.
 
     Args:
-        model: The network.
+        network: From `load_network`.
         detector: Finds people.
-        device: Where the network runs.
-        options: How.
-        model_facts: Name and hash, for results.
+        options: How; what the network was made with must be what they say.
     """
 
     def __init__(
-        self,
-        model: DiffusionPose,
-        detector: PersonDetector | BoxesFile,
-        device: torch.device,
-        options: PredictOptions,
-        model_facts: dict[str, object],
+        self, network: PoseNetwork, detector: PersonDetector | BoxesFile, options: PredictOptions
     ) -> None:
-        most = model.config.diffusion.num_train_timesteps
-        if options.num_inference_steps > most:
-            raise UsageError(
-                f"num_inference_steps {options.num_inference_steps}: this model has {most}"
-            )
-        self.model = model.to(device).eval()
-        self.detector, self.device, self.options = detector, device, options
-        self.model_facts = model_facts
+        self.network, self.detector, self.options = network, detector, options
 
     @classmethod
     def from_pretrained(
@@ -251,33 +234,38 @@ class PosePipeline:
         *,
         detector: str | Path | None = None,
         device: str = "auto",
+        engine: str | None = None,
         **options: Any,
     ) -> "PosePipeline":
         """A pipeline by the names of its parts.
 
         Args:
-            name_or_path: Bundled model, folder, or Hugging Face repository.
+            name_or_path: Bundled model, folder, Hugging Face repository, or a file of `diffusionpose export`.
             detector: As `load_detector`; None for the bundled one.
             device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+            engine: `torch`, or for exported files `onnxruntime` (there the default) or `openvino`.
             **options: Fields of `PredictOptions`.
 
         Raises:
             CheckpointError: The model cannot be had or is broken.
-            UsageError: An option is out of range or the device is not there.
+            UsageError: An option is out of range, or the device is not there.
+            MissingExtraError: The engine is not installed.
         """
-        chosen = choose_device(device)
         settings = PredictOptions(**options)
-        folder = find_pretrained(name_or_path)
-        model = DiffusionPose.from_pretrained(folder)
-        # A folder by its name alone: results must not depend on, or tell, where it lies.
-        name = str(name_or_path) if str(name_or_path) in bundled() else folder.name
-        facts: dict[str, object] = {"name": name, "sha256": sha256_of(folder / WEIGHTS)}
-        finder = load_detector(detector, device=str(chosen))
-        return cls(model, finder, chosen, settings, facts)
+        chosen = choose_device("cpu" if (engine, device) == ("openvino", "auto") else device)
+        network = load_network(
+            name_or_path,
+            chosen,
+            engine=engine,
+            flip_test=settings.flip_test,
+            num_inference_steps=settings.num_inference_steps,
+            precision=settings.precision,
+        )
+        return cls(network, load_detector(detector, device=str(chosen)), settings)
 
     def with_boxes(self, boxes: BoxesFile) -> "PosePipeline":
         """The same pipeline with given boxes in place of the detector."""
-        return PosePipeline(self.model, boxes, self.device, self.options, self.model_facts)
+        return PosePipeline(self.network, boxes, self.options)
 
     def __call__(
         self, source: Source, *, boxes: BoxesFile | None = None, fps: Fraction | float | None = None
@@ -302,14 +290,17 @@ class PosePipeline:
 
     def header(self, video: VideoInfo) -> PosesHeader:
         """What a result of this pipeline says of itself."""
-        skeleton = self.model.config.skeleton_graph
-        settings = self.options.settings() | {"detector": self.detector.name}
+        skeleton = self.network.config.skeleton_graph
+        settings = self.options.settings() | {
+            "detector": self.detector.name,
+            "engine": self.network.engine,
+        }
         return PosesHeader(
             video=video,
             skeleton=skeleton.name,
             joints=skeleton.joints,
             limbs=skeleton.limbs,
-            model=self.model_facts,
+            model=self.network.facts,
             settings=settings,
             version=__version__,
         )
@@ -323,7 +314,10 @@ class PosePipeline:
         waiting: list[Window] = []
         crops: list[_Crop] = []
         is_held = self.options.hold_crops and not isinstance(self.detector, BoxesFile)
-        held, features = CropWindows(self.model.config.image_size, is_held=is_held), _Features(self)
+        held, features = (
+            CropWindows(self.network.config.image_size, is_held=is_held),
+            _Features(self.network),
+        )
         for window in source:
             crops += self._crops(window, held.update(window.people), len(waiting))
             waiting.append(window)
@@ -334,9 +328,9 @@ class PosePipeline:
         yield from self._finish(waiting, crops, features)
 
     def _crops(self, window: Window, held: list[HeldWindow], position: int) -> list[_Crop]:
-        size = self.model.config.image_size
+        size = self.network.config.image_size
         frames = (window.previous, window.key, window.following)
-        frames = frames if self.model.config.num_frames == 3 else (window.key,)
+        frames = frames if self.network.config.num_frames == 3 else (window.key,)
         return [
             _Crop(
                 position,
@@ -363,8 +357,8 @@ class PosePipeline:
 
     def _keypoints(self, crops: list[_Crop], features: _Features) -> list[np.ndarray]:
         """(num_joints, 3) x, y, score in image pixels for each crop."""
-        noise = torch.stack([self._noise(crop.noise_key) for crop in crops]).to(self.device)
-        maps = self.heatmaps(features.of(crops), noise)
+        noise = torch.stack([self._noise(crop.noise_key) for crop in crops]).to(self.network.device)
+        maps = self.network.heatmaps(features.of(crops), noise)
         points, scores = heatmaps.decode(maps)
         points = heatmaps.heatmap_to_crop(points).double().cpu().numpy()
         placed = [transform(p, invert(c.affine)) for p, c in zip(points, crops, strict=True)]
@@ -375,56 +369,13 @@ class PosePipeline:
 
     def _noise(self, key: tuple[int, int]) -> Tensor:
         """(num_hypotheses, joints, height, width), decided by seed, track and frame alone."""
-        shape = self.model.noise_shape
+        shape = self.network.noise_shape
         return torch.stack(
             [
                 seeded_noise(shape, (self.options.seed, *key, n))
                 for n in range(self.options.num_hypotheses)
             ]
         )
-
-    @torch.inference_mode()
-    def features(self, images: Tensor) -> Tensor:
-        """Backbone features of cuts, each for itself: how they are grouped does not change a bit on the CPU.
-
-        Args:
-            images: (cuts, 3, height, width) uint8.
-
-        Returns:
-            (cuts, views, tokens, dim); with `flip_test`, the second view is the mirrored cut.
-        """
-        views = [images, images.flip(-1)] if self.options.flip_test else [images]
-        cuts = torch.stack(views, 1).flatten(0, 1).unsqueeze(1)
-        with self._precision():
-            # Few at a time: the stem's maps are large beside its work, and would fall out of the cache.
-            parts = [self.model.extract(part) for part in cuts.split(CUTS_A_PASS)]
-        return torch.cat(parts).unflatten(0, (len(images), len(views))).squeeze(2)
-
-    @torch.inference_mode()
-    def heatmaps(self, features: Tensor, noise: Tensor) -> Tensor:
-        """Heatmaps averaged over hypotheses and, if there is one, the mirrored view.
-
-        Args:
-            features: (batch, frames, views, tokens, dim), from `features`.
-            noise: (batch, num_hypotheses, joints, height / 4, width / 4).
-        """
-        with self._precision():
-            mean = self._mean_heatmaps(features[:, :, 0], noise)
-            if features.shape[2] > 1:
-                flip = list(self.model.config.skeleton_graph.flip_permutation)
-                mirrored = self._mean_heatmaps(features[:, :, 1], noise.flip(-1)[:, :, flip])
-                mean = (mean + mirrored.flip(-1)[:, flip]) / 2
-        return mean.float()
-
-    def _precision(self) -> AbstractContextManager[object]:
-        half = self.options.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
-
-    def _mean_heatmaps(self, features: Tensor, noise: Tensor) -> Tensor:
-        conditions = self.model.encode(features)
-        steps = self.options.num_inference_steps
-        found = [self.model.generate(conditions, one, steps).float() for one in noise.unbind(1)]
-        return torch.stack(found).mean(0)
 
 
 def _person(boxes: Boxes, index: int, keypoints: np.ndarray) -> PersonPose:

@@ -60,7 +60,7 @@ def predict_files(
         DiffusionPoseError: If writing fails on the way; nothing is left behind.
     """
     name, info = Path(reader.info.name).stem, reader.info
-    skeleton = pipeline.model.config.skeleton_graph
+    skeleton = pipeline.network.config.skeleton_graph
     tracks: set[int] = set()
     _guard_existing(out, name, reader, video=video, overwrite=overwrite)
     with ExitStack() as stack:

@@ -1,0 +1,108 @@
+"""Exported files give torch's heatmaps in `predict` with every engine; wrong pairs of engine and model are named."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from diffusionpose import PosePipeline
+from diffusionpose.detection import BoxesFile
+from diffusionpose.errors import CheckpointError, UsageError
+from diffusionpose.networks import load_network
+
+CPU = torch.device("cpu")
+
+
+def needs(engine):
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    return engine
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_engines_give_the_heatmaps_of_torch(untrained, exported, engine):
+    theirs = load_network(exported, CPU, engine=needs(engine), flip_test=True)
+    ours = load_network(untrained, CPU, flip_test=True)
+    assert theirs.config == ours.config
+    assert theirs.facts["sha256"] == ours.facts["sha256"]
+    images = torch.randint(0, 256, (6, 3, *ours.config.image_size), dtype=torch.uint8)
+    noise = torch.randn(2, 3, *ours.noise_shape)
+    maps = [
+        network.heatmaps(network.features(images).unflatten(0, (2, 3)), noise)
+        for network in (theirs, ours)
+    ]
+    torch.testing.assert_close(*maps, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("engine", [None, "openvino"])
+def test_a_video_through_an_exported_file(untrained, exported, made_video, made_boxes, engine):
+    boxes = BoxesFile.load(made_boxes)
+    found = PosePipeline.from_pretrained(exported, device="cpu", engine=engine and needs(engine))
+    theirs = found(made_video, boxes=boxes)
+    ours = PosePipeline.from_pretrained(untrained, device="cpu")(made_video, boxes=boxes)
+    assert theirs.header.settings["engine"] == (engine or "onnxruntime")
+    assert theirs.header.model["name"] == "untrained.onnx"
+    # Random weights: where two peaks are equal but for rounding, either may win.
+    away = abs(theirs.keypoints - ours.keypoints).max(-1)
+    assert (away < 0.1).mean() > 0.98
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "message"),
+    [
+        ("folder", {"engine": "onnxruntime"}, "diffusionpose export"),
+        ("folder", {"engine": "tensorrt"}, "there are torch, onnxruntime, openvino"),
+        ("file", {"engine": "torch"}, "not the exported file"),
+        ("file", {"num_inference_steps": 2}, "one DDIM step"),
+        ("file", {"precision": "bfloat16"}, "float32"),
+    ],
+)
+def test_what_does_not_go_together_is_named(untrained, tmp_path, model, settings, message):
+    given = untrained if model == "folder" else tmp_path / "model.onnx"
+    with pytest.raises(UsageError, match=message):
+        load_network(given, CPU, **settings)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_files_that_are_no_export_are_named(tmp_path, engine):
+    needs(engine)
+    with pytest.raises(CheckpointError, match=r"absent.onnx: cannot be read"):
+        load_network(tmp_path / "absent.onnx", CPU, engine=engine)
+    (tmp_path / "noise.onnx").write_bytes(bytes(range(256)) * 9)
+    with pytest.raises(CheckpointError, match=r"noise.onnx: not a readable ONNX model"):
+        load_network(tmp_path / "noise.onnx", CPU, engine=engine)
+    onnx = pytest.importorskip("onnx")
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    out = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([node], "other", [value], [out])
+    other = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
+    onnx.save(other, tmp_path / "other.onnx")
+    with pytest.raises(CheckpointError, match=r"other.onnx: not a file of 'diffusionpose export'"):
+        load_network(tmp_path / "other.onnx", CPU, engine=engine)
+    onnx.helper.set_model_props(other, {"config": "{]"})
+    onnx.save(other, tmp_path / "broken.onnx")
+    with pytest.raises(CheckpointError, match=r"broken.onnx: its configuration is broken"):
+        load_network(tmp_path / "broken.onnx", CPU, engine=engine)
+
+
+def test_openvino_opens_no_connection(exported):
+    """Its package reports every import to its makers, unless kept from it."""
+    needs("openvino")
+    watch = f"""
+import sys, torch, threading
+def hook(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
+        print("CONNECTION", event)
+sys.addaudithook(hook)
+from pathlib import Path
+from diffusionpose.networks import load_network
+load_network(Path({str(exported)!r}), torch.device("cpu"), engine="openvino")
+for thread in threading.enumerate():
+    if thread is not threading.current_thread():
+        thread.join(5)
+print("loaded")
+"""
+    done = subprocess.run([sys.executable, "-c", watch], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "loaded"
