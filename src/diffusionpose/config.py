@@ -179,16 +179,18 @@ class AugmentConfig(Frozen):
 
 
 class SourceConfig(Frozen):
-    """One data set: a PoseTrack18 or 21 root with a split, or COCO annotations with their images."""
+    """One data set: a PoseTrack17, 18 or 21 root with a split, or COCO annotations with their images (docs/data.md)."""
 
     kind: Literal["posetrack", "coco"]
     root: Path
     split: str | None = None
-    """`posetrack`: the folder under `posetrack_data`."""
+    """`posetrack`: the folder of annotation files; which PoseTrack it is, and where the images lie, is found out."""
     annotations: Path | None = None
     """`coco`: relative to the root."""
     images: Path | None = None
     """`coco`: relative to the root."""
+    subset: Path | None = None
+    """Text file with a video, frame path or frame id a line, relative to the root: only these."""
     stride: int = Field(default=1, ge=1)
     """Every n-th annotated frame."""
     share: float = Field(default=1.0, gt=0)

@@ -25,7 +25,11 @@ class ClipRecord:
         frames: Files of the frames t-1, t, t+1; the key frame stands in for a missing neighbour.
         keypoints: (num_joints, 2) pixels of the key frame, NaN where missing.
         box: xyxy pixels of the key frame.
+        video: Name of the video.
+        image_id: The key frame's id in the data set, or its position in the video where frames have none.
+        track_id: `structures.NO_TRACK` where unknown.
         still: The three frames are one image, so that training may make motion up.
+        further: Files of the frames t-2 and t+2, for jitter; empty where there are none to draw from.
     """
 
     frames: tuple[Path, ...]
@@ -35,6 +39,7 @@ class ClipRecord:
     image_id: int
     track_id: int
     still: bool = False
+    further: tuple[Path, ...] = ()
 
 
 class Clip(TypedDict):

@@ -3,6 +3,7 @@
 Joints come out in the order of `skeleton.POSETRACK15`, matched by name; the ears of 18 and 21 are dropped.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def find_annotations(root: Path, split: str) -> list[Path]:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
     for folder in ANNOTATION_FOLDERS:
-        files = sorted((root / folder / split).glob("[!.]*.json"))
+        place = root / folder / split
+        files = sorted(place.glob("[!.]*.json")) if os.path.isdir(place) else []
         if files:
             return files
     looked = ", ".join(f"{folder}/{split}/*.json" for folder in ANNOTATION_FOLDERS)
@@ -72,14 +74,22 @@ def parse_posetrack(content: Node, name: str) -> AnnotatedVideo:
         name: Of the video.
     """
     if content.get("annolist").is_there:
-        frames = tuple(_frame17(frame) for frame in content.get("annolist").items())
-        return AnnotatedVideo(name, frames, "posetrack17")
+        frames, layout = tuple(map(_frame17, content.get("annolist").items())), "posetrack17"
+    else:
+        _expect_images(content)
+        frames, layout = tuple(_frames18(content)), "posetrack18"
+    for key in ("annolist", "images"):
+        if content.get(key).value == []:
+            content.get(key).find("no-frames", "the video has no frames")
+    return AnnotatedVideo(name, frames, layout)
+
+
+def _expect_images(content: Node) -> None:
     if not content.get("images").is_there:
         if isinstance(content.value, dict):
             content.find("missing-key", "neither 'annolist' (PoseTrack17) nor 'images' (18, 21)")
         elif content.is_there:
             content.find("wrong-type", "an object expected")
-    return AnnotatedVideo(name, tuple(_frames18(content)), "posetrack18")
 
 
 # PoseTrack17: every scalar in a list of one ----------------------------------------------------------------------
@@ -151,7 +161,7 @@ def _or_nan(node: Node) -> float:
 
 
 def _frames18(content: Node) -> Iterator[AnnotatedFrame]:
-    joints = joint_names(content)
+    joints = joint_names(content) or POSETRACK17.joints
     people: dict[int, list[AnnotatedPerson]] = {}
     images: list[tuple[int | None, Node]] = []
     for image in content.get("images").items():
@@ -210,7 +220,7 @@ def _regions18(node: Node) -> Iterator[np.ndarray]:
 
 
 def joint_names(content: Node) -> tuple[str, ...]:
-    """The joints that a COCO or PoseTrack18 file's person category names; PoseTrack18's where it names none."""
+    """The joints that a COCO or PoseTrack18 file's person category names; none where it names none."""
     for category in content.get("categories").items():
         names = category.get("keypoints")
         if names.is_there:
@@ -218,7 +228,7 @@ def joint_names(content: Node) -> tuple[str, ...]:
             if None in joints or len(set(joints)) != len(joints):
                 names.find("wrong-type", "joint names expected, each once")
             return tuple(joint for joint in joints if joint is not None)
-    return POSETRACK17.joints
+    return ()
 
 
 def _person18(node: Node, joints: tuple[str, ...]) -> AnnotatedPerson:
