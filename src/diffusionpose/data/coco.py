@@ -55,11 +55,9 @@ def load_coco(
         wanted.check()
     records = []
     for annotation in content.need("annotations").items():
-        image_id = annotation.need("image_id").integer()
-        if image_id not in files:
-            annotation.get("image_id").find("dangling-image-id", f"there is no image {image_id}")
+        image_id = known_image(annotation, files)
         usable = usable_annotation(annotation, names, skeleton)
-        if image_id not in kept or usable is None:
+        if image_id is None or image_id not in kept or usable is None:
             continue
         path = Path(root) / images / files[image_id]
         records.append(
@@ -96,6 +94,21 @@ def image_files(content: Node) -> dict[int, str]:
         elif image_id is not None:
             files[image_id] = name or ""
     return files
+
+
+def known_image(annotation: Node, files: dict[int, str]) -> int | None:
+    """The image that an annotation points to; that there is none is reported."""
+    image_id = annotation.need("image_id").integer()
+    if image_id is not None and image_id not in files:
+        annotation.get("image_id").find("dangling-image-id", f"there is no image {image_id}")
+        return None
+    return image_id
+
+
+def num_labelled(annotation: Node) -> int:
+    """Number of an annotation's joints with a visibility above 0, in the file's own joints."""
+    values = annotation.get("keypoints").numbers()
+    return 0 if values is None else int((values[2::3] > 0).sum())
 
 
 def usable_annotation(

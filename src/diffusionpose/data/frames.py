@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from diffusionpose.annotations import AnnotatedVideo
 from diffusionpose.errors import DataError
@@ -21,7 +21,7 @@ class VideoImages:
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.files = tuple(files)
-        numbers = [_frame_number(file) for file in self.files]
+        numbers = [frame_number(file) for file in self.files]
         known = sorted(number for number in numbers if number is not None)
         if len(set(known)) < len(self.files):
             # No numbers to go by: the order of the file is that of time.
@@ -59,7 +59,7 @@ def is_file(path: Path) -> bool:
     return os.path.isfile(path)
 
 
-def _frame_number(file: Path) -> int | None:
+def frame_number(file: PurePath) -> int | None:
     """The last number in a file's name: 7 of `000007.jpg` and of `0007_crop.jpg`."""
     found = _LAST_NUMBER.search(file.stem)
     return int(found.group()) if found else None
@@ -88,7 +88,7 @@ def locate_images(root: Path, split: str, video: AnnotatedVideo) -> VideoImages:
         files = [place(index) for index in range(len(video.frames))]
         if any(map(is_file, files)):
             return VideoImages(files)
-    looked = ", ".join(dict.fromkeys(str(place(0)) for place in places))
+    looked = ", ".join(dict.fromkeys(repr(str(place(0))) for place in places))
     raise DataError(f"video {video.name}: none of its images is there; looked for {looked}, ...")
 
 

@@ -93,27 +93,44 @@ def _records(
 def usable_person(
     person: AnnotatedPerson, frame: AnnotatedFrame, layout: str
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """What training uses of a person, or None where nothing is left.
-
-    Joints inside ignore regions do not count, as in PoseTrack's metric. In 18 and 21, visibility 0 means that a joint is
-    not labelled, as in COCO; in 17 it means hidden, and absent joints are left out of the file. The box is the file's, or
-    where that has no area in the image, made from the keypoints.
+    """What training uses of a person: keypoints and box, or None where either is lacking.
 
     Returns:
-        (15, 2) keypoints in pixels, NaN where missing; xyxy box in pixels, clipped to the image where its size is known.
+        `usable_joints` and `usable_box`.
+    """
+    keypoints = usable_joints(person, frame, layout)
+    box = usable_box(person, keypoints, frame, layout)
+    return None if box is None else (keypoints, box)
+
+
+def usable_joints(person: AnnotatedPerson, frame: AnnotatedFrame, layout: str) -> np.ndarray:
+    """(15, 2) keypoints in pixels that count as labelled, NaN elsewhere.
+
+    Joints inside ignore regions do not count, as in PoseTrack's metric. In 18 and 21, visibility 0 means that a joint is
+    not labelled, as in COCO; in 17 it means hidden, and absent joints are left out of the file.
     """
     keypoints = person.keypoints.copy()
     if layout == "posetrack18":
         keypoints[person.visible == 0] = np.nan
     keypoints[_ignored(keypoints, frame.ignore_regions)] = np.nan
+    return keypoints
+
+
+def usable_box(
+    person: AnnotatedPerson, keypoints: np.ndarray, frame: AnnotatedFrame, layout: str
+) -> np.ndarray | None:
+    """The file's box, or where that has no area in the image, one made from the keypoints.
+
+    Returns:
+        xyxy pixels, clipped to the image where its size is known; None without keypoints or without an area.
+    """
     if np.isnan(keypoints).all():
         return None
-    made = keypoint_box(keypoints, BOX_FACTORS[layout])
-    for box in (person.box, made):
+    for box in (person.box, keypoint_box(keypoints, BOX_FACTORS[layout])):
         if box is not None:
             clipped = _clipped(box, frame.size)
             if (clipped[2:] > clipped[:2]).all():
-                return keypoints, clipped
+                return clipped
     return None
 
 

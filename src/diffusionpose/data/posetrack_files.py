@@ -4,13 +4,14 @@ Joints come out in the order of `skeleton.POSETRACK15`, matched by name; the ear
 """
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from diffusionpose.annotations import AnnotatedFrame, AnnotatedPerson, AnnotatedVideo
-from diffusionpose.data.json_nodes import Node, read_json
+from diffusionpose.data.json_nodes import Node, read_json, shown
 from diffusionpose.errors import DataError
 from diffusionpose.skeleton import POSETRACK15, POSETRACK17, remap
 
@@ -25,6 +26,8 @@ POSETRACK17_IDS = (
 
 ANNOTATION_FOLDERS = ("posetrack_data", "annotations", "posetrack_data/annotations")
 """Where a root may hold a folder of annotation files for each split, in the order of search."""
+
+_VERSION = re.compile(r"(?<![a-z0-9])v([0-9])[._]?([0-9]{1,2})(?![0-9])", re.IGNORECASE)
 
 
 def find_annotations(root: Path, split: str) -> list[Path]:
@@ -55,6 +58,18 @@ def find_splits(root: Path) -> list[str]:
     """Names of the folders of a root that hold annotation files."""
     files = (file for folder in ANNOTATION_FOLDERS for file in (root / folder).glob("*/[!.]*.json"))
     return sorted({file.parent.name for file in files})
+
+
+def label_version(file: Path, content: Node) -> str | None:
+    """The version of the labels, as `0.45`, where the file (`info.version`, `version`) or a folder's name says it.
+
+    PoseTrack18's labels v0.2 and v0.45 differ by tens of mAP.
+    """
+    for node in (content.get("info").get("version"), content.get("version")):
+        if isinstance(node.value, str | int | float) and not isinstance(node.value, bool):
+            return shown(node.value).strip('"')
+    found = _VERSION.search("/".join(file.parent.parts))
+    return f"{found[1]}.{found[2]}" if found else None
 
 
 def read_posetrack(path: Path) -> AnnotatedVideo:
@@ -130,7 +145,7 @@ def _person17(node: Node) -> AnnotatedPerson:
         keypoints=values[:, :2],
         visible=values[:, 2],
         scores=values[:, 3],
-        head_box=_head_box17(node),
+        head_box=head_box17(node),
         score=_or_nan(node.get("score").one()),
         has_points=points.is_there,
     )
@@ -144,7 +159,8 @@ def _joint17(point: Node) -> int | None:
     return joint
 
 
-def _head_box17(node: Node) -> np.ndarray | None:
+def head_box17(node: Node) -> np.ndarray | None:
+    """The xyxy head box of a PoseTrack17 person, None where it has none."""
     keys = ("x1", "y1", "x2", "y2")
     if not any(node.get(key).one().is_there for key in keys):
         return None
