@@ -8,7 +8,16 @@ from diffusionpose.data.coco import load_coco
 from diffusionpose.data.posetrack import load_posetrack
 from diffusionpose.errors import DataError
 from diffusionpose.skeleton import POSETRACK15, POSETRACK17, remap
-from tests.data.made import coco_root, figure, grown, posetrack17_root, posetrack_root
+from tests.data.made import (
+    coco_root,
+    edit,
+    figure,
+    first_file,
+    grown,
+    posetrack17_root,
+    posetrack_root,
+    put,
+)
 
 
 def test_posetrack_people_and_their_neighbours(tmp_path):
@@ -104,17 +113,6 @@ def test_malformed_coco_files_are_named(tmp_path, text, message):
         (root / "train.json").write_text(text)
     with pytest.raises(DataError, match=message):
         load_coco(root, Path("train.json"), Path("images"))
-
-
-def edit(file, change):
-    """Changes a JSON file in place."""
-    content = json.loads(file.read_text())
-    change(content)
-    file.write_text(json.dumps(content))
-
-
-def first_file(root):
-    return sorted(root.glob("*/val/*.json"))[0]
 
 
 ROOTS = {"17": posetrack17_root, "18": posetrack_root}
@@ -373,12 +371,6 @@ def test_other_skeletons_are_matched_by_name(tmp_path):
 )
 def test_malformed_coco_files_name_the_place(tmp_path, path, value, message):
     root = coco_root(tmp_path)
-
-    def change(content):
-        for part in path[:-1]:
-            content = content[part]
-        content[path[-1]] = value
-
-    edit(root / "train.json", change)
+    edit(root / "train.json", put(path, value))
     with pytest.raises(DataError, match=r"train\.json: " + message):
         load_coco(root, Path("train.json"), Path("images"))

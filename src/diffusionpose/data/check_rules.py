@@ -70,12 +70,21 @@ def check_frames(content: Node, video: AnnotatedVideo) -> None:
         if number is not None and latest is not None and number < latest:
             place.find("frame-order", f"frame {number} comes after frame {latest}")
         latest = latest if number is None else number
-        if any(len(region) < 3 for region in frame.ignore_regions):
-            node.find("bad-polygon", "an ignore region with fewer than three corners")
+        _check_polygons(node, video.layout)
         if frame.is_labelled is False and any(
             np.isfinite(person.keypoints).any() for person in frame.people
         ):
             node.find("label-mismatch", "is_labeled is false, but there are people with joints")
+
+
+def _check_polygons(frame: Node, layout: str) -> None:
+    if layout == "posetrack17":
+        corners = [(region, region.get("point")) for region in frame.get("ignore_regions").items()]
+    else:
+        corners = [(region, region) for region in frame.get("ignore_regions_x").items()]
+    for region, points in corners:
+        if isinstance(points.value, list) and len(points.value) < 3:
+            region.find("bad-polygon", "an ignore region with fewer than three corners")
 
 
 def check_num_frames(content: Node) -> None:
@@ -101,7 +110,7 @@ def check_tracks(people: Iterable[PersonPlace]) -> None:
     """Every person has a track id, no frame has one twice."""
     seen: set[tuple[int, int]] = set()
     for person in people:
-        track = person.node.need("track_id").one().integer()
+        track = person.node.need_one("track_id").integer()
         if track is not None and person.frame is not None:
             if (person.frame, track) in seen:
                 message = f"track {track} stands twice in this frame"
@@ -140,7 +149,7 @@ def check_head_boxes(people: Iterable[PersonPlace], layout: str) -> None:
         points = person.node.get("annopoints").one().get("point")
         if points.value or _any_but_zero(person.node.get("keypoints")):
             for key in keys:
-                person.node.need(key)
+                person.node.need_filled(key)
 
 
 def _any_but_zero(node: Node) -> bool:

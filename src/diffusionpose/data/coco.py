@@ -11,7 +11,7 @@ import numpy as np
 
 from diffusionpose.data.clips import ClipRecord
 from diffusionpose.data.json_nodes import Node, read_json
-from diffusionpose.data.posetrack_files import joint_names, named_keypoints, xywh_box
+from diffusionpose.data.posetrack_files import image_name, joint_names, named_keypoints, xywh_box
 from diffusionpose.data.subset import Subset
 from diffusionpose.nn.geometry import keypoint_box
 from diffusionpose.skeleton import POSETRACK15, Skeleton
@@ -88,11 +88,11 @@ def image_files(content: Node) -> dict[int, str]:
     """File names by image id."""
     files: dict[int, str] = {}
     for image in content.need("images").items():
-        image_id, name = image.need("id").integer(), image.need("file_name").text()
+        image_id, name = image.need("id").integer(), image_name(image.need("file_name"))
         if image_id in files:
             image.get("id").find("duplicate-id", f"image {image_id} stands twice")
         elif image_id is not None:
-            files[image_id] = name or ""
+            files[image_id] = name
     return files
 
 

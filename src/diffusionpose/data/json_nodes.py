@@ -102,11 +102,25 @@ class Node:
             self.find("missing-key", f"the key {key!r} is missing")
         return child
 
+    def need_filled(self, key: str) -> "Node":
+        """As `need`; an empty list is reported too."""
+        child = self.need(key)
+        if child.value == []:
+            child.find("wrong-count", "a value expected, not an empty list")
+        return child
+
+    def need_one(self, key: str) -> "Node":
+        """The value of a key, taken out of a list of one; that there is none is reported."""
+        return self.need_filled(key).one()
+
     def items(self) -> Iterator["Node"]:
-        """The elements of a list."""
+        """The elements of a list; null is none."""
         if self._is_a(list, "a list"):
             for index, value in enumerate(self.value):
-                yield Node(value, self.file, self.report, self, index)
+                item = Node(value, self.file, self.report, self, index)
+                if value is None:
+                    item.find("wrong-type", "a value expected, not null")
+                yield item
 
     def one(self) -> "Node":
         """The value itself, taken out of a list of one; absent for an empty list."""
@@ -168,8 +182,6 @@ class Node:
             if (np.abs(values) <= MAX_NUMBER).all():
                 return values
         for item in self.items():
-            if item.value is None:
-                item.find("wrong-type", "a number expected, not null")
             item.number()
         return None
 

@@ -112,7 +112,7 @@ def _expect_images(content: Node) -> None:
 
 def _frame17(node: Node) -> AnnotatedFrame:
     return AnnotatedFrame(
-        file_name=node.need("image").one().need("name").one().text() or "",
+        file_name=image_name(node.need_one("image").need_one("name")),
         people=tuple(_person17(person) for person in node.get("annorect").items()),
         is_labelled=node.get("is_labeled").one().flag(),
         ignore_regions=tuple(_region17(region) for region in node.get("ignore_regions").items()),
@@ -125,7 +125,7 @@ def _region17(node: Node) -> np.ndarray:
 
 
 def _xy(node: Node) -> tuple[float, float] | None:
-    x, y = (node.need(axis).one().number() for axis in ("x", "y"))
+    x, y = (node.need_one(axis).number() for axis in ("x", "y"))
     return None if x is None or y is None else (x, y)
 
 
@@ -152,7 +152,7 @@ def _person17(node: Node) -> AnnotatedPerson:
 
 
 def _joint17(point: Node) -> int | None:
-    joint = point.need("id").one().integer()
+    joint = point.need_one("id").integer()
     if joint is not None and not 0 <= joint < len(POSETRACK17_IDS):
         point.get("id").find("unknown-joint", f"joint ids are 0 to 14, not {joint}")
         return None
@@ -164,7 +164,7 @@ def head_box17(node: Node) -> np.ndarray | None:
     keys = ("x1", "y1", "x2", "y2")
     if not any(node.get(key).one().is_there for key in keys):
         return None
-    sides = [node.need(key).one().number() for key in keys]
+    sides = [node.need_one(key).number() for key in keys]
     return None if None in sides else np.array(sides, dtype=np.float64)
 
 
@@ -193,7 +193,7 @@ def _frames18(content: Node) -> Iterator[AnnotatedFrame]:
         person = _person18(annotation, joints)
         if image_id in people:
             people[image_id].append(person)
-        elif image_id is not None:
+        elif people and image_id is not None:
             annotation.get("image_id").find("dangling-image-id", f"there is no image {image_id}")
     for image_id, image in images:
         # An id that stands twice has its people once.
@@ -202,13 +202,21 @@ def _frames18(content: Node) -> Iterator[AnnotatedFrame]:
 
 def _frame18(node: Node, image_id: int | None, people: list[AnnotatedPerson]) -> AnnotatedFrame:
     return AnnotatedFrame(
-        file_name=node.need("file_name").text() or "",
+        file_name=image_name(node.need("file_name")),
         people=tuple(people),
         is_labelled=node.get("is_labeled").flag(),
         ignore_regions=tuple(_regions18(node)),
         frame_id=image_id,
         size=image_size(node),
     )
+
+
+def image_name(node: Node) -> str:
+    """A file name; empty where there is none."""
+    name = node.text()
+    if name == "":
+        node.find("wrong-type", "a file name expected, not an empty text")
+    return name or ""
 
 
 def image_size(node: Node) -> tuple[int, int] | None:
@@ -241,9 +249,10 @@ def joint_names(content: Node) -> tuple[str, ...]:
         names = category.get("keypoints")
         if names.is_there:
             joints = [joint.text() for joint in names.items()]
-            if None in joints or len(set(joints)) != len(joints):
-                names.find("wrong-type", "joint names expected, each once")
-            return tuple(joint for joint in joints if joint is not None)
+            if len(set(joints)) != len(joints):
+                names.find("duplicate-joint", "a joint is named twice")
+            elif None not in joints:
+                return tuple(joint for joint in joints if joint is not None)
     return ()
 
 
