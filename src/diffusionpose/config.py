@@ -172,10 +172,14 @@ class AugmentConfig(Frozen):
     grey: Share = 0.1
     blur: Share = 0.15
     """Share of clips with motion blur or defocus."""
+    defocus: Share = 0.5
+    """Of the blurred clips, the share out of focus; the others have motion blur."""
     occlusion: Share = 0.3
     """Share of clips with patches that hide parts of the person."""
     still_motion: Share = 0.04
     """Speed of the motion made from a still, in window sides a frame."""
+    frame_jitter: Share = 0.0
+    """Share of neighbour frames that give way to the frame behind them (t-2, t+2) or to the key frame."""
 
 
 class SourceConfig(Frozen):
