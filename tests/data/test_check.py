@@ -358,7 +358,7 @@ def test_whatever_a_file_holds_checking_ends_and_loading_raises_only_data_errors
         if not path:
             content = {} if value is KeyError else value
             break
-        put(path, value)(content)
+        put(path, copy.deepcopy(value))(content)
     file.write_text(json.dumps(content))
     try:
         findings = check_data(root, images=data.draw(st.booleans())).findings

@@ -125,9 +125,10 @@ def test_sampler_order_follows_seed_and_epoch_and_shares():
     assert {epoch for epoch, _, _ in sampler} == {1}
 
 
-def test_missing_images_are_named(tmp_path):
-    with pytest.raises(DataError, match="nothing"):
-        read_image(tmp_path / "nothing.jpg")
+@pytest.mark.parametrize("name", ["nothing.jpg", "nothing\0.jpg", "nothing\ud800", "nothing" * 99])
+def test_missing_images_are_named(tmp_path, name):
+    with pytest.raises(DataError, match=r"nothing.*: missing or not an image"):
+        read_image(tmp_path / name)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from diffusionpose.config import AugmentConfig, ModelConfig
+from diffusionpose.data.frames import is_file
 from diffusionpose.data.transforms import augment_clip, plain_clip
 from diffusionpose.errors import DataError
 from diffusionpose.nn.heatmaps import crop_to_heatmap
@@ -64,9 +65,10 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         DataError: If the file is missing or no image.
     """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    # OpenCV would raise errors of its own for names that no file can have.
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR) if is_file(path) else None
     if image is None:
-        raise DataError(f"{path}: missing or not an image")
+        raise DataError(f"{str(path)!r}: missing or not an image")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
