@@ -321,7 +321,7 @@ def doctor() -> None:
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="Recipe, a YAML file.")],
-    run: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME by default.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Change a setting: a.b=value. May be repeated."),
@@ -338,9 +338,10 @@ def train(
     _need_extra("lightning", "train")
     from diffusionpose.train import train as train_recipe
 
-    target = run or Path("runs") / recipe.name
+    target = out or Path("runs") / recipe.name
     folder = train_recipe(recipe, target, resume=resume, progress=not quiet)
-    print(f"model: {folder}")
+    if os.environ.get("RANK", "0") == "0":
+        print(f"model: {folder}")
 
 
 data_app = typer.Typer(

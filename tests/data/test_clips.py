@@ -127,7 +127,7 @@ def test_sampler_order_follows_seed_and_epoch_and_shares():
 
 @pytest.mark.parametrize("name", ["nothing.jpg", "nothing\0.jpg", "nothing\ud800", "nothing" * 99])
 def test_missing_images_are_named(tmp_path, name):
-    with pytest.raises(DataError, match=r"nothing.*: missing or not an image"):
+    with pytest.raises(DataError, match=r"nothing.*: no such file"):
         read_image(tmp_path / name)
 
 
