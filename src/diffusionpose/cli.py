@@ -381,7 +381,8 @@ def check_data(
 
     target = AtomicFile(json_file) if json_file else None
     try:
-        found = check(root, split, layout, images=images)
+        with _status() as show:
+            found = check(root, split, layout, images=images, on_file=lambda file: show(file.name))
         if target is not None:
             with explained(target.path):
                 target.temporary.write_text(json_line(found.to_dict()) + "\n", encoding="utf-8")
@@ -393,6 +394,19 @@ def check_data(
         print(line)
     if not found.is_clean:
         raise typer.Exit(EXIT_FAILED)
+
+
+@contextmanager
+def _status() -> Iterator[Callable[[str], None]]:
+    """A line on stderr that says what is at work; nothing when that is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    with Console(stderr=True).status("") as line:
+        yield lambda text: line.update(escape(text))
 
 
 def _need_extra(package: str, extra: str) -> None:

@@ -6,7 +6,7 @@ Loading refuses a data set at the first malformed file; checking reads the same 
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -93,7 +93,12 @@ class DataReport:
 
 
 def check_data(
-    root: Path, split: str | None = None, layout: str = "auto", *, images: bool = True
+    root: Path,
+    split: str | None = None,
+    layout: str = "auto",
+    *,
+    images: bool = True,
+    on_file: Callable[[Path], None] = lambda _: None,
 ) -> DataReport:
     """Checks a data set.
 
@@ -103,6 +108,7 @@ def check_data(
         split: Only this one; for COCO, only files whose names hold it. None: everything.
         layout: One of `LAYOUTS`.
         images: Whether to look for the images and decode them.
+        on_file: Called before each annotation file.
 
     Raises:
         UsageError: If there is no such layout.
@@ -115,7 +121,7 @@ def check_data(
     is_coco = layout == "coco" or (
         layout == "auto" and not splits and bool(_coco_files(root, None))
     )
-    check = _Check(root, layout, images)
+    check = _Check(root, layout, images, on_file)
     if is_coco:
         files = _coco_files(root, split)
         if not files:
@@ -183,8 +189,10 @@ def _look_at_images(
 class _Check:
     """One check under way: its findings, and the numbers of the part it is at."""
 
-    def __init__(self, root: Path, layout: str, images: bool) -> None:
-        self.root, self.layout, self.images = root, layout, images
+    def __init__(
+        self, root: Path, layout: str, images: bool, on_file: Callable[[Path], None]
+    ) -> None:
+        self.root, self.layout, self.images, self.on_file = root, layout, images, on_file
         self.findings: list[Finding] = []
         self.found, self.usable, self.dropped = Counter[str](), Counter[str](), Counter[str]()
         self.layouts: set[str] = set()
@@ -203,6 +211,7 @@ class _Check:
     def coco_file(self, file: Path) -> PartReport:
         """Checks one COCO file."""
         self._start("files", "frames", "labelled frames", "people", "joints")
+        self.on_file(file)
         self.found["files"] += 1
         content = read_json(file, self.findings.append)
         if content.is_there:
@@ -228,6 +237,7 @@ class _Check:
     # PoseTrack ---------------------------------------------------------------------------------------------------
 
     def _video(self, file: Path, split: str) -> None:
+        self.on_file(file)
         self.found["files"] += 1
         before = len(self.findings)
         content = read_json(file, self.findings.append)
