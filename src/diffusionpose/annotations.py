@@ -40,6 +40,7 @@ class AnnotatedFrame:
         is_labelled: None where the file does not say.
         ignore_regions: (n, 2) polygons in pixels.
         frame_id: PoseTrack18's id of the image; None in PoseTrack17.
+        size: (height, width) in pixels; None where the file does not say.
     """
 
     file_name: str
@@ -47,6 +48,7 @@ class AnnotatedFrame:
     is_labelled: bool | None = None
     ignore_regions: tuple[np.ndarray, ...] = ()
     frame_id: int | None = None
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)

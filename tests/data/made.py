@@ -70,7 +70,8 @@ def posetrack_root(root, videos=("000001_bonn", "000002_mpii"), num_frames=6, un
                 triples = remap(visible, POSETRACK15.joints, POSETRACK17.joints, missing=0.0)
                 annotations.append(
                     {"id": image_id * 100, "image_id": image_id, "track_id": 0, "category_id": 1}
-                    | {"bbox": grown(points), "keypoints": triples.ravel().tolist()}
+                    | {"bbox": grown(points), "bbox_head": head_xywh(points), "scores": []}
+                    | {"keypoints": triples.ravel().tolist()}
                 )
         category = {"id": 1, "name": "person", "keypoints": list(POSETRACK17.joints)}
         target = root / "posetrack_data" / "val" / f"{video}.json"
@@ -100,3 +101,86 @@ def coco_root(root, number=4):
     content = {"images": images, "annotations": annotations, "categories": [category]}
     (root / "train.json").write_text(json.dumps(content))
     return root
+
+
+JOINTS17 = [
+    "right_ankle",
+    "right_knee",
+    "right_hip",
+    "left_hip",
+    "left_knee",
+    "left_ankle",
+    "right_wrist",
+    "right_elbow",
+    "right_shoulder",
+    "left_shoulder",
+    "left_elbow",
+    "left_wrist",
+    "head_bottom",
+    "nose",
+    "head_top",
+]
+
+
+def person17(points, track_id=0, visible=1):
+    """PoseTrack17's form of a person: scalars in lists of one, the box is the head's, absent joints left out."""
+    rows = remap(points, POSETRACK15.joints, JOINTS17)
+    listed = [
+        {"id": [joint], "x": [x], "y": [y], "is_visible": [visible]}
+        for joint, (x, y) in enumerate(rows.tolist())
+        if np.isfinite(x)
+    ]
+    x1, y1, width, height = head_xywh(points)
+    box = {"x1": [x1], "y1": [y1], "x2": [x1 + width], "y2": [y1 + height]}
+    return box | {"track_id": [track_id], "annopoints": [{"point": listed}]}
+
+
+def head_xywh(points):
+    x, y = points[POSETRACK15.index("head_top")]
+    return [float(x) - 8, float(y), 16.0, 20.0]
+
+
+def posetrack17_root(root, videos=("00001_bonn", "00002_mpii"), num_frames=6, unlabelled=(0,)):
+    """A PoseTrack17 root with one split, `val`; images have PoseTrack17's original names under `images/bonn_5sec`."""
+    for number, video in enumerate(videos):
+        frames = []
+        for index in range(num_frames):
+            name = f"bonn_5sec/{video}/{index + 1:04d}_crop.jpg"
+            points = figure((70 + 3 * index, 66), 50 + 3 * number, index / 2 + number)
+            (root / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(root / "images" / name), draw(points)[..., ::-1])
+            labelled = index not in unlabelled
+            frames.append(
+                {"image": [{"name": name}], "imgnum": [index + 1], "is_labeled": [int(labelled)]}
+                | {"ignore_regions": [], "annorect": [person17(points)] if labelled else []}
+            )
+        target = root / "annotations" / "val" / f"{video}.json"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps({"annolist": frames}))
+    return root
+
+
+def edit(file, change):
+    """Changes a JSON file in place."""
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def put(path, value):
+    """A change for `edit`: sets the value at a path of keys, or removes it where the value is `KeyError`."""
+
+    def change(content):
+        for part in path[:-1]:
+            content = content[part]
+        if value is KeyError:
+            del content[path[-1]]
+        else:
+            content[path[-1]] = value
+
+    return change
+
+
+def first_file(root):
+    """The first annotation file of a PoseTrack root."""
+    return sorted(root.glob("*/val/*.json"))[0]

@@ -54,13 +54,13 @@ def load_source(source: SourceConfig, skeleton: Skeleton) -> list[ClipRecord]:
     if source.kind == "posetrack":
         if source.split is None:
             raise ConfigError(f"{source.root}: a posetrack source needs `split`")
-        records = load_posetrack(source.root, source.split, skeleton, source.stride)
+        records = load_posetrack(source.root, source.split, skeleton, source.stride, source.subset)
     else:
         if source.annotations is None or source.images is None:
             raise ConfigError(f"{source.root}: a coco source needs `annotations` and `images`")
-        records = load_coco(source.root, source.annotations, source.images, skeleton)[
-            :: source.stride
-        ]
+        records = load_coco(
+            source.root, source.annotations, source.images, skeleton, source.subset
+        )[:: source.stride]
     if not records:
         raise DataError(f"{source.root}: no annotated people")
     return records
@@ -70,7 +70,8 @@ def fingerprint(records: Sequence[ClipRecord]) -> str:
     """SHA-256 over every record's frame names, keypoints and box: two runs on the same data share it."""
     digest = hashlib.sha256()
     for record in records:
-        digest.update("|".join(path.name for path in record.frames).encode())
+        names = "|".join(path.name for path in record.frames)
+        digest.update(names.encode(errors="surrogatepass"))  # names need not be UTF-8
         digest.update(np.round(record.keypoints, 3).tobytes())
         digest.update(np.round(record.box, 3).tobytes())
     return digest.hexdigest()
