@@ -38,7 +38,7 @@ _BATCH = 16
 class Row(Frozen):
     """One configuration."""
 
-    name: str = Field(pattern=r"^[\w-]+$")
+    name: str = Field(pattern=r"^\w[\w.-]*$")
     label: str
     settings: tuple[str, ...] = ()
     steps: tuple[int, ...] = (1,)

@@ -200,7 +200,7 @@ class SourceConfig(Frozen):
     share: float = Field(default=1.0, gt=0)
     """Share of its people that an epoch draws; above 1 they repeat, each time augmented anew."""
     corruption: AugmentConfig | None = None
-    """Validation: changes drawn once for each clip, by seed and record, for a harder copy of the set."""
+    """Validation: changes drawn once for each clip, the same in every run, for a harder copy of the set."""
 
     @property
     def name(self) -> str:

@@ -172,9 +172,8 @@ def make_loaders(
     loader = ClipLoader(dataset, config.batch_size, sampler=sampler, **options)
     validation = []
     for source in config.validation:
-        clips = ClipDataset(
-            load_source(source, skeleton), config.model, source.corruption, config.seed
-        )
+        # Without the run's seed: what is measured on stays the same.
+        clips = ClipDataset(load_source(source, skeleton), config.model, source.corruption)
         part = Subset(wrap(clips, False), range(ranks.rank, len(clips), ranks.world))
         validation.append(ClipLoader(part, config.batch_size, **options))
     return RunData(loader, validation, sampler, fingerprint(records))

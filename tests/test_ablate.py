@@ -1,0 +1,155 @@
+"""A suite of small runs, on kept features: all rows are run once, resumed where they stopped, and told in a table."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from diffusionpose.config import AugmentConfig
+from diffusionpose.data.clips import ClipDataset
+from diffusionpose.errors import ConfigError
+from diffusionpose.model.model import DiffusionPose
+from tests.data.made import posetrack_root
+from tests.journeys.test_overfit import recipe
+
+pytest.importorskip("lightning")
+
+from diffusionpose.ablate import RESULT, jobs_of, read_suite, report, run_all, spread
+from diffusionpose.train import train
+from diffusionpose.training.features import FeatureClips
+from diffusionpose.training.sources import load_source
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return posetrack_root(tmp_path_factory.mktemp("data"))
+
+
+def settings(root, folder, **changes):
+    validation = {"kind": "posetrack", "root": str(root), "split": "val"}
+    harder = validation | {"corruption": {"occlusion": 1.0, "blur": 1.0, "flip": 0.0}}
+    return {
+        "validation": [validation, harder],
+        "feature_cache": str(folder / "features"),
+        "feature_draws": 2,
+        "optimizer": {"backbone_scale": 0.0, "warmup_steps": 1},
+        "augment": {},
+        "epochs": 2,
+        "batch_size": 5,
+    } | changes
+
+
+def written(root, folder, rows, **more):
+    config = recipe(root, **settings(root, folder))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    names = [row["name"] for row in rows]
+    table = {"title": "T", "claim": "C", "reference": names[0], "rows": names}
+    suite = {"recipe": "recipe.yaml", "seeds": [0, 1], "rows": rows, "tables": [table]} | more
+    (folder / "suite.yaml").write_text(yaml.safe_dump(suite))
+    return folder / "suite.yaml"
+
+
+ROWS = [
+    {"name": "head", "label": "plain head", "settings": ["model.decoder.kind=head"]},
+    {"name": "whole", "label": "the model", "steps": [1, 2]},
+]
+
+
+def test_a_suite_is_run_once_and_told_in_a_table(root, tmp_path):
+    suite = written(root, tmp_path, ROWS)
+    jobs = jobs_of(suite, tmp_path / "out")
+    assert [(job.seed, job.row.name) for job in jobs[:2]] == [(0, "head"), (0, "whole")]
+    done = []
+    assert run_all(jobs, 2, lambda job, good: done.append((job.row.name, job.seed, good))) == []
+    assert sorted(done) == [(name, seed, True) for name in ("head", "whole") for seed in (0, 1)]
+    # Training and two validation sets, for each seed's initial backbone.
+    assert len(list((tmp_path / "features").glob("*.keypoints.npy"))) == 6
+    content = json.loads((tmp_path / "out" / "whole" / "seed-1" / RESULT).read_text())
+    assert set(content["pck"]) == {"data0_val", "data0_val_harder"}
+    assert set(content["pck"]["data0_val"]) == {"1", "2"}
+    # What training measured and what is measured anew are the same thing.
+    last = (tmp_path / "out" / "whole" / "seed-1" / "metrics.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last)["val/pck_data0_val"] == pytest.approx(content["pck"]["data0_val"]["1"])
+    text = "\n".join(report(read_suite(suite), jobs))
+    assert "Claim: C" in text
+    assert text.count("| the model | 2 |") == 1
+    run_all(jobs, 2, lambda *_: pytest.fail("all was done"))
+
+
+def test_a_failing_row_is_named_and_the_others_are_run(root, tmp_path, capfd):
+    gone = {"name": "gone", "label": "gone", "settings": [f"init_from={tmp_path}/absent"]}
+    last = ROWS[0] | {"name": "last"}
+    suite = written(root, tmp_path, [ROWS[0], gone, last], seeds=[0])
+    jobs = jobs_of(suite, tmp_path / "out")
+    failed = run_all(jobs, 1, lambda *_: None)
+    assert [job.row.name for job in failed] == ["gone"]
+    assert [job.is_done for job in jobs] == [True, False, True]
+    assert f"{tmp_path}/absent" in capfd.readouterr().err
+
+
+def test_differences_are_taken_seed_by_seed():
+    assert spread([0.5, 0.52, 0.54]) == "52.0 ± 2.0"
+    assert spread([0.5]) == "50.0"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows": [ROWS[0], ROWS[0]]}, "the same name"),
+        ({"tables": [{"title": "t", "claim": "c", "rows": ["x"], "reference": "head"}]}, "'x'"),
+        ({"rows": [ROWS[0] | {"settings": ["model.colour=red"]}]}, "no such key"),
+        ({"more": 1}, "no such key"),
+    ],
+)
+def test_mistakes_in_a_suite_are_named(root, tmp_path, change, message):
+    suite = written(root, tmp_path, ROWS)
+    content = yaml.safe_load(suite.read_text()) | {"tables": []} | change
+    suite.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match=message):
+        jobs_of(suite, tmp_path / "out")
+
+
+def test_kept_features_are_those_of_the_clips(root, tmp_path):
+    config = recipe(root, **settings(root, tmp_path))
+    torch.manual_seed(0)
+    model = DiffusionPose(config.model).eval()
+    records = load_source(config.train[0], config.model.skeleton_graph)
+    clips = ClipDataset(records, config.model, AugmentConfig(), seed=3)
+    kept = FeatureClips(clips, model, tmp_path, draws=2)
+    for epoch, repeat, index in ((0, 0, 4), (1, 0, 4), (2, 0, 7), (1, 1, 9)):
+        clip = clips[(epoch + repeat) % 2, 0, index]
+        with torch.inference_mode():
+            expected = model.extract(clip["images"][None])[0]
+        found = kept[epoch, repeat, index]
+        torch.testing.assert_close(found["features"], expected, atol=5e-3, rtol=1e-3)
+        assert torch.equal(found["keypoints"].nan_to_num(-1), clip["keypoints"].nan_to_num(-1))
+        assert found["key"].tolist() == [epoch, repeat, index]
+    assert not torch.equal(kept[0, 0, 4]["features"], kept[1, 0, 4]["features"])
+    files = sorted(tmp_path.glob("*.npy"))
+    FeatureClips(clips, model, tmp_path, draws=2)
+    assert sorted(tmp_path.glob("*.npy")) == files
+    torch.nn.init.normal_(next(model.backbone.parameters()))
+    FeatureClips(clips, model, tmp_path, draws=2)
+    assert len(list(tmp_path.glob("*.npy"))) == 2 * len(files)
+
+
+def test_a_cache_needs_a_frozen_backbone(root, tmp_path):
+    with pytest.raises(ConfigError, match="backbone_scale 0"):
+        recipe(root, **settings(root, tmp_path, optimizer={"backbone_scale": 0.1}))
+
+
+def test_frozen_weights_stay_bit_for_bit_in_the_average(root, tmp_path):
+    config = recipe(root, **settings(root, tmp_path, epochs=3))
+    torch.manual_seed(config.seed)
+    folder = train(config, tmp_path / "run", progress=False)
+    from lightning import seed_everything
+
+    seed_everything(config.seed, verbose=False)
+    start = DiffusionPose(config.model).backbone.state_dict()
+    end = DiffusionPose.from_pretrained(folder).backbone.state_dict()
+    assert all(torch.equal(end[name], value) for name, value in start.items())
+    assert np.isfinite(
+        json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["train/total"]
+    )
