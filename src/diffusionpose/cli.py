@@ -353,6 +353,7 @@ def ablate(
         typer.Option("--set", help="Change a setting of every row: a.b=value. May be repeated."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Runs side by side.")] = 2,
+    plots: Annotated[Path | None, typer.Option(help="Folder for pictures of the results.")] = None,
     only_report: Annotated[
         bool, typer.Option("--only-report", help="Train nothing, show what is done.")
     ] = False,
@@ -369,7 +370,14 @@ def ablate(
         print(f"{number}/{len(jobs)} {job.run} {what}", file=sys.stderr, flush=True)
 
     failed = [] if only_report else run_all(jobs, workers, on_done)
-    print("\n".join(report(read_suite(suite), jobs)))
+    rows = read_suite(suite)
+    print("\n".join(report(rows, jobs)))
+    if plots is not None:
+        _need_extra("matplotlib", "train")
+        from diffusionpose.ablation_plots import plot_suite
+
+        for file in plot_suite(rows, jobs, plots):
+            print(f"plot: {file}", file=sys.stderr)
     if failed:
         raise DiffusionPoseError(
             f"{len(failed)} of {len(jobs)} runs failed; the first is {failed[0].run}"

@@ -1,0 +1,81 @@
+"""Pictures of a suite: accuracy as training goes on, and by steps of inference."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+
+from diffusionpose.ablate import Job, Suite, curves, results
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+
+def plot_suite(suite: Suite, jobs: list[Job], folder: Path) -> list[Path]:
+    """Writes `training.png` and `steps.png`, as far as there are runs for them.
+
+    Lines are means over seeds, bands reach from the worst to the best seed.
+
+    Returns:
+        The files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = [source.name for source in jobs[0].config.validation]
+    files = [_training(suite, jobs, sources, folder / "training.png")]
+    if any(len(row.steps) > 1 for row in suite.rows):
+        files.append(_steps(suite, jobs, sources, folder / "steps.png"))
+    return files
+
+
+def _training(suite: Suite, jobs: list[Job], sources: list[str], path: Path) -> Path:
+    figure, axes = plt.subplots(
+        len(sources), len(suite.tables), squeeze=False, sharex=True, sharey="row", layout="tight",
+        figsize=(3.6 * len(suite.tables), 3.2 * len(sources)),
+    )  # fmt: skip
+    labels = {row.name: row.label for row in suite.rows}
+    for source, line in zip(sources, axes, strict=True):
+        found = curves(jobs, source)
+        for table, axis in zip(suite.tables, line, strict=True):
+            for name in table.rows:
+                runs = found.get(name, [])
+                if runs:
+                    steps = [step for step, _ in runs[0]]
+                    values = np.array([[value for _, value in run] for run in runs])
+                    _band(axis, steps, 100 * values, labels[name])
+            axis.set_title(table.title, fontsize=9)
+            axis.legend(fontsize=6, loc="lower right")
+            axis.grid(alpha=0.3)
+        line[0].set_ylabel(f"PCK, {source}", fontsize=8)
+    for axis in axes[-1]:
+        axis.set_xlabel("training steps", fontsize=8)
+    return _saved(figure, path)
+
+
+def _steps(suite: Suite, jobs: list[Job], sources: list[str], path: Path) -> Path:
+    figure, axes = plt.subplots(
+        1, len(sources), squeeze=False, layout="tight", figsize=(4.2 * len(sources), 3.2)
+    )
+    found = results(jobs)
+    for source, axis in zip(sources, axes[0], strict=True):
+        for row in suite.rows:
+            runs = [run[source] for run in found.get(row.name, {}).values()]
+            if len(row.steps) > 1 and runs:
+                values = np.array([[run[str(n)] for n in row.steps] for run in runs])
+                _band(axis, list(row.steps), 100 * values, row.label)
+        axis.set(xlabel="DDIM steps", ylabel=f"PCK, {source}", xscale="log")
+        axis.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+        axis.legend(fontsize=7)
+        axis.grid(alpha=0.3)
+    return _saved(figure, path)
+
+
+def _band(axis: Axes, x: list[int], values: np.ndarray, label: str) -> None:
+    """values: (seeds, len(x))."""
+    (line,) = axis.plot(x, values.mean(0), marker="o", markersize=3, linewidth=1.2, label=label)
+    axis.fill_between(x, values.min(0), values.max(0), alpha=0.15, color=line.get_color())
+
+
+def _saved(figure: Figure, path: Path) -> Path:
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
