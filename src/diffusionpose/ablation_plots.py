@@ -4,6 +4,8 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from diffusionpose.ablate import Job, Suite, curves, results
 
