@@ -53,6 +53,4 @@ def video(name, *frames, regions=()):
 
 def pair(truth, predicted, name="one", regions=(), **fields):
     """A pair of videos from lists of frames."""
-    return VideoPair(
-        video(name, *truth, regions=regions), video(name, *predicted), **fields
-    )
+    return VideoPair(video(name, *truth, regions=regions), video(name, *predicted), **fields)

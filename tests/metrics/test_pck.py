@@ -82,7 +82,7 @@ def test_videos_agree_with_pck_of_their_people(same_people):
 
 
 def test_who_is_not_found_is_missed_and_who_is_not_there_does_not_count():
-    truth, found = crowd(0, num_frames=1)
+    truth, _ = crowd(0, num_frames=1)
     stranger = whole_person((900, 700))
     figures = [
         VideoPck([pair(truth, [people])]).row(np.ones(1))[-1]

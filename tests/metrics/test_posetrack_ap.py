@@ -73,7 +73,10 @@ def posetrack18(people_by_frame, **image_fields):
 def test_golden_posetrack18_files_with_ignore_region_and_empty_people(tmp_path):
     pytest.importorskip("shapely")
     head = [40, 40, 30, 40]
-    square = {"ignore_regions_x": [[200, 300, 300, 200]], "ignore_regions_y": [[200, 200, 300, 300]]}
+    square = {
+        "ignore_regions_x": [[200, 300, 300, 200]],
+        "ignore_regions_y": [[200, 200, 300, 300]],
+    }
     body = {"nose": (50, 50, 0), "right_ankle": (60, 150, 0)}
     truth = posetrack18(
         [

@@ -66,7 +66,9 @@ def head_length(box):
 def is_match(found, true, length, joint):
     if joint not in found or joint not in true:
         return False
-    gap = math.sqrt((found[joint][0] - true[joint][0]) ** 2 + (found[joint][1] - true[joint][1]) ** 2)
+    gap = math.sqrt(
+        (found[joint][0] - true[joint][0]) ** 2 + (found[joint][1] - true[joint][1]) ** 2
+    )
     return gap / length <= 0.5
 
 

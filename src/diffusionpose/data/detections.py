@@ -46,7 +46,9 @@ class Detections:
         for file in files:
             content = read_json(file)
             if not isinstance(content.value, list):
-                content.find("wrong-type", "a list of detections expected: [{image_name, bbox, score}, ...]")
+                content.find(
+                    "wrong-type", "a list of detections expected: [{image_name, bbox, score}, ...]"
+                )
             for node in content.items():
                 key, box, score = _detection(node)
                 if score >= min_score and node.get("category_id").integer() in (None, PERSON):

@@ -99,7 +99,9 @@ def _rectangle17(person: AnnotatedPerson) -> dict[str, object]:
         rectangle["score"] = [rounded_score(person.score)]
     if person.head_box is not None:
         sides = rounded(person.head_box, PIXEL_DECIMALS).tolist()
-        rectangle |= {key: [side] for key, side in zip(("x1", "y1", "x2", "y2"), sides, strict=True)}
+        rectangle |= {
+            key: [side] for key, side in zip(("x1", "y1", "x2", "y2"), sides, strict=True)
+        }
     return rectangle
 
 
@@ -111,7 +113,12 @@ def _posetrack18(video: AnnotatedVideo) -> str:
     images, annotations = [], []
     for index, frame in enumerate(video.frames):
         image_id = first_id + index if frame.frame_id is None else frame.frame_id
-        image = {"id": image_id, "frame_id": image_id, "vid_id": vid_id, "file_name": frame.file_name}
+        image = {
+            "id": image_id,
+            "frame_id": image_id,
+            "vid_id": vid_id,
+            "file_name": frame.file_name,
+        }
         images.append(json_line(image | {"is_labeled": True, "nframes": len(video.frames)}))
         for person in frame.people:
             known = {"id": len(annotations) + 1, "image_id": image_id}

@@ -37,7 +37,9 @@ class OksAP(Metric):
         self._evaluation, self._library = _evaluated(images)
         missing = sum(bool(np.isnan(p.score)) for _, found in images for p in found)
         if missing:
-            self.warnings.append(f"{missing} predicted people have no score of their own: the mean of their joints' is taken")
+            self.warnings.append(
+                f"{missing} predicted people have no score of their own: the mean of their joints' is taken"
+            )
 
     def row(self, weights: np.ndarray) -> np.ndarray:
         """AP over ten thresholds, AP at .50 and .75, and recall; percent."""
@@ -89,7 +91,7 @@ def _evaluated(images: list[_Image]) -> tuple[tuple[Any, list[Any]], Any]:
     run.params.areaRng, run.params.areaRngLbl = run.params.areaRng[:1], run.params.areaRngLbl[:1]
     run.evaluate()
     # The library's name is private; it has no other door to what it found image by image.
-    return (run._paramsEval, list(run._evalImgs_cpp)), library  # noqa: SLF001
+    return (run._paramsEval, list(run._evalImgs_cpp)), library
 
 
 def _annotations(images: list[list[AnnotatedPerson]]) -> list[dict[str, Any]]:

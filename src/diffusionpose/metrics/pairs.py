@@ -18,8 +18,8 @@ class VideoPair:
     Args:
         truth: As annotated.
         predicted: Likewise; has as many frames.
-        same_people: Person n of a predicted frame was made from the box of person n of the truth, so that nobody
-            has to be matched.
+        same_people: The predictions were made from the boxes of the truth, one for each person who `is_placed`, in
+            order, so that nobody has to be matched.
     """
 
     truth: AnnotatedVideo
@@ -68,7 +68,9 @@ def matched_people(
     Unless they are known to be the same people, the pairing has the greatest sum of object keypoint similarities.
     """
     if same_people:
-        yield from zip(truth.people, predicted.people, strict=True)
+        given = iter(predicted.people)
+        for person in truth.people:
+            yield person, next(given) if person.is_placed else None
         return
     similarity = np.array(
         [

@@ -66,9 +66,7 @@ class Pck:
     def compute(self) -> dict[str, float]:
         """Share by joint, and `mean` over joints that have any truth; NaN if nothing was added."""
         right, known = self.counts()
-        share = np.divide(
-            right, known, out=np.full(len(self.joints), np.nan), where=known > 0
-        )
+        share = np.divide(right, known, out=np.full(len(self.joints), np.nan), where=known > 0)
         mean = float(np.nanmean(share)) if np.isfinite(share).any() else float("nan")
         return dict(zip(self.joints, share.tolist(), strict=True)) | {"mean": mean}
 

@@ -99,9 +99,13 @@ class PoseTrackAP(JointMetric):
                 f"{tied} predicted joints share their score with another one of the same joint: AP depends on their "
                 "order, which is that of numpy's default sort, as in poseval"
             )
-        for joint, pool, truths in zip(POSETRACK15.joints, self._pools, self._truths.T, strict=True):
+        for joint, pool, truths in zip(
+            POSETRACK15.joints, self._pools, self._truths.T, strict=True
+        ):
             if len(pool.hits) and not truths.any():
-                self.warnings.append(f"{joint} is predicted but nowhere annotated: left out of Mean")
+                self.warnings.append(
+                    f"{joint} is predicted but nowhere annotated: left out of Mean"
+                )
 
     def values(self, weights: np.ndarray) -> np.ndarray:
         """(15,) AP in percent."""

@@ -16,7 +16,9 @@ _SIGMAS = {
     "knee": 0.087,
     "ankle": 0.089,
 }
-OKS_SIGMAS = np.array([_SIGMAS[joint.removeprefix("left_").removeprefix("right_")] for joint in POSETRACK15.joints])
+OKS_SIGMAS = np.array(
+    [_SIGMAS[joint.removeprefix("left_").removeprefix("right_")] for joint in POSETRACK15.joints]
+)
 """(15,) COCO's spread of annotators by joint; it has none for head_bottom and head_top, which get the shoulders'."""
 
 

@@ -52,9 +52,7 @@ def joint_tracks(pair: VideoPair) -> list[FrameTracks]:
         for joint in range(NUM_JOINTS):
             rows, columns = frame.has_predicted[:, joint], frame.has_truth[:, joint]
             near = np.where(frame.matches[..., joint], frame.distances[..., joint], np.inf)
-            joints.append(
-                JointTracks(truth[columns], predicted[rows], near[rows][:, columns].T)
-            )
+            joints.append(JointTracks(truth[columns], predicted[rows], near[rows][:, columns].T))
         frames.append(FrameTracks(joints, bool(len(truth) and len(predicted))))
     return frames
 
@@ -62,7 +60,9 @@ def joint_tracks(pair: VideoPair) -> list[FrameTracks]:
 def _track_ids(people: Sequence[AnnotatedPerson], pair: VideoPair, origin: str) -> np.ndarray:
     ids = [person.track_id for person in people]
     if None in ids:
-        raise DataError(f"{pair.truth.name}: {origin}: a person without a track id; this metric needs one of each person")
+        raise DataError(
+            f"{pair.truth.name}: {origin}: a person without a track id; this metric needs one of each person"
+        )
     if len(set(ids)) != len(ids):
         raise DataError(f"{pair.truth.name}: {origin}: a track id stands twice in one frame")
     return np.array(ids, dtype=np.int64)
@@ -91,7 +91,9 @@ class PoseTrackMota(JointMetric):
     def values(self, weights: np.ndarray) -> np.ndarray:
         """(15,) MOTA in percent; may be negative."""
         errors, truths = np.tensordot(weights, self._counts, 1).T
-        return 100 * (1 - np.divide(errors, truths, out=np.full(NUM_JOINTS, np.nan), where=truths > 0))
+        return 100 * (
+            1 - np.divide(errors, truths, out=np.full(NUM_JOINTS, np.nan), where=truths > 0)
+        )
 
 
 _MOTA_PARTS = ("num_misses", "num_switches", "num_false_positives", "num_objects")

@@ -1,0 +1,497 @@
+"""Evaluation: a model over an annotated data set, or files of predictions beside files of truth, as one report.
+
+truth (`read_truth`) -> boxes and predictions (`predict_truth`), or files (`read_predictions`) -> a metric of pairs
+(`metrics`) -> figures with intervals (`Report`).
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusionpose.annotated_poses import detected_boxes, predict_annotated, true_boxes
+from diffusionpose.annotations import AnnotatedFrame, AnnotatedPerson, AnnotatedVideo
+from diffusionpose.config import Frozen, parse, read_yaml
+from diffusionpose.data.clips import ClipRecord
+from diffusionpose.data.coco import load_coco
+from diffusionpose.data.detections import Detections
+from diffusionpose.data.json_nodes import read_json
+from diffusionpose.data.posetrack_files import find_annotations, read_posetrack
+from diffusionpose.errors import ConfigError, DataError, UsageError
+from diffusionpose.formats.score_table import ScoreRow, ScoreTable
+from diffusionpose.metrics.base import Metric, bootstrap
+from diffusionpose.metrics.oks import OksAP
+from diffusionpose.metrics.pairs import VideoPair, pair_videos
+from diffusionpose.metrics.pck import VideoPck
+from diffusionpose.metrics.posetrack_ap import PoseTrackAP
+from diffusionpose.metrics.tracking import Hota, PoseTrackMota
+from diffusionpose.networks import PoseNetwork, load_network
+from diffusionpose.predict import choose_device
+from diffusionpose.version import __version__
+
+METRICS: dict[str, Callable[[Sequence[VideoPair]], Metric]] = {
+    "posetrack-ap": PoseTrackAP,
+    "oks": OksAP,
+    "pck": VideoPck,
+    "pckh": lambda pairs: VideoPck(pairs, "head"),
+    "mota": PoseTrackMota,
+    "hota": Hota,
+}
+TITLES = {
+    "posetrack-ap": "PoseTrack AP",
+    "oks": "OKS AP",
+    "pck": "PCK, 0.2 of the torso",
+    "pckh": "PCKh, 0.5 of the head",
+    "mota": "MOTA, mean over joints",
+    "hota": "HOTA, mean over joints",
+}
+LAYOUTS = ("posetrack", "posetrack17", "posetrack18", "coco")
+TRUE_BOXES = "truth"
+TRACKING = ("mota", "hota")
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What is evaluated, and how.
+
+    Args:
+        metric: One of `METRICS`.
+        model: As `load_network`; with `data`.
+        data: Root of an annotated data set; with `truth` only where the images are.
+        truth: Annotation file or folder of them; with `predictions`.
+        predictions: Likewise, of the same names.
+        split: Folder of the root's annotations.
+        layout: `posetrack` takes PoseTrack17, 18 and 21, told apart by their keys; `coco` needs `annotations` and
+            `images`. `posetrack17` and `posetrack18` are as `posetrack`, and also say how predictions are written.
+        annotations: `coco`: file relative to the root.
+        images: `coco`: folder relative to the root.
+        stride: Every n-th annotated frame of a video, or person of a COCO file.
+        boxes: `truth`, or a file or folder of detections.
+        box_score: Detections that score less are dropped.
+        seed: Of the noise, and of the resamples.
+        num_inference_steps: DDIM steps.
+        flip_test: Average with the mirrored crop.
+        batch_size: People a pass; changes speed, not results.
+        device: As `choose_device`.
+        engine: As `load_network`.
+        num_resamples: Of the videos, for the intervals; 0 for none.
+        published: YAML file of figures that somebody published.
+    """
+
+    metric: str = "posetrack-ap"
+    model: str | None = None
+    data: Path | None = None
+    truth: Path | None = None
+    predictions: Path | None = None
+    split: str = "val"
+    layout: str = "posetrack"
+    annotations: Path | None = None
+    images: Path | None = None
+    stride: int = 1
+    boxes: str = TRUE_BOXES
+    box_score: float = 0.0
+    seed: int = 0
+    num_inference_steps: int = 1
+    flip_test: bool = False
+    batch_size: int = 16
+    device: str = "auto"
+    engine: str | None = None
+    num_resamples: int = 1000
+    published: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name, choices in (("metric", METRICS), ("layout", LAYOUTS)):
+            if getattr(self, name) not in choices:
+                raise UsageError(f"{name} {getattr(self, name)!r}: there are {', '.join(choices)}")
+        for name, least in (
+            ("stride", 1),
+            ("batch_size", 1),
+            ("num_inference_steps", 1),
+            ("num_resamples", 0),
+            ("seed", 0),
+        ):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if not 0 <= self.box_score <= 1:
+            raise UsageError(f"box_score must be between 0 and 1, not {self.box_score}")
+        self._check_sources()
+
+    def _check_sources(self) -> None:
+        by_files = self.truth is not None or self.predictions is not None
+        if self.model is not None and by_files:
+            raise UsageError("give either --model and --data, or --truth and --predictions")
+        if self.model is None and (self.truth is None or self.predictions is None):
+            raise UsageError("give --model and --data, or --truth and --predictions")
+        if self.model is not None and self.data is None:
+            raise UsageError("--model needs --data, the root of an annotated data set")
+        if by_files and (self.layout == "coco" or self.boxes != TRUE_BOXES):
+            raise UsageError("--layout coco and --boxes are for --model: leave them out")
+        if self.layout == "coco" and (self.annotations is None or self.images is None):
+            raise UsageError("--layout coco needs --annotations and --images, relative to --data")
+        if self.boxes != TRUE_BOXES and self.metric in TRACKING:
+            raise UsageError(
+                f"--metric {self.metric} needs track ids, which detections have not: take --boxes truth, or evaluate "
+                "files of 'diffusionpose predict --format posetrack'"
+            )
+
+    def settings(self) -> dict[str, object]:
+        """What of it changes a model's figures."""
+        names = ("num_inference_steps", "flip_test", "stride", "seed", "engine")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What an evaluation found.
+
+    Args:
+        facts: Everything, for JSON.
+        table: The figures, for people.
+        warnings: What was odd.
+        pairs: Truth beside predictions.
+    """
+
+    facts: dict[str, Any]
+    table: ScoreTable
+    warnings: tuple[str, ...]
+    pairs: list[VideoPair]
+
+    def to_json(self) -> str:
+        """The facts as strict JSON; figures that do not exist are null."""
+        return json.dumps(_without_nan(self.facts), indent=2, ensure_ascii=False) + "\n"
+
+
+Progress = Callable[[int], Callable[[], None]]
+"""Called with the number of people to come; what it gives is called after each."""
+
+
+def evaluate(options: EvaluateOptions, progress: Progress | None = None) -> Report:
+    """A report of a model, or of files of predictions.
+
+    Raises:
+        UsageError: If the options contradict each other.
+        DataError: If files are missing or malformed, or lack what the metric needs.
+        CheckpointError: If the model cannot be had or is broken.
+        MissingExtraError: If the metric needs an extra that is not installed.
+    """
+    published = _Published.read(options.published)
+    if options.model is None:
+        pairs, source = _pairs_of_files(options)
+    else:
+        pairs, source = _pairs_of_model(options, progress)
+    if not any(frame.people for pair in pairs for frame in pair.truth.frames):
+        raise DataError(f"{source.data_name}: nobody is annotated there")
+    metric = METRICS[options.metric](pairs)
+    return _report(options, pairs, metric, source, published)
+
+
+# Where truth and predictions come from ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a report says of where its figures come from."""
+
+    name: str
+    data_name: str
+    boxes: str
+    facts: dict[str, object]
+    label_version: str | None
+    warnings: tuple[str, ...] = ()
+
+
+def _pairs_of_files(options: EvaluateOptions) -> tuple[list[VideoPair], _Source]:
+    assert options.truth is not None
+    assert options.predictions is not None
+    files = _annotation_files(options.truth)
+    truths = [_thinned(read_posetrack(file), options.stride) for file in files]
+    names = {video.name for video in truths}
+    found = [file for file in _annotation_files(options.predictions) if file.stem in names]
+    pairs = pair_videos(truths, [read_posetrack(file) for file in found])
+    source = _Source(
+        name=options.predictions.resolve().name,
+        data_name=options.truth.resolve().name,
+        boxes="those of the predictions",
+        facts={
+            "predictions": {"name": options.predictions.resolve().name, "sha256": _sha256(found)}
+        },
+        label_version=label_version(files[0]),
+    )
+    return pairs, source
+
+
+def _annotation_files(path: Path) -> list[Path]:
+    files = sorted(path.glob("[!.]*.json")) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"{path}: no annotation files (*.json)")
+    return files
+
+
+def _sha256(files: Sequence[Path]) -> str:
+    """Over the contents of the files, in order."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _pairs_of_model(
+    options: EvaluateOptions, progress: Progress | None
+) -> tuple[list[VideoPair], _Source]:
+    assert options.model is not None
+    assert options.data is not None
+    truths, version = read_truth(options)
+    by_truth = options.boxes == TRUE_BOXES
+    detections = None if by_truth else Detections.load(Path(options.boxes), options.box_score)
+    network = _network(options)
+    predictions, warnings = predict_truth(network, truths, detections, options, progress)
+    boxes = "true boxes" if detections is None else f"detections {detections.name}"
+    if detections is not None and options.box_score:
+        boxes += f" from score {options.box_score:g}"
+    source = _Source(
+        name=str(network.facts["name"]),
+        data_name=options.data.resolve().name,
+        boxes=boxes,
+        facts={"model": network.facts, "engine": network.engine, "settings": options.settings()},
+        label_version=version,
+        warnings=warnings,
+    )
+    pairs = [
+        VideoPair(truth, found, by_truth) for truth, found in zip(truths, predictions, strict=True)
+    ]
+    return pairs, source
+
+
+def _network(options: EvaluateOptions) -> PoseNetwork:
+    assert options.model is not None
+    is_openvino = (options.engine, options.device) == ("openvino", "auto")
+    return load_network(
+        options.model,
+        choose_device("cpu" if is_openvino else options.device),
+        engine=options.engine,
+        flip_test=options.flip_test,
+        num_inference_steps=options.num_inference_steps,
+    )
+
+
+def read_truth(options: EvaluateOptions) -> tuple[list[AnnotatedVideo], str | None]:
+    """The annotated videos of the data set, and the version of their labels if it is known.
+
+    Raises:
+        DataError: If files are missing or malformed.
+    """
+    assert options.data is not None
+    if options.layout != "coco":
+        files = find_annotations(options.data, options.split)
+        videos = [_thinned(read_posetrack(file), options.stride) for file in files]
+        return videos, label_version(files[0])
+    assert options.annotations is not None
+    assert options.images is not None
+    records = load_coco(options.data, options.annotations, options.images)
+    return _stills(records[:: options.stride], options.data), None
+
+
+def _thinned(video: AnnotatedVideo, stride: int) -> AnnotatedVideo:
+    """Every n-th of the frames with people keeps them."""
+    annotated = [index for index, frame in enumerate(video.frames) if frame.people]
+    kept = set(annotated[::stride])
+    frames = (
+        frame if index in kept else replace(frame, people=())
+        for index, frame in enumerate(video.frames)
+    )
+    return replace(video, frames=tuple(frames))
+
+
+def _stills(records: Sequence[ClipRecord], root: Path) -> list[AnnotatedVideo]:
+    """Each image as a video of one frame."""
+    by_image: dict[int, list[ClipRecord]] = {}
+    for record in records:
+        by_image.setdefault(record.image_id, []).append(record)
+    return [
+        AnnotatedVideo(people[0].video, (_still_frame(number, people, root),), layout="posetrack18")
+        for number, people in by_image.items()
+    ]
+
+
+def _still_frame(number: int, people: Sequence[ClipRecord], root: Path) -> AnnotatedFrame:
+    name = people[0].frames[1].relative_to(root)
+    found = tuple(_still_person(person) for person in people)
+    return AnnotatedFrame(str(name), found, is_labelled=True, frame_id=number)
+
+
+def _still_person(record: ClipRecord) -> AnnotatedPerson:
+    unknown = np.full(len(record.keypoints), np.nan)
+    return AnnotatedPerson(record.track_id, record.keypoints, unknown, unknown, box=record.box)
+
+
+def label_version(file: Path) -> str | None:
+    """The version of the labels, such as 0.45, from the file or from the names of the folders around it.
+
+    Figures by PoseTrack18's labels 0.2 and 0.45 differ by tens of points.
+    """
+    told = read_json(file).get("info").get("version").value
+    if told is not None:
+        return str(told)
+    for part in reversed(file.resolve().parts[-5:-1]):
+        found = re.search(r"v(\d+\.\d+)", part)
+        if found:
+            return found.group(1)
+    return None
+
+
+def predict_truth(
+    network: PoseNetwork,
+    truths: Sequence[AnnotatedVideo],
+    detections: Detections | None,
+    options: EvaluateOptions,
+    progress: Progress | None,
+) -> tuple[list[AnnotatedVideo], tuple[str, ...]]:
+    """Predictions for every annotated frame, by the boxes of the truth or by detections; and warnings.
+
+    Raises:
+        DataError: If no detection belongs to a frame, or an image is missing.
+    """
+    assert options.data is not None
+    warnings = []
+    if detections is None:
+        boxes = true_boxes(truths)
+        if options.metric in TRACKING:
+            warnings.append(
+                "the track ids are those of the truth: only positions are put to the test"
+            )
+    else:
+        boxes = detected_boxes(truths, detections)
+        if not boxes:
+            raise DataError(f"{detections.name}: no detection belongs to an annotated frame")
+        frames = sum(bool(frame.people) for video in truths for frame in video.frames)
+        without = frames - len({(box.video, box.frame) for box in boxes})
+        if without:
+            warnings.append(f"{without} of {frames} annotated frames have no detection")
+    predictions = predict_annotated(
+        network,
+        truths,
+        options.data,
+        boxes,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        on_person=progress(len(boxes)) if progress else None,
+    )
+    return predictions, tuple(warnings)
+
+
+# What is said of the figures -------------------------------------------------------------------------------------
+
+
+class _Figures(Frozen):
+    """A file of published figures: `source` says where they are from, `rows` are columns by name."""
+
+    source: str = ""
+    rows: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class _Published:
+    """Published figures and the file that they are from."""
+
+    file: str = ""
+    source: str = ""
+    rows: tuple[tuple[str, dict[str, float]], ...] = ()
+
+    @classmethod
+    def read(cls, path: Path | None) -> "_Published":
+        """From a YAML file; nothing from None."""
+        if path is None:
+            return cls()
+        figures = parse(_Figures, read_yaml(path), str(path))
+        return cls(path.name, figures.source or path.name, tuple(figures.rows.items()))
+
+    def table_rows(self, columns: Sequence[str]) -> tuple[ScoreRow, ...]:
+        """In the columns of a metric.
+
+        Raises:
+            ConfigError: If a row has another column.
+        """
+        for name, figures in self.rows:
+            for column in figures:
+                if column not in columns:
+                    raise ConfigError(
+                        f"{self.file}: rows.{name}.{column}: this metric's columns are {', '.join(columns)}"
+                    )
+        return tuple(
+            ScoreRow(name, tuple(figures.get(column, math.nan) for column in columns))
+            for name, figures in self.rows
+        )
+
+
+def _report(
+    options: EvaluateOptions,
+    pairs: list[VideoPair],
+    metric: Metric,
+    source: _Source,
+    published: _Published,
+) -> Report:
+    ones = np.ones(metric.num_videos, np.int64)
+    values = tuple(metric.row(ones).tolist())
+    warnings = [*source.warnings, *metric.warnings]
+    intervals = None
+    if options.num_resamples and metric.num_videos == 1:
+        warnings.append("one video: there is nothing to resample, so there are no intervals")
+    elif options.num_resamples:
+        low, high = bootstrap(metric, options.num_resamples, options.seed).tolist()
+        intervals = tuple(zip(low, high, strict=True))
+    frames = [frame for pair in pairs for frame in pair.truth.frames if frame.people]
+    counts = {
+        "videos": len(pairs),
+        "frames": len(frames),
+        "people": sum(len(frame.people) for frame in frames),
+    }
+    is_split = options.truth is None and options.layout != "coco"
+    split = options.split if is_split else str(options.annotations or "") or None
+    table = ScoreTable(
+        title=f"{TITLES[options.metric]}; {source.data_name}{f' {split}' if split else ''}; "
+        f"{', '.join(f'{number} {name}' for name, number in counts.items())}; boxes: {source.boxes}",
+        columns=metric.columns,
+        measured=(ScoreRow(source.name, values, intervals),),
+        published=published.table_rows(metric.columns),
+        published_source=published.source,
+    )
+    facts = {
+        "version": __version__,
+        "metric": options.metric,
+        **source.facts,
+        "data": source.data_name,
+        "split": split,
+        "label_version": source.label_version,
+        "boxes": source.boxes,
+        "counts": counts,
+        "values": dict(zip(metric.columns, values, strict=True)),
+        "joints": metric.joints(ones),
+        "intervals": None
+        if intervals is None
+        else {
+            "share": 0.95,
+            "method": "bootstrap over videos",
+            "resamples": options.num_resamples,
+            "seed": options.seed,
+            "values": dict(zip(metric.columns, intervals, strict=True)),
+        },
+        "published": {"source": published.source, "rows": dict(published.rows)}
+        if published.rows
+        else None,
+        "warnings": warnings,
+    }
+    return Report(facts, table, tuple(warnings), pairs)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
