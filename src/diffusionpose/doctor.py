@@ -11,7 +11,12 @@ from typing import Literal
 from diffusionpose.errors import DiffusionPoseError
 from diffusionpose.version import __version__
 
-EXTRAS = {"train": "lightning", "export": "onnxscript", "openvino": "openvino"}
+EXTRAS = {
+    "train": "lightning",
+    "export": "onnxscript",
+    "openvino": "openvino",
+    "eval": "motmetrics",
+}
 
 
 @dataclass(frozen=True)

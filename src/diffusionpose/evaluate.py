@@ -5,6 +5,7 @@ truth (`read_truth`) -> boxes and predictions (`predict_truth`), or files (`read
 """
 
 import hashlib
+import importlib.util
 import json
 import math
 import re
@@ -17,19 +18,20 @@ import numpy as np
 
 from diffusionpose.annotated_poses import detected_boxes, predict_annotated, true_boxes
 from diffusionpose.annotations import AnnotatedFrame, AnnotatedPerson, AnnotatedVideo
-from diffusionpose.config import Frozen, parse, read_yaml
 from diffusionpose.data.clips import ClipRecord
 from diffusionpose.data.coco import load_coco
 from diffusionpose.data.detections import Detections
 from diffusionpose.data.json_nodes import read_json
 from diffusionpose.data.posetrack_files import find_annotations, read_posetrack
-from diffusionpose.errors import ConfigError, DataError, UsageError
+from diffusionpose.errors import DataError, MissingExtraError, UsageError
+from diffusionpose.formats.published import PublishedFigures
 from diffusionpose.formats.score_table import ScoreRow, ScoreTable
-from diffusionpose.metrics.base import Metric, bootstrap
+from diffusionpose.metrics.base import COVERAGE, JointMetric, Metric, bootstrap
 from diffusionpose.metrics.oks import OksAP
 from diffusionpose.metrics.pairs import VideoPair, pair_videos
 from diffusionpose.metrics.pck import VideoPck
 from diffusionpose.metrics.posetrack_ap import PoseTrackAP
+from diffusionpose.metrics.posetrack_frames import require_head_boxes, require_shapely
 from diffusionpose.metrics.tracking import Hota, PoseTrackMota
 from diffusionpose.networks import PoseNetwork, load_network
 from diffusionpose.predict import choose_device
@@ -54,6 +56,9 @@ TITLES = {
 LAYOUTS = ("posetrack", "posetrack17", "posetrack18", "coco")
 TRUE_BOXES = "truth"
 TRACKING = ("mota", "hota")
+IN_HEAD_LENGTHS = ("posetrack-ap", "pckh", *TRACKING)
+PACKAGES = {"oks": "faster_coco_eval", "mota": "motmetrics", "hota": "trackeval"}
+"""Of the extra `eval`, by metric."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +185,11 @@ def evaluate(options: EvaluateOptions, progress: Progress | None = None) -> Repo
         CheckpointError: If the model cannot be had or is broken.
         MissingExtraError: If the metric needs an extra that is not installed.
     """
-    published = _Published.read(options.published)
+    package = PACKAGES.get(options.metric)
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise MissingExtraError(package.replace("_", "-"), "eval")
+    published = PublishedFigures.read(options.published)
+    published.table_rows(OksAP.columns if options.metric == "oks" else JointMetric.columns)
     if options.model is None:
         pairs, source = _pairs_of_files(options)
     else:
@@ -200,6 +209,7 @@ class _Source:
 
     name: str
     data_name: str
+    split: str | None
     boxes: str
     facts: dict[str, object]
     label_version: str | None
@@ -217,6 +227,7 @@ def _pairs_of_files(options: EvaluateOptions) -> tuple[list[VideoPair], _Source]
     source = _Source(
         name=options.predictions.resolve().name,
         data_name=options.truth.resolve().name,
+        split=None,
         boxes="those of the predictions",
         facts={
             "predictions": {"name": options.predictions.resolve().name, "sha256": _sha256(found)}
@@ -247,6 +258,10 @@ def _pairs_of_model(
     assert options.model is not None
     assert options.data is not None
     truths, version = read_truth(options)
+    # What a metric lacks is said before the network works for an hour.
+    if options.metric in IN_HEAD_LENGTHS:
+        require_head_boxes(truths)
+        require_shapely(truths)
     by_truth = options.boxes == TRUE_BOXES
     detections = None if by_truth else Detections.load(Path(options.boxes), options.box_score)
     network = _network(options)
@@ -257,6 +272,7 @@ def _pairs_of_model(
     source = _Source(
         name=str(network.facts["name"]),
         data_name=options.data.resolve().name,
+        split=str(options.annotations) if options.layout == "coco" else options.split,
         boxes=boxes,
         facts={"model": network.facts, "engine": network.engine, "settings": options.settings()},
         label_version=version,
@@ -388,105 +404,79 @@ def predict_truth(
 # What is said of the figures -------------------------------------------------------------------------------------
 
 
-class _Figures(Frozen):
-    """A file of published figures: `source` says where they are from, `rows` are columns by name."""
-
-    source: str = ""
-    rows: dict[str, dict[str, float]]
-
-
-@dataclass(frozen=True)
-class _Published:
-    """Published figures and the file that they are from."""
-
-    file: str = ""
-    source: str = ""
-    rows: tuple[tuple[str, dict[str, float]], ...] = ()
-
-    @classmethod
-    def read(cls, path: Path | None) -> "_Published":
-        """From a YAML file; nothing from None."""
-        if path is None:
-            return cls()
-        figures = parse(_Figures, read_yaml(path), str(path))
-        return cls(path.name, figures.source or path.name, tuple(figures.rows.items()))
-
-    def table_rows(self, columns: Sequence[str]) -> tuple[ScoreRow, ...]:
-        """In the columns of a metric.
-
-        Raises:
-            ConfigError: If a row has another column.
-        """
-        for name, figures in self.rows:
-            for column in figures:
-                if column not in columns:
-                    raise ConfigError(
-                        f"{self.file}: rows.{name}.{column}: this metric's columns are {', '.join(columns)}"
-                    )
-        return tuple(
-            ScoreRow(name, tuple(figures.get(column, math.nan) for column in columns))
-            for name, figures in self.rows
-        )
-
-
 def _report(
     options: EvaluateOptions,
     pairs: list[VideoPair],
     metric: Metric,
     source: _Source,
-    published: _Published,
+    published: PublishedFigures,
 ) -> Report:
     ones = np.ones(metric.num_videos, np.int64)
     values = tuple(metric.row(ones).tolist())
-    warnings = [*source.warnings, *metric.warnings]
-    intervals = None
-    if options.num_resamples and metric.num_videos == 1:
-        warnings.append("one video: there is nothing to resample, so there are no intervals")
-    elif options.num_resamples:
-        low, high = bootstrap(metric, options.num_resamples, options.seed).tolist()
-        intervals = tuple(zip(low, high, strict=True))
-    frames = [frame for pair in pairs for frame in pair.truth.frames if frame.people]
-    counts = {
-        "videos": len(pairs),
-        "frames": len(frames),
-        "people": sum(len(frame.people) for frame in frames),
-    }
-    is_split = options.truth is None and options.layout != "coco"
-    split = options.split if is_split else str(options.annotations or "") or None
+    intervals, notes = _intervals(metric, options)
+    warnings = (*source.warnings, *metric.warnings, *notes)
+    counts = _counts(pairs)
     table = ScoreTable(
-        title=f"{TITLES[options.metric]}; {source.data_name}{f' {split}' if split else ''}; "
-        f"{', '.join(f'{number} {name}' for name, number in counts.items())}; boxes: {source.boxes}",
+        title=_title(options, source, counts),
         columns=metric.columns,
         measured=(ScoreRow(source.name, values, intervals),),
         published=published.table_rows(metric.columns),
         published_source=published.source,
     )
-    facts = {
+    facts: dict[str, Any] = {
         "version": __version__,
         "metric": options.metric,
         **source.facts,
         "data": source.data_name,
-        "split": split,
+        "split": source.split,
         "label_version": source.label_version,
         "boxes": source.boxes,
         "counts": counts,
         "values": dict(zip(metric.columns, values, strict=True)),
         "joints": metric.joints(ones),
-        "intervals": None
-        if intervals is None
-        else {
-            "share": 0.95,
+        "intervals": None,
+        "published": None,
+        "warnings": warnings,
+    }
+    if intervals is not None:
+        facts["intervals"] = {
+            "share": COVERAGE,
             "method": "bootstrap over videos",
             "resamples": options.num_resamples,
             "seed": options.seed,
             "values": dict(zip(metric.columns, intervals, strict=True)),
-        },
-        "published": {"source": published.source, "rows": dict(published.rows)}
-        if published.rows
-        else None,
-        "warnings": warnings,
-    }
-    return Report(facts, table, tuple(warnings), pairs)
+        }
+    if published.rows:
+        facts["published"] = {"source": published.source, "rows": dict(published.rows)}
+    return Report(facts, table, warnings, pairs)
+
+
+def _intervals(
+    metric: Metric, options: EvaluateOptions
+) -> tuple[tuple[tuple[float, float], ...] | None, tuple[str, ...]]:
+    """Low and high of each column, or None, and then why."""
+    if not options.num_resamples:
+        return None, ()
+    if metric.num_videos == 1:
+        return None, ("one video: there is nothing to resample, so there are no intervals",)
+    low, high = bootstrap(metric, options.num_resamples, options.seed).tolist()
+    return tuple(zip(low, high, strict=True)), ()
+
+
+def _counts(pairs: Sequence[VideoPair]) -> dict[str, int]:
+    """Videos, annotated frames and their people."""
+    frames = [frame for pair in pairs for frame in pair.truth.frames if frame.people]
+    people = sum(len(frame.people) for frame in frames)
+    return {"videos": len(pairs), "frames": len(frames), "people": people}
+
+
+def _title(options: EvaluateOptions, source: _Source, counts: dict[str, int]) -> str:
+    """One line: metric, data, size, boxes."""
+    data = " ".join(part for part in (source.data_name, source.split) if part)
+    if source.label_version:
+        data += f" (labels {source.label_version})"
+    size = ", ".join(f"{number} {name}" for name, number in counts.items())
+    return f"{TITLES[options.metric]}; {data}; {size}; boxes: {source.boxes}"
 
 
 def _without_nan(value: Any) -> Any:

@@ -54,7 +54,7 @@ class Deliveries:
         """Writes the files, the picture last: it reads images.
 
         Returns:
-            The files.
+            The files, and the folder of predictions.
 
         Raises:
             UsageError: If a file is there, or cannot be written.

@@ -59,7 +59,7 @@ class ScoreTable:
 
 def as_text(table: ScoreTable) -> str:
     """For terminals, without colours."""
-    shown = Table(box=None, pad_edge=False, title=table.title, title_justify="left", title_style="")
+    shown = Table(box=None, pad_edge=False)
     shown.add_column("")
     for column in table.columns:
         shown.add_column(column, justify="right", no_wrap=True)
@@ -75,7 +75,8 @@ def as_text(table: ScoreTable) -> str:
     console = Console(file=StringIO(), width=160, no_color=True, highlight=False, markup=False)
     console.print(shown)
     assert isinstance(console.file, StringIO)
-    return "".join(f"{line.rstrip()}\n" for line in console.file.getvalue().splitlines())
+    lines = [table.title, *console.file.getvalue().splitlines()]
+    return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
 def as_markdown(table: ScoreTable) -> str:

@@ -45,18 +45,16 @@ class Pck:
             truth: Likewise, NaN where unlabelled.
             lengths: (num_people,) pixels, what `threshold` is a share of, in place of the torso.
         """
-        if lengths is None:
-            torso = (
-                truth[:, self.skeleton.index("left_shoulder")]
-                - truth[:, self.skeleton.index("right_hip")]
-            )
-            lengths = np.linalg.norm(torso, axis=-1)
-        reference = self.threshold * lengths
+        reference = self.threshold * (self._torso(truth) if lengths is None else lengths)
         chosen = [self.skeleton.index(joint) for joint in self.joints]
         distance = np.linalg.norm(predicted[:, chosen] - truth[:, chosen], axis=-1)
         known = np.isfinite(truth[:, chosen, 0]) & (reference > 0)[:, None]
         # NaN predictions compare false: a missing joint is a miss.
         self._hits.append(np.where(known, distance <= reference[:, None], np.nan))
+
+    def _torso(self, truth: np.ndarray) -> np.ndarray:
+        ends = (truth[:, self.skeleton.index(joint)] for joint in ("left_shoulder", "right_hip"))
+        return np.linalg.norm(np.subtract(*ends), axis=-1)
 
     def counts(self) -> np.ndarray:
         """(2, len(joints)): how many were right, and how many counted."""
@@ -94,7 +92,7 @@ class VideoPck(JointMetric):
     ) -> None:
         super().__init__(len(pairs))
         if reference == "head":
-            require_head_boxes(pairs)
+            require_head_boxes([pair.truth for pair in pairs])
         measures = [_measured(pair, reference) for pair in pairs]
         self._joints = [POSETRACK15.index(joint) for joint in measures[0].joints]
         self._counts = np.array([measure.counts() for measure in measures])

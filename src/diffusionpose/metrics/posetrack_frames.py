@@ -6,10 +6,11 @@ are in head lengths, 0.6 times the diagonal of the truth's head box; within half
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from types import ModuleType
 
 import numpy as np
 
-from diffusionpose.annotations import AnnotatedFrame, AnnotatedPerson
+from diffusionpose.annotations import AnnotatedPerson, AnnotatedVideo
 from diffusionpose.errors import DataError, MissingExtraError
 from diffusionpose.metrics.pairs import VideoPair
 
@@ -67,7 +68,7 @@ def posetrack_frames(pair: VideoPair) -> Iterator[FrameDistances]:
         )
         if truth.ignore_regions:
             true, found = (_outside(people, truth.ignore_regions) for people in (true, found))
-        lengths = np.array([_head_length(person, pair, index, truth) for person in true])
+        lengths = np.array([_head_length(person, pair.truth, index) for person in true])
         yield FrameDistances(true, found, _distances(found, true, lengths))
 
 
@@ -78,27 +79,43 @@ def head_length(person: AnnotatedPerson) -> float:
     return HEAD_SHARE * float(np.linalg.norm(person.head_box[2:] - person.head_box[:2]))
 
 
-def require_head_boxes(pairs: Sequence[VideoPair]) -> None:
+def require_head_boxes(truths: Sequence[AnnotatedVideo]) -> None:
     """For metrics that measure in head lengths.
 
     Raises:
         DataError: If a person of the truth who has joints has no head box.
     """
-    for pair in pairs:
-        for index, frame in enumerate(pair.truth.frames):
+    for video in truths:
+        for index, frame in enumerate(video.frames):
             for person in frame.people:
-                _head_length(person, pair, index, frame)
+                _head_length(person, video, index)
 
 
-def _head_length(
-    person: AnnotatedPerson, pair: VideoPair, index: int, frame: AnnotatedFrame
-) -> float:
+def _head_length(person: AnnotatedPerson, video: AnnotatedVideo, index: int) -> float:
     if person.head_box is None and np.isfinite(person.keypoints).any():
         raise DataError(
-            f"{pair.truth.name}: frame {index} ({frame.file_name}): a person without a head box (bbox_head, or x1 y1 x2 "
-            "y2 in PoseTrack17); this metric measures in head lengths: take --metric pck or oks"
+            f"{video.name}: frame {index} ({video.frames[index].file_name}): a person without a head box (bbox_head, or "
+            "x1 y1 x2 y2 in PoseTrack17); this metric measures in head lengths: take --metric pck or oks"
         )
     return head_length(person)
+
+
+def require_shapely(truths: Sequence[AnnotatedVideo]) -> None:
+    """For metrics that know ignore regions.
+
+    Raises:
+        MissingExtraError: If there are such regions, and shapely is not installed.
+    """
+    if any(frame.ignore_regions for video in truths for frame in video.frames):
+        _shapely()
+
+
+def _shapely() -> ModuleType:
+    try:
+        import shapely
+    except ImportError:
+        raise MissingExtraError("shapely", "eval") from None
+    return shapely
 
 
 def _has_joints(people: Sequence[AnnotatedPerson]) -> np.ndarray:
@@ -124,10 +141,7 @@ def _outside(
     people: Sequence[AnnotatedPerson], regions: Sequence[np.ndarray]
 ) -> tuple[AnnotatedPerson, ...]:
     """People without their joints strictly inside a region; who has none left is dropped."""
-    try:
-        import shapely
-    except ImportError:
-        raise MissingExtraError("shapely", "eval") from None
+    shapely = _shapely()
     # Fewer than three corners enclose nothing.
     polygons = [shapely.Polygon(region) for region in regions if len(region) >= 3]
     out = []
