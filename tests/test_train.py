@@ -234,3 +234,16 @@ def test_sources_say_what_they_lack(tmp_path):
     (root / "train.json").write_text(json.dumps(content | {"annotations": []}))
     with pytest.raises(DataError, match="no annotated people"):
         load_source(SourceConfig.model_validate(empty), POSETRACK15)
+
+
+def test_sources_may_be_subsets(tmp_path):
+    for kind, root, fields in (
+        ("posetrack", posetrack_root(tmp_path / "a"), {"split": "val"}),
+        ("coco", coco_root(tmp_path / "b"), {"annotations": "train.json", "images": "images"}),
+    ):
+        (root / "subset.txt").write_text({"posetrack": "000002_mpii", "coco": "1.png"}[kind])
+        values = {"kind": kind, "root": root, "subset": "subset.txt"} | fields
+        records = load_source(SourceConfig.model_validate(values), POSETRACK15)
+        assert {record.video for record in records} == {
+            {"posetrack": "000002_mpii", "coco": "1"}[kind]
+        }

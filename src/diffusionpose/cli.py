@@ -425,6 +425,57 @@ def train(
     print(f"model: {folder}")
 
 
+data_app = typer.Typer(
+    help="Data sets for training and evaluation.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(data_app, name="data")
+
+
+@data_app.callback()
+def _data() -> None:
+    """Keeps `check` a verb of its own while it is the only one."""
+
+
+@data_app.command("check")
+def check_data(
+    root: Annotated[Path, typer.Argument(help="A PoseTrack17, 18, 21 or COCO root.")],
+    split: Annotated[
+        str | None, typer.Option(help="Only this split, as train; every one by default.")
+    ] = None,
+    layout: Annotated[
+        str, typer.Option(help="auto, posetrack17, posetrack18 (also 21) or coco.")
+    ] = "auto",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON too.")
+    ] = None,
+    images: Annotated[
+        bool, typer.Option(help="Look for the images and decode every one of them.")
+    ] = True,
+) -> None:
+    """Every problem of a data set, with file and JSON path, and what of it training can use.
+
+    Exit code 0 when there is none, 1 when there are some or nothing is there to check, 2 for wrong usage.
+    """
+    from diffusionpose.data.check import check_data as check
+    from diffusionpose.formats.atomic_file import AtomicFile, explained
+    from diffusionpose.formats.text import json_line
+
+    target = AtomicFile(json_file) if json_file else None
+    try:
+        found = check(root, split, layout, images=images)
+        if target is not None:
+            with explained(target.path):
+                target.temporary.write_text(json_line(found.to_dict()) + "\n", encoding="utf-8")
+            target.publish()
+    finally:
+        if target is not None:
+            target.discard()
+    for line in found.lines():
+        print(line)
+    if not found.is_clean:
+        raise typer.Exit(EXIT_FAILED)
+
+
 def _need_extra(package: str, extra: str) -> None:
     if importlib.util.find_spec(package) is None:
         raise MissingExtraError(package, extra)

@@ -172,23 +172,29 @@ class AugmentConfig(Frozen):
     grey: Share = 0.1
     blur: Share = 0.15
     """Share of clips with motion blur or defocus."""
+    defocus: Share = 0.5
+    """Of the blurred clips, the share out of focus; the others have motion blur."""
     occlusion: Share = 0.3
     """Share of clips with patches that hide parts of the person."""
     still_motion: Share = 0.04
     """Speed of the motion made from a still, in window sides a frame."""
+    frame_jitter: Share = 0.0
+    """Share of neighbour frames that give way to the frame behind them (t-2, t+2) or to the key frame."""
 
 
 class SourceConfig(Frozen):
-    """One data set: a PoseTrack18 or 21 root with a split, or COCO annotations with their images."""
+    """One data set: a PoseTrack17, 18 or 21 root with a split, or COCO annotations with their images (docs/data.md)."""
 
     kind: Literal["posetrack", "coco"]
     root: Path
     split: str | None = None
-    """`posetrack`: the folder under `posetrack_data`."""
+    """`posetrack`: the folder of annotation files; which PoseTrack it is, and where the images lie, is found out."""
     annotations: Path | None = None
     """`coco`: relative to the root."""
     images: Path | None = None
     """`coco`: relative to the root."""
+    subset: Path | None = None
+    """Text file with a video, frame path or frame id a line, relative to the root: only these."""
     stride: int = Field(default=1, ge=1)
     """Every n-th annotated frame."""
     share: float = Field(default=1.0, gt=0)

@@ -51,13 +51,13 @@ def load_source(source: SourceConfig, skeleton: Skeleton) -> list[ClipRecord]:
     if source.kind == "posetrack":
         if source.split is None:
             raise ConfigError(f"{source.root}: a posetrack source needs `split`")
-        records = load_posetrack(source.root, source.split, skeleton, source.stride)
+        records = load_posetrack(source.root, source.split, skeleton, source.stride, source.subset)
     else:
         if source.annotations is None or source.images is None:
             raise ConfigError(f"{source.root}: a coco source needs `annotations` and `images`")
-        records = load_coco(source.root, source.annotations, source.images, skeleton)[
-            :: source.stride
-        ]
+        records = load_coco(
+            source.root, source.annotations, source.images, skeleton, source.subset
+        )[:: source.stride]
     if not records:
         raise DataError(f"{source.root}: no annotated people")
     return records

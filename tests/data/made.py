@@ -70,7 +70,8 @@ def posetrack_root(root, videos=("000001_bonn", "000002_mpii"), num_frames=6, un
                 triples = remap(visible, POSETRACK15.joints, POSETRACK17.joints, missing=0.0)
                 annotations.append(
                     {"id": image_id * 100, "image_id": image_id, "track_id": 0, "category_id": 1}
-                    | {"bbox": grown(points), "keypoints": triples.ravel().tolist()}
+                    | {"bbox": grown(points), "bbox_head": head_xywh(points), "scores": []}
+                    | {"keypoints": triples.ravel().tolist()}
                 )
         category = {"id": 1, "name": "person", "keypoints": list(POSETRACK17.joints)}
         target = root / "posetrack_data" / "val" / f"{video}.json"
@@ -157,3 +158,29 @@ def posetrack17_root(root, videos=("00001_bonn", "00002_mpii"), num_frames=6, un
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps({"annolist": frames}))
     return root
+
+
+def edit(file, change):
+    """Changes a JSON file in place."""
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def put(path, value):
+    """A change for `edit`: sets the value at a path of keys, or removes it where the value is `KeyError`."""
+
+    def change(content):
+        for part in path[:-1]:
+            content = content[part]
+        if value is KeyError:
+            del content[path[-1]]
+        else:
+            content[path[-1]] = value
+
+    return change
+
+
+def first_file(root):
+    """The first annotation file of a PoseTrack root."""
+    return sorted(root.glob("*/val/*.json"))[0]

@@ -3,9 +3,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from diffusionpose.config import AugmentConfig, ModelConfig
-from diffusionpose.data.clips import ClipDataset, EpochSampler, read_image
+from diffusionpose.data.clips import (
+    ClipDataset,
+    ClipRecord,
+    EpochSampler,
+    jitter_frames,
+    read_image,
+)
 from diffusionpose.data.coco import load_coco
 from diffusionpose.data.posetrack import load_posetrack
 from diffusionpose.data.transforms import augment_clip
@@ -121,3 +128,92 @@ def test_sampler_order_follows_seed_and_epoch_and_shares():
 def test_missing_images_are_named(tmp_path):
     with pytest.raises(DataError, match="nothing"):
         read_image(tmp_path / "nothing.jpg")
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_batches_are_the_same_whatever_the_number_of_workers(records):
+    augment = AugmentConfig(frame_jitter=0.5)
+
+    def batches(workers):
+        dataset = ClipDataset(records, CONFIG, augment, seed=5)
+        sampler = EpochSampler(np.full(len(records), 1.5), seed=5)
+        sampler.set_epoch(2)
+        return list(DataLoader(dataset, 4, sampler=sampler, num_workers=workers))
+
+    expected = batches(0)
+    assert sum(len(batch["index"]) for batch in expected) == 15
+    for workers in (1, 3):
+        for found, batch in zip(batches(workers), expected, strict=True):
+            for key, value in batch.items():
+                assert torch.equal(found[key].nan_to_num(), value.nan_to_num()), key
+
+
+def jitter_record(further):
+    before, key, after = (Path(f"{n}.jpg") for n in (4, 5, 6))
+    blank = np.zeros(0)
+    return ClipRecord((before, key, after), blank, blank, "video", 5, 0, further=further)
+
+
+def test_frame_jitter_takes_further_frames_or_the_key_frame():
+    record = jitter_record((Path("3.jpg"), Path("7.jpg")))
+    rng = np.random.default_rng(0)
+    drawn = [[int(p.stem) for p in jitter_frames(record, 0.4, rng)] for _ in range(4000)]
+    assert {key for _, key, _ in drawn} == {5}
+    for place, shares in ((0, {4: 0.6, 3: 0.2, 5: 0.2}), (2, {6: 0.6, 7: 0.2, 5: 0.2})):
+        frames = [clip[place] for clip in drawn]
+        for frame, share in shares.items():
+            assert frames.count(frame) / len(frames) == pytest.approx(share, abs=0.03)
+    both = sum(first != 4 and last != 6 for first, _, last in drawn)
+    assert both / len(drawn) == pytest.approx(0.16, abs=0.03)
+
+
+def test_without_jitter_nothing_is_drawn():
+    record = jitter_record((Path("3.jpg"), Path("7.jpg")))
+    rng = np.random.default_rng(0)
+    assert jitter_frames(record, 0.0, rng) == record.frames
+    assert rng.random() == np.random.default_rng(0).random()
+
+
+def test_jitter_without_further_frames_takes_the_key_frame():
+    clip = jitter_frames(jitter_record(()), 1.0, np.random.default_rng(0))
+    assert [path.stem for path in clip] == ["5", "5", "5"]
+
+
+def test_jitter_changes_neighbours_not_the_key_frame(records):
+    # The window is drawn after the frames, so that geometry has to be quiet too for the pictures to compare.
+    still = {"scale": 0.0, "rotation": 0.0, "shift": 0.0}
+    plain, jittered = (
+        ClipDataset(records, CONFIG, QUIET.model_copy(update=still | {"frame_jitter": share}))
+        for share in (0.0, 1.0)
+    )
+    changed = 0
+    for index in range(1, 4):
+        clips = [dataset[0, 0, index] for dataset in (plain, jittered)]
+        assert torch.equal(clips[0]["images"][1], clips[1]["images"][1])
+        assert torch.equal(clips[0]["keypoints"], clips[1]["keypoints"])
+        changed += not torch.equal(clips[0]["images"], clips[1]["images"])
+    assert changed == 3
+
+
+def test_blur_is_defocus_or_motion_as_asked(records):
+    image = np.zeros((240, 320, 3), np.uint8)
+    image[118:122, 158:162] = 255
+    box, keypoints = np.array([110.0, 70, 210, 170]), np.full((15, 2), 140.0)
+    quiet = {"scale": 0.0, "rotation": 0.0, "shift": 0.0, "blur": 1.0}
+    shapes = {}
+    for defocus in (0.0, 1.0):
+        augment = QUIET.model_copy(update=quiet | {"defocus": defocus})
+        elongations = []
+        for seed in range(12):
+            rng = np.random.default_rng(seed)
+            crops, _, _ = augment_clip(
+                [image] * 3, keypoints, box, CONFIG, augment, rng, still=False
+            )
+            assert all(np.array_equal(crop, crops[0]) for crop in crops)
+            rows, columns = np.nonzero(crops[0][..., 0])
+            eigenvalues = np.linalg.eigvalsh(np.cov(rows, columns))
+            elongations.append(eigenvalues[1] / eigenvalues[0])
+        shapes[defocus] = max(elongations)
+    # A spot out of focus stays round, a moving one becomes a streak.
+    assert shapes[1.0] < 1.2
+    assert shapes[0.0] > 1.5

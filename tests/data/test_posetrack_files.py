@@ -184,7 +184,7 @@ NAN_SCORES = [0.5] * 3 + [float("nan")] + [0.5] * 13
         (changed(["annotations", 0, "scores"], NAN_SCORES), "annotations[0].scores[3]: a number up to"),
         (changed(["annotations", 0, "bbox"], [0, 0, 10**400, 1]), "annotations[0].bbox[2]: a number up to"),
         (changed(["annotations", 0, "track_id"], 1.5), "annotations[0].track_id: a whole number"),
-        (changed(["categories", 0, "keypoints"], ["nose"] * 17), "categories[0].keypoints: joint names"),
+        (changed(["categories", 0, "keypoints"], ["nose"] * 17), "categories[0].keypoints: a joint is named twice"),
         ({"annolist": [frame17({"annopoints": [{"point": [point(15, 1, 1)]}]})]},
          "annolist[0].annorect[0].annopoints[0].point[0].id: joint ids are 0 to 14, not 15"),
         ({"annolist": [frame17({"annopoints": [{"point": [point(3, 1, 1)] * 2}]})]},
@@ -192,6 +192,8 @@ NAN_SCORES = [0.5] * 3 + [float("nan")] + [0.5] * 13
         ({"annolist": [frame17({"x1": [1, 2], "annopoints": []})]},
          "annolist[0].annorect[0].x1: one value expected, not 2"),
         ({"annolist": [frame17({"x1": [1]})]}, "annolist[0].annorect[0]: the key 'y1' is missing"),
+        ({"annolist": [frame17({"annopoints": [{"point": [{"id": [0], "x": [], "y": [1]}]}]})]},
+         "point[0].x: a value expected, not an empty list"),
         ({"annolist": [{"annorect": []}]}, "annolist[0]: the key 'image' is missing"),
     ],
 )  # fmt: skip

@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from diffusionpose import __version__, cli
+from tests.data.made import edit, posetrack_root, put
 from tests.video.helpers import CLIPS
 
 
@@ -200,6 +202,49 @@ def test_models_lists_every_size(run):
     for size in ("tiny", "small", "base", "large", "huge"):
         assert size in out
     assert "216.8 M" in out
+
+
+def test_data_check_ends_with_0_when_clean_and_1_with_problems(run, tmp_path):
+    root, report = posetrack_root(tmp_path / "data"), tmp_path / "report.json"
+    code, out, err = run("data", "check", root, "--json", report)
+    assert (code, err) == (0, "")
+    assert "found: 2 files, 2 videos, 12 frames, 10 labelled frames, 10 people, 150 joints" in out
+    assert out.endswith("no problems\n")
+    assert json.loads(report.read_text())["is_clean"] is True
+    file = root / "posetrack_data/val/000001_bonn.json"
+    edit(file, put(["annotations", 2, "bbox"], [5, 5, -1, 3]))
+    code, out, err = run("data", "check", root, "--no-images", "--json", report)
+    assert (code, err) == (1, "")
+    assert f"empty-box: {file}: annotations[2].bbox: width -1, height 3\n" in out
+    assert out.endswith("1 problem\n")
+    (finding,) = json.loads(report.read_text())["findings"]
+    assert finding == {
+        "code": "empty-box", "file": str(file), "where": "annotations[2].bbox", "message": "width -1, height 3",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "expected", "message"),
+    [
+        (["--split", "test"], 1, "there are the splits val"),
+        (["--layout", "mpii"], 2, "layout 'mpii'"),
+        (["--layout", "coco"], 1, "no annotation files"),
+        (["--json", "."], 2, "cannot write"),
+        (["--no-such-option"], 2, "No such option"),
+    ],
+)
+def test_data_check_says_what_is_wrong_with_its_use(run, tmp_path, options, expected, message):
+    root = posetrack_root(tmp_path, videos=("000001_bonn",), num_frames=2)
+    code, out, err = run("data", "check", root, *options)
+    assert (code, out) == (expected, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_data_check_of_nothing_is_one_line(run, tmp_path):
+    for root in (tmp_path, tmp_path / "nothing", Path(__file__)):
+        code, out, err = run("data", "check", root)
+        assert (code, out, err.count("\n")) == (1, "", 1)
 
 
 def test_train_names_a_wrong_key(run, tmp_path):

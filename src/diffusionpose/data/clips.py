@@ -25,7 +25,11 @@ class ClipRecord:
         frames: Files of the frames t-1, t, t+1; the key frame stands in for a missing neighbour.
         keypoints: (num_joints, 2) pixels of the key frame, NaN where missing.
         box: xyxy pixels of the key frame.
+        video: Name of the video.
+        image_id: The key frame's id in the data set, or its position in the video where frames have none.
+        track_id: `structures.NO_TRACK` where unknown.
         still: The three frames are one image, so that training may make motion up.
+        further: Files of the frames t-2 and t+2, for jitter; empty where there are none to draw from.
     """
 
     frames: tuple[Path, ...]
@@ -35,6 +39,7 @@ class ClipRecord:
     image_id: int
     track_id: int
     still: bool = False
+    further: tuple[Path, ...] = ()
 
 
 class Clip(TypedDict):
@@ -90,7 +95,10 @@ class ClipDataset(Dataset[Clip]):
     def __getitem__(self, key: DrawKey | int) -> Clip:
         epoch, repeat, index = key if isinstance(key, tuple) else (0, 0, key)
         record = self.records[index]
+        rng = np.random.default_rng([self.seed, epoch, repeat, index])
         paths = record.frames if self.config.num_frames == 3 else record.frames[1:2]
+        if self.augment is not None and len(paths) == 3:
+            paths = jitter_frames(record, self.augment.frame_jitter, rng)
         loaded = {path: read_image(path) for path in set(paths)}
         images = [loaded[path] for path in paths]
         if self.augment is None:
@@ -98,7 +106,6 @@ class ClipDataset(Dataset[Clip]):
                 images, record.keypoints, record.box, self.config
             )
         else:
-            rng = np.random.default_rng([self.seed, epoch, repeat, index])
             crops, keypoints, to_image = augment_clip(
                 images,
                 record.keypoints,
@@ -114,6 +121,26 @@ class ClipDataset(Dataset[Clip]):
             to_image=torch.from_numpy(to_image),
             index=index,
         )
+
+
+def jitter_frames(record: ClipRecord, share: float, rng: np.random.Generator) -> tuple[Path, ...]:
+    """The frames of a clip, each neighbour replaced with probability `share`: videos skip and repeat frames.
+
+    In its stead comes the frame behind it or the key frame, with equal chance; the key frame where there is no further one.
+    """
+    if not share:
+        return record.frames  # and nothing drawn: recipes without jitter stay as they were
+    before, key, after = record.frames
+    further = record.further or (key, key)
+    replaced = rng.random(2) < share
+    is_far = rng.random(2) < 0.5
+    first, last = (
+        (far if takes_far else key) if instead else near
+        for near, far, instead, takes_far in zip(
+            (before, after), further, replaced, is_far, strict=True
+        )
+    )
+    return first, key, last
 
 
 class EpochSampler(Sampler[DrawKey]):

@@ -1,8 +1,6 @@
-"""Person boxes of a detector over a data set, as the DCPose family ships them, by frame.
+"""Files of detected people, as the DCPose family of projects evaluates with: one list for all frames of a data set."""
 
-A list of `{image_name | image_id, bbox: [x, y, width, height], score, category_id}`, in one file or a folder of files.
-"""
-
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -10,77 +8,88 @@ import numpy as np
 from diffusionpose.annotations import AnnotatedFrame
 from diffusionpose.data.json_nodes import Node, read_json
 from diffusionpose.data.posetrack_files import xywh_box
-from diffusionpose.errors import DataError
 from diffusionpose.structures import Boxes
 
 PERSON = 1
+"""COCO's `category_id`."""
 
 
+@dataclass(frozen=True)
 class Detections:
-    """Boxes by frame.
+    """Detected people by frame.
 
     Args:
-        name: Of the file or folder, for results.
-        boxes: By `image_id`, or by the last two parts of `image_name`: folder and file.
+        by_image: Boxes, best first, by image id or by image name without the folders that only some roots have.
+        num_weak: Detections left out for their score.
+        num_flat: Left out as their box has no area.
+        num_others: Left out as their `category_id` is not a person's.
     """
 
-    def __init__(self, name: str, boxes: dict[int | str, Boxes]) -> None:
-        self.name, self._boxes = name, boxes
-
-    @classmethod
-    def load(cls, path: Path, min_score: float = 0.0) -> "Detections":
-        """A file, or all `*.json` of a folder.
-
-        Args:
-            path: The file or folder.
-            min_score: Boxes that score less are dropped.
-
-        Raises:
-            DataError: If there is nothing to read, or it is not in this form.
-        """
-        path = Path(path)
-        files = sorted(path.glob("[!.]*.json")) if path.is_dir() else [path]
-        if not files:
-            raise DataError(f"{path}: no detection files (*.json)")
-        found: dict[int | str, list[tuple[np.ndarray, float]]] = {}
-        for file in files:
-            content = read_json(file)
-            if not isinstance(content.value, list):
-                content.find(
-                    "wrong-type", "a list of detections expected: [{image_name, bbox, score}, ...]"
-                )
-            for node in content.items():
-                key, box, score = _detection(node)
-                if score >= min_score and node.get("category_id").integer() in (None, PERSON):
-                    found.setdefault(key, []).append((box, score))
-        return cls(
-            path.name,
-            {
-                key: Boxes(np.array([box for box, _ in rows]), np.array([s for _, s in rows]))
-                for key, rows in found.items()
-            },
-        )
+    by_image: dict[int | str, Boxes]
+    num_weak: int
+    num_flat: int
+    num_others: int
 
     def boxes_at(self, frame: AnnotatedFrame) -> Boxes:
-        """The boxes of a frame, by its id or else by its name; none where there are none."""
-        by_id = self._boxes.get(frame.frame_id) if frame.frame_id is not None else None
-        return by_id or self._boxes.get(_short(frame.file_name)) or Boxes.empty()
+        """The detections of a frame, by its id or its file name; empty where there are none."""
+        for key in (frame.frame_id, _bare_name(frame.file_name)):
+            if key is not None and key in self.by_image:
+                return self.by_image[key]
+        return Boxes.empty()
+
+    def __len__(self) -> int:
+        return sum(map(len, self.by_image.values()))
 
 
-def _detection(node: Node) -> tuple[int | str, np.ndarray, float]:
-    name, number = node.get("image_name").text(), node.get("image_id").integer()
-    if name is None and number is None:
-        node.find("missing-key", "image_name or image_id expected")
-    box, score = xywh_box(node.need("bbox")), node.need("score").number()
-    if box is None or not (box[2:] > box[:2]).all():
-        node.get("bbox").find("bad-box", "x, y, width, height expected, with an area")
-    key = number if name is None else _short(name)
-    assert key is not None
-    assert box is not None
-    assert score is not None
-    return key, box, score
+def load_detections(path: Path, threshold: float = 0.2) -> Detections:
+    """A list of `{"image_name" | "image_id", "bbox": [x, y, width, height], "score", "category_id"}`.
+
+    Args:
+        path: The JSON file.
+        threshold: Detections with a lower score are left out; MMPose takes 0.4.
+
+    Raises:
+        DataError: If the file cannot be read or an entry contradicts this form, naming the JSON path.
+    """
+    content = read_json(Path(path))
+    found: dict[int | str, list[tuple[np.ndarray, float]]] = {}
+    left_out = {"weak": 0, "flat": 0, "others": 0}
+    for entry in content.items():
+        image, box, score = _image_key(entry), xywh_box(entry.need("bbox")), entry.need("score")
+        confidence = score.number()
+        if image is None or box is None or confidence is None:
+            entry.find("missing-key", "an image, a box and a score expected")
+        elif entry.get("category_id").integer() not in (None, PERSON):
+            left_out["others"] += 1
+        elif confidence < threshold:
+            left_out["weak"] += 1
+        elif not (box[2:] > box[:2]).all():
+            left_out["flat"] += 1
+        else:
+            found.setdefault(image, []).append((box, confidence))
+    counts = {f"num_{reason}": number for reason, number in left_out.items()}
+    return Detections({image: _best_first(boxes) for image, boxes in found.items()}, **counts)
 
 
-def _short(name: str) -> str:
-    """Folder and file: what stands before differs from tool to tool."""
-    return "/".join(PurePosixPath(name).parts[-2:])
+def _image_key(entry: Node) -> int | str | None:
+    name = entry.get("image_name")
+    if name.is_there:
+        text = name.text()
+        return None if text is None else _bare_name(text)
+    image_id = entry.need("image_id")
+    if isinstance(image_id.value, str):
+        return _bare_name(image_id.value)
+    return image_id.integer()
+
+
+def _bare_name(name: str) -> str:
+    """A frame's path without `images/` and the like in front, which files disagree about."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    while len(parts) > 1 and parts[0] in ("data", "images", "images_renamed", "/", "."):
+        parts = parts[1:]
+    return "/".join(parts)
+
+
+def _best_first(boxes: list[tuple[np.ndarray, float]]) -> Boxes:
+    boxes.sort(key=lambda pair: -pair[1])
+    return Boxes(np.array([box for box, _ in boxes]), np.array([score for _, score in boxes]))

@@ -51,11 +51,6 @@ def refuse(finding: Finding) -> NoReturn:
     raise DataError(str(finding))
 
 
-def ignore(finding: Finding) -> None:
-    """What a second walk does with findings that the first has reported."""
-    del finding
-
-
 class Node:
     """A value in a JSON file that knows its place; absent where the file has no such value.
 
@@ -107,11 +102,25 @@ class Node:
             self.find("missing-key", f"the key {key!r} is missing")
         return child
 
+    def need_filled(self, key: str) -> "Node":
+        """As `need`; an empty list is reported too."""
+        child = self.need(key)
+        if child.value == []:
+            child.find("wrong-count", "a value expected, not an empty list")
+        return child
+
+    def need_one(self, key: str) -> "Node":
+        """The value of a key, taken out of a list of one; that there is none is reported."""
+        return self.need_filled(key).one()
+
     def items(self) -> Iterator["Node"]:
-        """The elements of a list."""
+        """The elements of a list; null is none."""
         if self._is_a(list, "a list"):
             for index, value in enumerate(self.value):
-                yield Node(value, self.file, self.report, self, index)
+                item = Node(value, self.file, self.report, self, index)
+                if value is None:
+                    item.find("wrong-type", "a value expected, not null")
+                yield item
 
     def one(self) -> "Node":
         """The value itself, taken out of a list of one; absent for an empty list."""
@@ -140,7 +149,7 @@ class Node:
         if not self._is_number():
             return None
         if not abs(self.value) <= MAX_ID or self.value != int(self.value):
-            self.find("wrong-type", f"a whole number expected, not {_shown(self.value)}")
+            self.find("wrong-type", f"a whole number expected, not {shown(self.value)}")
             return None
         return int(self.value)
 
@@ -150,7 +159,7 @@ class Node:
             return None
         if isinstance(self.value, bool) or self.value in (0, 1):
             return bool(self.value)
-        self.find("wrong-type", f"true or false expected, not {_shown(self.value)}")
+        self.find("wrong-type", f"true or false expected, not {shown(self.value)}")
         return None
 
     def numbers(self, *counts: int) -> np.ndarray | None:
@@ -173,20 +182,18 @@ class Node:
             if (np.abs(values) <= MAX_NUMBER).all():
                 return values
         for item in self.items():
-            if item.value is None:
-                item.find("wrong-type", "a number expected, not null")
             item.number()
         return None
 
     def _is_a(self, kind: type, name: str) -> bool:
         if self.is_there and not isinstance(self.value, kind):
-            self.find("wrong-type", f"{name} expected, not {_shown(self.value)}")
+            self.find("wrong-type", f"{name} expected, not {shown(self.value)}")
         return isinstance(self.value, kind)
 
     def _is_number(self) -> bool:
         is_number = isinstance(self.value, int | float) and not isinstance(self.value, bool)
         if self.is_there and not is_number:
-            self.find("wrong-type", f"a number expected, not {_shown(self.value)}")
+            self.find("wrong-type", f"a number expected, not {shown(self.value)}")
         return is_number
 
 
@@ -207,7 +214,7 @@ def read_json(path: Path, report: Report = refuse) -> Node:
     return node
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value as a message quotes it, of a bearable length."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else f"a list of {len(value)}"

@@ -1,84 +1,151 @@
-"""PoseTrack18 and PoseTrack21 annotation files -> people with their neighbouring frames."""
+"""PoseTrack17, 18 and 21 roots -> people with their neighbouring frames."""
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import cv2
 import numpy as np
 
+from diffusionpose.annotations import AnnotatedFrame, AnnotatedPerson, AnnotatedVideo
 from diffusionpose.data.clips import ClipRecord
-from diffusionpose.errors import DataError
-from diffusionpose.skeleton import POSETRACK15, POSETRACK17, Skeleton, remap
+from diffusionpose.data.frames import locate_images
+from diffusionpose.data.posetrack_files import find_annotations, read_posetrack
+from diffusionpose.data.subset import Subset
+from diffusionpose.nn.geometry import keypoint_box
+from diffusionpose.skeleton import POSETRACK15, Skeleton, remap
+from diffusionpose.structures import NO_TRACK
+
+BOX_FACTORS = {"posetrack17": 1.2, "posetrack18": 1.3}
+"""By how much the extents of the keypoints grow to a box where the file has none: 17 as DetectAndTrack has it, 18 and 21
+as their own boxes were made."""
 
 
 def load_posetrack(
-    root: Path, split: str, skeleton: Skeleton = POSETRACK15, stride: int = 1
+    root: Path,
+    split: str,
+    skeleton: Skeleton = POSETRACK15,
+    stride: int = 1,
+    subset: Path | None = None,
 ) -> list[ClipRecord]:
-    """Every annotated person of `root/posetrack_data/SPLIT/*.json`.
+    """Every annotated person of a split, in the order of the files; PoseTrack17 is told from 18 and 21 by its files.
 
     Args:
-        root: Holds `posetrack_data` and `images`.
+        root: Holds annotations (`find_annotations`) and images (`locate_images`).
         split: `train`, `val` or another folder.
         skeleton: The joints wanted, matched by name; the ears of PoseTrack files are never annotated.
-        stride: Keep every n-th annotated frame of a video.
+        stride: Keep every n-th annotated frame of a video, of those in the subset.
+        subset: File of the videos or frames wanted, relative to the root (`Subset`).
+
+    Returns:
+        People with at least one labelled joint outside the ignore regions and a box with an area (`usable_person`).
 
     Raises:
-        DataError: If there are no annotation files, or one of them is not in the PoseTrack18 form.
+        DataError: If annotations or images are missing, a file is malformed, or the subset names what is not there.
     """
-    folder = Path(root) / "posetrack_data" / split
-    files = sorted(folder.glob("*.json"))
-    if not files:
-        raise DataError(f"{folder}: no annotation files (*.json); is this a PoseTrack18 root?")
+    root = Path(root)
+    wanted = Subset.read(root / subset) if subset else None
     records = []
-    for file in files:
-        try:
-            records += _video(json.loads(file.read_text()), Path(root), skeleton, stride)
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{file}: not in the PoseTrack18 form: {error!r}") from None
+    for file in find_annotations(root, split):
+        video = read_posetrack(file)
+        kept = [
+            index
+            for index, frame in enumerate(video.frames)
+            if wanted is None or wanted.holds(frame_names(video, frame))
+        ]
+        annotated = [index for index in kept if video.frames[index].people]
+        records += _records(root, split, video, annotated[::stride], skeleton)
+    if wanted is not None:
+        wanted.check()
     return records
 
 
-def _video(
-    content: dict[str, Any], root: Path, skeleton: Skeleton, stride: int
-) -> list[ClipRecord]:
-    images = content["images"]
-    position = {image["id"]: index for index, image in enumerate(images)}
-    names = content["categories"][0].get("keypoints", POSETRACK17.joints)
-    labelled = sorted({position[a["image_id"]] for a in content["annotations"]})
-    kept = set(labelled[::stride])
-    records = []
-    for annotation in content["annotations"]:
-        at = position[annotation["image_id"]]
-        if at not in kept or not any(annotation.get("keypoints", ())):
-            continue
-        clip = tuple(
-            root / images[min(max(at + step, 0), len(images) - 1)]["file_name"]
-            for step in (-1, 0, 1)
-        )
-        keypoints = named_keypoints(annotation["keypoints"], names, skeleton)
-        records.append(
-            ClipRecord(
-                frames=clip,
-                keypoints=keypoints,
-                box=xywh_to_xyxy(annotation["bbox"]),
-                video=str(images[at].get("vid_id", "")),
-                image_id=int(annotation["image_id"]),
-                track_id=int(annotation["track_id"]),
+def frame_names(video: AnnotatedVideo, frame: AnnotatedFrame) -> Iterator[str]:
+    """What a subset file may call a frame: its video, its file, its id."""
+    yield video.name
+    yield frame.file_name
+    if frame.frame_id is not None:
+        yield str(frame.frame_id)
+
+
+def _records(
+    root: Path, split: str, video: AnnotatedVideo, kept: list[int], skeleton: Skeleton
+) -> Iterator[ClipRecord]:
+    images = locate_images(root, split, video) if kept else None
+    for index in kept:
+        frame = video.frames[index]
+        for person in frame.people:
+            usable = usable_person(person, frame, video.layout)
+            if usable is None or images is None:
+                continue
+            keypoints, box = usable
+            further = images.clip(index, 2)
+            yield ClipRecord(
+                frames=images.clip(index),
+                keypoints=remap(keypoints, POSETRACK15.joints, skeleton.joints),
+                box=box,
+                video=video.name,
+                image_id=index if frame.frame_id is None else frame.frame_id,
+                track_id=NO_TRACK if person.track_id is None else person.track_id,
+                further=(further[0], further[2]),
             )
-        )
-    return records
 
 
-def named_keypoints(
-    values: list[float], names: list[str] | tuple[str, ...], skeleton: Skeleton
-) -> np.ndarray:
-    """Flat x, y, v triples -> (num_joints, 2) of `skeleton`, NaN where v is 0."""
-    triples = np.asarray(values, dtype=np.float64).reshape(len(names), 3)
-    points = np.where(triples[:, 2:] > 0, triples[:, :2], np.nan)
-    return remap(points, names, skeleton.joints)
+def usable_person(
+    person: AnnotatedPerson, frame: AnnotatedFrame, layout: str
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """What training uses of a person: keypoints and box, or None where either is lacking.
+
+    Returns:
+        `usable_joints` and `usable_box`.
+    """
+    keypoints = usable_joints(person, frame, layout)
+    box = usable_box(person, keypoints, frame, layout)
+    return None if box is None else (keypoints, box)
 
 
-def xywh_to_xyxy(box: list[float]) -> np.ndarray:
-    """(x, y, width, height) -> (x1, y1, x2, y2), pixels."""
-    x, y, width, height = (float(v) for v in box)
-    return np.array([x, y, x + width, y + height])
+def usable_joints(person: AnnotatedPerson, frame: AnnotatedFrame, layout: str) -> np.ndarray:
+    """(15, 2) keypoints in pixels that count as labelled, NaN elsewhere.
+
+    Joints inside ignore regions do not count, as in PoseTrack's metric. In 18 and 21, visibility 0 means that a joint is
+    not labelled, as in COCO; in 17 it means hidden, and absent joints are left out of the file.
+    """
+    keypoints = person.keypoints.copy()
+    if layout == "posetrack18":
+        keypoints[person.visible == 0] = np.nan
+    keypoints[_ignored(keypoints, frame.ignore_regions)] = np.nan
+    return keypoints
+
+
+def usable_box(
+    person: AnnotatedPerson, keypoints: np.ndarray, frame: AnnotatedFrame, layout: str
+) -> np.ndarray | None:
+    """The file's box, or where that has no area in the image, one made from the keypoints.
+
+    Returns:
+        xyxy pixels, clipped to the image where its size is known; None without keypoints or without an area.
+    """
+    if np.isnan(keypoints).all():
+        return None
+    for box in (person.box, keypoint_box(keypoints, BOX_FACTORS[layout])):
+        if box is not None:
+            clipped = _clipped(box, frame.size)
+            if (clipped[2:] > clipped[:2]).all():
+                return clipped
+    return None
+
+
+def _clipped(box: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    return box if size is None else np.clip(box, 0, [size[1], size[0], size[1], size[0]])
+
+
+def _ignored(keypoints: np.ndarray, regions: tuple[np.ndarray, ...]) -> np.ndarray:
+    """(15,) whether a joint lies strictly inside one of the polygons."""
+    inside = np.zeros(len(keypoints), bool)
+    for region in regions:
+        if len(region) >= 3:
+            polygon = region.astype(np.float32)
+            inside |= [
+                bool(np.isfinite(x)) and cv2.pointPolygonTest(polygon, (x, y), False) > 0
+                for x, y in keypoints.tolist()
+            ]
+    return inside

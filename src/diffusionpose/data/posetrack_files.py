@@ -3,13 +3,15 @@
 Joints come out in the order of `skeleton.POSETRACK15`, matched by name; the ears of 18 and 21 are dropped.
 """
 
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from diffusionpose.annotations import AnnotatedFrame, AnnotatedPerson, AnnotatedVideo
-from diffusionpose.data.json_nodes import Node, read_json
+from diffusionpose.data.json_nodes import Node, read_json, shown
 from diffusionpose.errors import DataError
 from diffusionpose.skeleton import POSETRACK15, POSETRACK17, remap
 
@@ -24,6 +26,8 @@ POSETRACK17_IDS = (
 
 ANNOTATION_FOLDERS = ("posetrack_data", "annotations", "posetrack_data/annotations")
 """Where a root may hold a folder of annotation files for each split, in the order of search."""
+
+_VERSION = re.compile(r"(?<![a-z0-9])v([0-9])[._]?([0-9]{1,2})(?![0-9])", re.IGNORECASE)
 
 
 def find_annotations(root: Path, split: str) -> list[Path]:
@@ -40,7 +44,8 @@ def find_annotations(root: Path, split: str) -> list[Path]:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
     for folder in ANNOTATION_FOLDERS:
-        files = sorted((root / folder / split).glob("[!.]*.json"))
+        place = root / folder / split
+        files = sorted(place.glob("[!.]*.json")) if os.path.isdir(place) else []
         if files:
             return files
     looked = ", ".join(f"{folder}/{split}/*.json" for folder in ANNOTATION_FOLDERS)
@@ -53,6 +58,18 @@ def find_splits(root: Path) -> list[str]:
     """Names of the folders of a root that hold annotation files."""
     files = (file for folder in ANNOTATION_FOLDERS for file in (root / folder).glob("*/[!.]*.json"))
     return sorted({file.parent.name for file in files})
+
+
+def label_version(file: Path, content: Node) -> str | None:
+    """The version of the labels, as `0.45`, where the file (`info.version`, `version`) or a folder's name says it.
+
+    PoseTrack18's labels v0.2 and v0.45 differ by tens of mAP.
+    """
+    for node in (content.get("info").get("version"), content.get("version")):
+        if isinstance(node.value, str | int | float) and not isinstance(node.value, bool):
+            return shown(node.value).strip('"')
+    found = _VERSION.search("/".join(file.parent.parts))
+    return f"{found[1]}.{found[2]}" if found else None
 
 
 def read_posetrack(path: Path) -> AnnotatedVideo:
@@ -72,14 +89,22 @@ def parse_posetrack(content: Node, name: str) -> AnnotatedVideo:
         name: Of the video.
     """
     if content.get("annolist").is_there:
-        frames = tuple(_frame17(frame) for frame in content.get("annolist").items())
-        return AnnotatedVideo(name, frames, "posetrack17")
+        frames, layout = tuple(map(_frame17, content.get("annolist").items())), "posetrack17"
+    else:
+        _expect_images(content)
+        frames, layout = tuple(_frames18(content)), "posetrack18"
+    for key in ("annolist", "images"):
+        if content.get(key).value == []:
+            content.get(key).find("no-frames", "the video has no frames")
+    return AnnotatedVideo(name, frames, layout)
+
+
+def _expect_images(content: Node) -> None:
     if not content.get("images").is_there:
         if isinstance(content.value, dict):
             content.find("missing-key", "neither 'annolist' (PoseTrack17) nor 'images' (18, 21)")
         elif content.is_there:
             content.find("wrong-type", "an object expected")
-    return AnnotatedVideo(name, tuple(_frames18(content)), "posetrack18")
 
 
 # PoseTrack17: every scalar in a list of one ----------------------------------------------------------------------
@@ -87,7 +112,7 @@ def parse_posetrack(content: Node, name: str) -> AnnotatedVideo:
 
 def _frame17(node: Node) -> AnnotatedFrame:
     return AnnotatedFrame(
-        file_name=node.need("image").one().need("name").one().text() or "",
+        file_name=image_name(node.need_one("image").need_one("name")),
         people=tuple(_person17(person) for person in node.get("annorect").items()),
         is_labelled=node.get("is_labeled").one().flag(),
         ignore_regions=tuple(_region17(region) for region in node.get("ignore_regions").items()),
@@ -100,7 +125,7 @@ def _region17(node: Node) -> np.ndarray:
 
 
 def _xy(node: Node) -> tuple[float, float] | None:
-    x, y = (node.need(axis).one().number() for axis in ("x", "y"))
+    x, y = (node.need_one(axis).number() for axis in ("x", "y"))
     return None if x is None or y is None else (x, y)
 
 
@@ -120,25 +145,26 @@ def _person17(node: Node) -> AnnotatedPerson:
         keypoints=values[:, :2],
         visible=values[:, 2],
         scores=values[:, 3],
-        head_box=_head_box17(node),
+        head_box=head_box17(node),
         score=_or_nan(node.get("score").one()),
         has_points=points.is_there,
     )
 
 
 def _joint17(point: Node) -> int | None:
-    joint = point.need("id").one().integer()
+    joint = point.need_one("id").integer()
     if joint is not None and not 0 <= joint < len(POSETRACK17_IDS):
         point.get("id").find("unknown-joint", f"joint ids are 0 to 14, not {joint}")
         return None
     return joint
 
 
-def _head_box17(node: Node) -> np.ndarray | None:
+def head_box17(node: Node) -> np.ndarray | None:
+    """The xyxy head box of a PoseTrack17 person, None where it has none."""
     keys = ("x1", "y1", "x2", "y2")
     if not any(node.get(key).one().is_there for key in keys):
         return None
-    sides = [node.need(key).one().number() for key in keys]
+    sides = [node.need_one(key).number() for key in keys]
     return None if None in sides else np.array(sides, dtype=np.float64)
 
 
@@ -151,7 +177,7 @@ def _or_nan(node: Node) -> float:
 
 
 def _frames18(content: Node) -> Iterator[AnnotatedFrame]:
-    joints = joint_names(content)
+    joints = joint_names(content) or POSETRACK17.joints
     people: dict[int, list[AnnotatedPerson]] = {}
     images: list[tuple[int | None, Node]] = []
     for image in content.get("images").items():
@@ -167,7 +193,7 @@ def _frames18(content: Node) -> Iterator[AnnotatedFrame]:
         person = _person18(annotation, joints)
         if image_id in people:
             people[image_id].append(person)
-        elif image_id is not None:
+        elif people and image_id is not None:
             annotation.get("image_id").find("dangling-image-id", f"there is no image {image_id}")
     for image_id, image in images:
         # An id that stands twice has its people once.
@@ -176,13 +202,21 @@ def _frames18(content: Node) -> Iterator[AnnotatedFrame]:
 
 def _frame18(node: Node, image_id: int | None, people: list[AnnotatedPerson]) -> AnnotatedFrame:
     return AnnotatedFrame(
-        file_name=node.need("file_name").text() or "",
+        file_name=image_name(node.need("file_name")),
         people=tuple(people),
         is_labelled=node.get("is_labeled").flag(),
         ignore_regions=tuple(_regions18(node)),
         frame_id=image_id,
         size=image_size(node),
     )
+
+
+def image_name(node: Node) -> str:
+    """A file name; empty where there is none."""
+    name = node.text()
+    if name == "":
+        node.find("wrong-type", "a file name expected, not an empty text")
+    return name or ""
 
 
 def image_size(node: Node) -> tuple[int, int] | None:
@@ -210,15 +244,16 @@ def _regions18(node: Node) -> Iterator[np.ndarray]:
 
 
 def joint_names(content: Node) -> tuple[str, ...]:
-    """The joints that a COCO or PoseTrack18 file's person category names; PoseTrack18's where it names none."""
+    """The joints that a COCO or PoseTrack18 file's person category names; none where it names none."""
     for category in content.get("categories").items():
         names = category.get("keypoints")
         if names.is_there:
             joints = [joint.text() for joint in names.items()]
-            if None in joints or len(set(joints)) != len(joints):
-                names.find("wrong-type", "joint names expected, each once")
-            return tuple(joint for joint in joints if joint is not None)
-    return POSETRACK17.joints
+            if len(set(joints)) != len(joints):
+                names.find("duplicate-joint", "a joint is named twice")
+            elif None not in joints:
+                return tuple(joint for joint in joints if joint is not None)
+    return ()
 
 
 def _person18(node: Node, joints: tuple[str, ...]) -> AnnotatedPerson:

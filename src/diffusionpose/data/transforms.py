@@ -69,7 +69,7 @@ def augment_clip(
         _occlude(crops, points, rng)
     crops = _recolour(crops, augment, rng)
     if rng.random() < augment.blur:
-        crops = _blurred(crops, rng)
+        crops = _blurred(crops, augment.defocus, rng)
     return crops, points, invert(affine)
 
 
@@ -145,9 +145,9 @@ def _recolour(
     return [cv2.transform(crop, colour) for crop in crops]
 
 
-def _blurred(crops: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
-    """Defocus or motion blur, the same for all frames."""
-    if rng.random() < 0.5:
+def _blurred(crops: list[np.ndarray], defocus: float, rng: np.random.Generator) -> list[np.ndarray]:
+    """Defocus with that probability, or motion blur; the same for all frames."""
+    if rng.random() < defocus:
         sigma = rng.uniform(0.5, 3.0)
         return [cv2.GaussianBlur(crop, (0, 0), sigma) for crop in crops]
     # Odd: an even kernel would move the picture away from its keypoints.

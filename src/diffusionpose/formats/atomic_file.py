@@ -50,10 +50,10 @@ class AtomicFile:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        self.temporary = self.path.with_name(f".{self.path.name}.tmp-{secrets.token_hex(4)}")
         with explained(self.path, UsageError):
-            if self.path.is_dir():
+            if self.path.is_dir():  # also ".", which has no name to make another from
                 raise IsADirectoryError(f"{self.path} is a folder")
+            self.temporary = self.path.with_name(f".{self.path.name}.tmp-{secrets.token_hex(4)}")
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _unpublished.add(self.temporary)
             # Not mkstemp: its files are readable by their owner only, and stay so when renamed.

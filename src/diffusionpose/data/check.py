@@ -1,0 +1,346 @@
+"""Every problem of a data set's root, with file and JSON path, and what of it training can use.
+
+Loading refuses a data set at the first malformed file; checking reads the same way (`json_nodes`), goes on, and asks more
+(`check_rules`). docs/data.md lists the codes.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusionpose.annotations import AnnotatedVideo
+from diffusionpose.data import check_rules as rules
+from diffusionpose.data.coco import (
+    MIN_JOINTS,
+    coco_joints,
+    image_files,
+    known_image,
+    num_labelled,
+    usable_annotation,
+)
+from diffusionpose.data.frames import is_file, locate_images
+from diffusionpose.data.json_nodes import Finding, Node, read_json
+from diffusionpose.data.posetrack import usable_box, usable_joints
+from diffusionpose.data.posetrack_files import (
+    find_annotations,
+    find_splits,
+    image_size,
+    label_version,
+    parse_posetrack,
+)
+from diffusionpose.errors import DataError, UsageError
+
+LAYOUTS = ("auto", "posetrack17", "posetrack18", "coco")
+"""PoseTrack21 has the layout of 18."""
+
+
+@dataclass(frozen=True)
+class PartReport:
+    """One split, or one COCO file.
+
+    Args:
+        name: Of the split or the file.
+        layouts: Met in its files.
+        versions: Of the labels, where it can be told.
+        found: Numbers of files, videos, frames, labelled frames, people and joints.
+        usable: What training gets of them.
+        dropped: Numbers of what it does not get, by reason; and of boxes that it makes or clips.
+    """
+
+    name: str
+    layouts: tuple[str, ...]
+    versions: tuple[str, ...]
+    found: dict[str, int]
+    usable: dict[str, int]
+    dropped: dict[str, int]
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What is in a root and what is wrong with it."""
+
+    root: str
+    parts: tuple[PartReport, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.findings
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self) | {"is_clean": self.is_clean}
+
+    def lines(self) -> Iterator[str]:
+        """For people: every finding, then the numbers of each part."""
+        yield from (f"{finding.code}: {finding}" for finding in self.findings)
+        for part in self.parts:
+            version = f", labels {', '.join(part.versions)}" if part.versions else ""
+            yield f"{part.name} ({', '.join(part.layouts) or 'unreadable'}{version}):"
+            for title, numbers in (("found", part.found), ("usable", part.usable)):
+                yield f"  {title}: " + ", ".join(f"{n} {what}" for what, n in numbers.items())
+            if part.dropped:
+                yield "  of these: " + ", ".join(f"{n} {what}" for what, n in part.dropped.items())
+        number = len(self.findings)
+        yield "no problems" if not number else f"{number} problem{'s' if number > 1 else ''}"
+
+
+def check_data(
+    root: Path, split: str | None = None, layout: str = "auto", *, images: bool = True
+) -> DataReport:
+    """Checks a data set.
+
+    Args:
+        root: A PoseTrack17, 18 or 21 root (`find_annotations`, `locate_images`), or one with COCO keypoint files in
+            itself or in `annotations`.
+        split: Only this one; for COCO, only files whose names hold it. None: everything.
+        layout: One of `LAYOUTS`.
+        images: Whether to look for the images and decode them.
+
+    Raises:
+        UsageError: If there is no such layout.
+        DataError: If there are no annotation files at all.
+    """
+    root = Path(root)
+    if layout not in LAYOUTS:
+        raise UsageError(f"layout {layout!r}: there are {', '.join(LAYOUTS)}")
+    splits = find_splits(root)
+    is_coco = layout == "coco" or (
+        layout == "auto" and not splits and bool(_coco_files(root, None))
+    )
+    check = _Check(root, layout, images)
+    if is_coco:
+        files = _coco_files(root, split)
+        if not files:
+            wanted = f" with {split!r} in the name" if split else ""
+            raise DataError(
+                f"{root}: no annotation files{wanted}; looked for *.json, annotations/*.json"
+            )
+        parts = [check.coco_file(file) for file in files]
+    else:
+        wanted = [split] if split is not None else splits or ["train"]
+        parts = [check.posetrack_split(name, find_annotations(root, name)) for name in wanted]
+    return DataReport(str(root), tuple(parts), tuple(dict.fromkeys(check.findings)))
+
+
+def _coco_files(root: Path, split: str | None) -> list[Path]:
+    """Keypoint files where there are any, since COCO's other files lie beside them."""
+    files = [
+        file
+        for folder in (root, root / "annotations")
+        for file in sorted(folder.glob("[!.]*.json"))
+        if split is None or split in file.stem
+    ]
+    return [file for file in files if "keypoints" in file.stem] or files
+
+
+class _Check:
+    """One check under way: its findings, and the numbers of the part it is at."""
+
+    def __init__(self, root: Path, layout: str, images: bool) -> None:
+        self.root, self.layout, self.images = root, layout, images
+        self.findings: list[Finding] = []
+        self.found, self.usable, self.dropped = Counter[str](), Counter[str](), Counter[str]()
+        self.layouts: set[str] = set()
+        self.versions: set[str] = set()
+
+    def posetrack_split(self, split: str, files: Sequence[Path]) -> PartReport:
+        self._start("files", "videos", "frames", "labelled frames", "people", "joints")
+        for file in files:
+            self._video(file, split)
+        if len(self.versions) > 1:
+            message = f"labels of several versions: {', '.join(sorted(self.versions))}"
+            self.findings.append(Finding("mixed-versions", str(files[0].parent), "", message))
+        return self._part(split)
+
+    def coco_file(self, file: Path) -> PartReport:
+        self._start("files", "frames", "labelled frames", "people", "joints")
+        self.found["files"] += 1
+        content = read_json(file, self.findings.append)
+        if content.is_there:
+            self.layouts.add("coco")
+            self._version(file, content)
+            self._stills(file, content)
+        return self._part(file.name)
+
+    def _start(self, *names: str) -> None:
+        self.found, self.usable = (Counter[str](dict.fromkeys(names, 0)) for _ in range(2))
+        self.dropped, self.layouts, self.versions = Counter[str](), set(), set()
+
+    def _part(self, name: str) -> PartReport:
+        layouts, versions = tuple(sorted(self.layouts)), tuple(sorted(self.versions))
+        dropped = {what: number for what, number in self.dropped.items() if number}
+        return PartReport(name, layouts, versions, dict(self.found), dict(self.usable), dropped)
+
+    def _version(self, file: Path, content: Node) -> None:
+        version = label_version(file, content)
+        if version is not None:
+            self.versions.add(version)
+
+    # PoseTrack ---------------------------------------------------------------------------------------------------
+
+    def _video(self, file: Path, split: str) -> None:
+        self.found["files"] += 1
+        before = len(self.findings)
+        content = read_json(file, self.findings.append)
+        if not content.is_there:
+            self.dropped["files refused"] += 1
+            return
+        video = parse_posetrack(content, file.stem)
+        self._version(file, content)
+        self.layouts.add(video.layout)
+        is_refused = len(self.findings) > before
+        if self.layout not in ("auto", video.layout):
+            content.find("wrong-layout", f"{video.layout}, not {self.layout}")
+        people = rules.people_places(content, video.layout)
+        self.dropped["people of no frame"] += sum(person.frame is None for person in people)
+        sizes = self._video_images(content, video, split)
+        rules.check_frames(content, video)
+        rules.check_tracks(people)
+        rules.check_head_boxes(people, video.layout)
+        self.dropped["boxes clipped"] += rules.check_boxes(people, video.layout, sizes)
+        if video.layout == "posetrack18":
+            rules.check_num_frames(content)
+            rules.check_joint_names(content)
+            rules.check_ids(people)
+            rules.check_visibility(people)
+        self.found["people"] += len(people)
+        self._count_video(video, is_refused=is_refused)
+
+    def _video_images(
+        self, content: Node, video: AnnotatedVideo, split: str
+    ) -> list[rules.Size | None]:
+        """Sizes of the frames, from their images where these are looked at."""
+        stated = [frame.size for frame in video.frames]
+        if not self.images or not video.frames:
+            return stated
+        try:
+            files = locate_images(self.root, split, video).files
+        except DataError as error:
+            content.find("missing-images", str(error))
+            return stated
+        nodes = rules.frame_nodes(content, video.layout)
+        places = [rules.name_node(node, video.layout) for node in nodes]
+        return self._image_sizes(nodes, places, files, stated)
+
+    def _image_sizes(
+        self,
+        nodes: Sequence[Node],
+        places: Sequence[Node],
+        files: Sequence[Path],
+        stated: Sequence[rules.Size | None],
+    ) -> list[rules.Size | None]:
+        """Decodes images; what is wrong goes to `places`, sizes that differ from those stated to `nodes`."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            results = list(pool.map(rules.image_fault, files))
+        sizes: list[rules.Size | None] = []
+        for node, place, file, size, result in zip(
+            nodes, places, files, stated, results, strict=True
+        ):
+            if not place.text():  # reported by who read it
+                sizes.append(size)
+                continue
+            if isinstance(result[0], str):
+                place.find(result[0], f"{str(file)!r}: {result[1]}")
+                sizes.append(size)
+                continue
+            height, width = int(result[0]), int(result[1])
+            if size is not None and size != (height, width):
+                message = f"{size[1]} x {size[0]} stated, the image has {width} x {height} pixels"
+                node.get("width").find("image-size", message)
+            sizes.append((height, width))
+        return sizes
+
+    def _count_video(self, video: AnnotatedVideo, *, is_refused: bool) -> None:
+        self.found.update(videos=1, frames=len(video.frames))
+        self.dropped["files refused"] += is_refused
+        num_people = 0
+        for frame in video.frames:
+            self.found["labelled frames"] += bool(frame.people)
+            in_frame = 0
+            for person in frame.people:
+                num_joints = int(np.isfinite(person.keypoints[:, 0]).sum())
+                self.found["joints"] += num_joints
+                keypoints = usable_joints(person, frame, video.layout)
+                num_kept = int(np.isfinite(keypoints[:, 0]).sum())
+                box = usable_box(person, keypoints, frame, video.layout)
+                self.dropped["joints ignored or of visibility 0"] += num_joints - num_kept
+                self.dropped["people without joints"] += not num_kept
+                self.dropped["people without a usable box"] += bool(num_kept) and box is None
+                self.dropped["boxes made from joints"] += box is not None and person.box is None
+                if box is not None and not is_refused:
+                    in_frame += 1
+                    self.usable["joints"] += num_kept
+            self.usable["labelled frames"] += bool(in_frame)
+            num_people += in_frame
+        self.usable["people"] += num_people
+        if not is_refused:
+            self.usable.update(files=1, frames=len(video.frames), videos=bool(num_people))
+
+    # COCO --------------------------------------------------------------------------------------------------------
+
+    def _stills(self, file: Path, content: Node) -> None:
+        before = len(self.findings)
+        names, files = coco_joints(content), image_files(content)
+        content.need("annotations")
+        people = rules.people_places(content, "coco")
+        for person in people:
+            known_image(person.node, files)
+        usable = [usable_annotation(person.node, names) if names else None for person in people]
+        is_refused = len(self.findings) > before
+        sizes = self._still_images(file, content)
+        rules.check_ids(people)
+        rules.check_visibility(people)
+        self.dropped["boxes beyond the image"] += rules.check_boxes(people, "coco", sizes)
+        self.dropped["files refused"] += is_refused
+        self.dropped["people of no frame"] += sum(person.frame is None for person in people)
+        labelled = {person.frame for person in people} - {None}
+        self.found.update(
+            {"frames": len(sizes), "labelled frames": len(labelled), "people": len(people)}
+        )
+        kept: set[int] = set()
+        for person, record in zip(people, usable, strict=True):
+            is_crowd = bool(person.node.get("iscrowd").flag())
+            self.found["joints"] += num_labelled(person.node)
+            self.dropped["crowds"] += is_crowd
+            self.dropped[f"people with fewer than {MIN_JOINTS} joints or without a box"] += (
+                record is None and not is_crowd
+            )
+            if record is not None and person.frame is not None and not is_refused:
+                kept.add(person.frame)
+                num_joints = int(np.isfinite(record[0][:, 0]).sum())
+                self.usable.update({"people": 1, "joints": num_joints})
+        if not is_refused:
+            self.usable.update({"files": 1, "frames": len(sizes), "labelled frames": len(kept)})
+
+    def _still_images(self, file: Path, content: Node) -> list[rules.Size | None]:
+        """Sizes of the images, from themselves where they are looked at."""
+        nodes = rules.frame_nodes(content, "coco")
+        stated = [image_size(node) for node in nodes]
+        if not self.images or not nodes:
+            return stated
+        places = [rules.name_node(node, "coco") for node in nodes]
+        names = [place.text() or "" for place in places]
+        folders = list(_image_folders(self.root, file))
+        for folder in folders:
+            if any(is_file(folder / name) for name in names):
+                files = [folder / name for name in names]
+                return self._image_sizes(nodes, places, files, stated)
+        looked = ", ".join(repr(str(folder)) for folder in folders)
+        content.get("images").find("missing-images", f"none of the images lies in {looked}")
+        return stated
+
+
+def _image_folders(root: Path, file: Path) -> Iterator[Path]:
+    """Where the images of a COCO file may lie: `train2017` for `person_keypoints_train2017.json`, and so on."""
+    name = file.stem.rsplit("_", 1)[-1]
+    yield from (root / "images", root / name, root / "images" / name)
+    yield from sorted(folder for folder in root.iterdir() if folder.is_dir())
+    yield root

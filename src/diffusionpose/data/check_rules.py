@@ -1,0 +1,226 @@
+"""What `data check` asks of annotations beyond that they can be read: the rules, one function each.
+
+A rule reports to the node that it looks at. Rules walk the JSON again, so that they can name places.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+
+from diffusionpose.annotations import AnnotatedVideo
+from diffusionpose.data.frames import frame_number, is_file
+from diffusionpose.data.json_nodes import Node, shown
+from diffusionpose.data.posetrack_files import head_box17, joint_names, xywh_box
+from diffusionpose.skeleton import POSETRACK15
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+
+@dataclass(frozen=True)
+class PersonPlace:
+    """A person's entry in a file, and the position of its frame; None where it points to none."""
+
+    node: Node
+    frame: int | None
+
+
+def frame_nodes(content: Node, layout: str) -> list[Node]:
+    """The entry of each frame, in the order of the file."""
+    return list(content.get("annolist" if layout == "posetrack17" else "images").items())
+
+
+def name_node(frame: Node, layout: str) -> Node:
+    """Where a frame's file name stands."""
+    if layout == "posetrack17":
+        return frame.get("image").one().get("name").one()
+    return frame.get("file_name")
+
+
+def people_places(content: Node, layout: str) -> list[PersonPlace]:
+    """Every person of a file."""
+    frames = frame_nodes(content, layout)
+    if layout == "posetrack17":
+        return [
+            PersonPlace(person, index)
+            for index, frame in enumerate(frames)
+            for person in frame.get("annorect").items()
+        ]
+    position = {frame.get("id").integer(): index for index, frame in enumerate(frames)}
+    people = [(node, node.get("image_id").integer()) for node in content.get("annotations").items()]
+    return [
+        PersonPlace(node, None if image_id is None else position.get(image_id))
+        for node, image_id in people
+    ]
+
+
+def check_frames(content: Node, video: AnnotatedVideo) -> None:
+    """Each frame once, in the order of time; polygons have corners; labels where a frame says that it has them."""
+    seen: set[str] = set()
+    latest: int | None = None
+    for node, frame in zip(frame_nodes(content, video.layout), video.frames, strict=True):
+        place = name_node(node, video.layout)
+        if frame.file_name and frame.file_name in seen:
+            place.find("duplicate-frame", f"{shown(frame.file_name)} stands twice")
+        seen.add(frame.file_name)
+        number = frame_number(PurePosixPath(frame.file_name))
+        if number is not None and latest is not None and number < latest:
+            place.find("frame-order", f"frame {number} comes after frame {latest}")
+        latest = latest if number is None else number
+        _check_polygons(node, video.layout)
+        if frame.is_labelled is False and any(
+            np.isfinite(person.keypoints).any() for person in frame.people
+        ):
+            node.find("label-mismatch", "is_labeled is false, but there are people with joints")
+
+
+def _check_polygons(frame: Node, layout: str) -> None:
+    if layout == "posetrack17":
+        corners = [(region, region.get("point")) for region in frame.get("ignore_regions").items()]
+    else:
+        corners = [(region, region) for region in frame.get("ignore_regions_x").items()]
+    for region, points in corners:
+        if isinstance(points.value, list) and len(points.value) < 3:
+            region.find("bad-polygon", "an ignore region with fewer than three corners")
+
+
+def check_num_frames(content: Node) -> None:
+    """`nframes` of PoseTrack18 is the number of images; each wrong value is named once."""
+    nodes = frame_nodes(content, "posetrack18")
+    told: set[int] = set()
+    for node in nodes:
+        value = node.get("nframes").integer()
+        if value is not None and value != len(nodes) and value not in told:
+            told.add(value)
+            node.get("nframes").find("wrong-nframes", f"{value}, but there are {len(nodes)} images")
+
+
+def check_joint_names(content: Node) -> None:
+    """A PoseTrack18 category names all joints of PoseTrack."""
+    names = joint_names(content)
+    lacking = [joint for joint in POSETRACK15.joints if joint not in names]
+    if names and lacking:
+        content.get("categories").find("missing-joint", f"no joint {', '.join(lacking)}")
+
+
+def check_tracks(people: Iterable[PersonPlace]) -> None:
+    """Every person has a track id, no frame has one twice."""
+    seen: set[tuple[int, int]] = set()
+    for person in people:
+        track = person.node.need_one("track_id").integer()
+        if track is not None and person.frame is not None:
+            if (person.frame, track) in seen:
+                message = f"track {track} stands twice in this frame"
+                person.node.get("track_id").find("duplicate-track", message)
+            seen.add((person.frame, track))
+
+
+def check_ids(people: Iterable[PersonPlace]) -> None:
+    """Every annotation of COCO's family has an id of its own."""
+    seen: set[int] = set()
+    for person in people:
+        number = person.node.need("id").integer()
+        if number is not None and number in seen:
+            person.node.get("id").find("duplicate-id", f"annotation {number} stands twice")
+        if number is not None:
+            seen.add(number)
+
+
+def check_visibility(people: Iterable[PersonPlace]) -> None:
+    """Visibility is 0, 1 or 2 in COCO's family."""
+    for person in people:
+        node = person.node.get("keypoints")
+        values = node.numbers()
+        if values is not None and len(values) % 3 == 0:
+            for index in np.flatnonzero(~np.isin(values[2::3], (0, 1, 2))).tolist():
+                place = 3 * index + 2
+                Node(node.value[place], node.file, node.report, node, place).find(
+                    "bad-visibility", f"0, 1 or 2 expected, not {shown(node.value[place])}"
+                )
+
+
+def check_head_boxes(people: Iterable[PersonPlace], layout: str) -> None:
+    """People with joints have the head box that PoseTrack's metric measures by."""
+    keys = ("x1", "y1", "x2", "y2") if layout == "posetrack17" else ("bbox_head",)
+    for person in people:
+        points = person.node.get("annopoints").one().get("point")
+        if points.value or _any_but_zero(person.node.get("keypoints")):
+            for key in keys:
+                person.node.need_filled(key)
+
+
+def _any_but_zero(node: Node) -> bool:
+    values = node.numbers()
+    return values is not None and bool(values.any())
+
+
+def check_boxes(people: Iterable[PersonPlace], layout: str, sizes: Sequence[Size | None]) -> int:
+    """Boxes have an area, and some of it lies in the image.
+
+    Args:
+        people: Of one file.
+        layout: `posetrack17`, `posetrack18` or `coco`.
+        sizes: Of the frames; None where unknown.
+
+    Returns:
+        Number of body boxes that reach beyond their image.
+    """
+    num_beyond = 0
+    for person in people:
+        size = sizes[person.frame] if person.frame is not None else None
+        for key, place, box in _boxes(person.node, layout):
+            if not (box[2:] > box[:2]).all():
+                width, height = (box[2:] - box[:2]).tolist()
+                place.find("empty-box", f"width {width:g}, height {height:g}")
+            elif size is not None and not _overlaps(box, size):
+                place.find("box-outside", f"outside the image of {size[1]} x {size[0]} pixels")
+            elif size is not None and key == "bbox":
+                num_beyond += bool((box[:2] < 0).any() or (box[2:] > size[::-1]).any())
+    return num_beyond
+
+
+def _boxes(node: Node, layout: str) -> list[tuple[str, Node, np.ndarray]]:
+    if layout == "posetrack17":
+        found = [("head", node, head_box17(node))]
+    else:
+        found = [(key, node.get(key), xywh_box(node.get(key))) for key in ("bbox", "bbox_head")]
+    return [(key, place, box) for key, place, box in found if box is not None]
+
+
+def _overlaps(box: np.ndarray, size: Size) -> bool:
+    return bool((box[2:] > 0).all() and (box[:2] < size[::-1]).all())
+
+
+def image_fault(path: Path) -> tuple[str, str] | Size:
+    """The size of an image file, or what is wrong with it: code and message.
+
+    Returns:
+        (height, width), or `missing-image` or `unreadable-image` with a sentence. Images that are cut short are unreadable,
+        although decoders deliver what there is of them.
+    """
+    if not is_file(path):
+        return "missing-image", "no such file"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return "unreadable-image", error.strerror or "cannot be read"
+    if not _is_complete(data):
+        return "unreadable-image", "the image is cut short"
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    except cv2.error:  # empty, or too large
+        image = None
+    return (
+        ("unreadable-image", "not an image") if image is None else (image.shape[0], image.shape[1])
+    )
+
+
+def _is_complete(data: bytes) -> bool:
+    """Whether a JPEG or PNG file has its end."""
+    if data.startswith(b"\xff\xd8"):
+        # A thumbnail's end comes before the picture's own start of scan.
+        return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+    return not data.startswith(b"\x89PNG") or b"IEND" in data[-1024:]
