@@ -6,26 +6,25 @@ Each person's clip is the key frame and its neighbours in the video, cut by the 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from diffusionpose.annotations import AnnotatedFrame, AnnotatedPerson, AnnotatedVideo
+from diffusionpose.annotations import AnnotatedPerson, AnnotatedVideo
+from diffusionpose.data.annotated_sets import Clips
 from diffusionpose.data.clips import Clip, ClipDataset, ClipRecord
 from diffusionpose.data.detections import Detections
+from diffusionpose.data.posetrack import usable_box
 from diffusionpose.networks import PoseNetwork
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.diffusion import seeded_noise
-from diffusionpose.nn.geometry import keypoint_box, transform
+from diffusionpose.nn.geometry import transform
 from diffusionpose.overlap import ahead
 from diffusionpose.skeleton import POSETRACK15, remap
 
 BATCHES_AHEAD = 2
-BOX_GROWTH = {"posetrack17": 1.2, "posetrack18": 1.3}
-"""Of the joints' extent, where an annotation has no body box: what the layouts' common tools take."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,14 +40,15 @@ class PersonBox:
 
 
 def true_boxes(videos: Sequence[AnnotatedVideo]) -> list[PersonBox]:
-    """The boxes of everybody who `is_placed`, in order."""
-    return [
-        PersonBox(at, index, number, _body_box(person, video.layout), track_id=person.track_id)
-        for at, video in enumerate(videos)
-        for index, frame in enumerate(video.frames)
-        for number, person in enumerate(frame.people)
-        if person.is_placed
-    ]
+    """The boxes of everybody who has a joint and a box with an area, as training takes them, in order."""
+    found = []
+    for at, video in enumerate(videos):
+        for index, frame in enumerate(video.frames):
+            for number, person in enumerate(frame.people):
+                box = usable_box(person, person.keypoints, frame, video.layout)
+                if box is not None:
+                    found.append(PersonBox(at, index, number, box, track_id=person.track_id))
+    return found
 
 
 def detected_boxes(videos: Sequence[AnnotatedVideo], detections: Detections) -> list[PersonBox]:
@@ -66,28 +66,24 @@ def detected_boxes(videos: Sequence[AnnotatedVideo], detections: Detections) -> 
     return found
 
 
-def _body_box(person: AnnotatedPerson, layout: str) -> np.ndarray:
-    if person.box is not None:
-        return person.box
-    return keypoint_box(person.keypoints, BOX_GROWTH.get(layout, 1.25))
-
-
 def predict_annotated(
     network: PoseNetwork,
     videos: Sequence[AnnotatedVideo],
-    root: Path,
+    clips: Clips,
     boxes: Sequence[PersonBox],
     *,
     seed: int = 0,
     batch_size: int = 16,
     on_person: Callable[[], None] | None = None,
 ) -> list[AnnotatedVideo]:
-    """The videos' frames with a predicted person for each box, in their order.
+    """The videos' frames with the predicted person of each box, at the box's number in its frame.
+
+    Numbers without a box, of people who cannot be cut out, get a person without points.
 
     Args:
         network: Any that `load_network` gives.
-        videos: Whose frames' files lie under the root.
-        root: Of the data set.
+        videos: Annotated.
+        clips: By video and frame, the files of the frame and its neighbours: t-1, t, t+1.
         boxes: Where they are.
         seed: Of the noise; with video, frame and number of the person it decides it, whatever the batches.
         batch_size: People a pass.
@@ -96,9 +92,9 @@ def predict_annotated(
     Raises:
         DataError: If an image is missing or broken.
     """
-    found: dict[tuple[int, int], list[AnnotatedPerson]] = {}
+    found: dict[tuple[int, int], dict[int, AnnotatedPerson]] = {}
     noise_keys = [(seed, videos[one.video].name, one.frame, one.number) for one in boxes]
-    dataset = ClipDataset([_record(one, videos, root, network) for one in boxes], network.config)
+    dataset = ClipDataset([_record(one, clips, network) for one in boxes], network.config)
     loader = DataLoader(dataset, batch_size=batch_size)
     with closing(ahead(_batches(loader), BATCHES_AHEAD)) as batches:
         for batch in batches:
@@ -107,7 +103,7 @@ def predict_annotated(
             for index, xy, values in zip(indices, points, scores, strict=True):
                 one = boxes[index]
                 person = _person(one, xy, values, network)
-                found.setdefault((one.video, one.frame), []).append(person)
+                found.setdefault((one.video, one.frame), {})[one.number] = person
                 if on_person is not None:
                     on_person()
     return [_with_people(video, at, found) for at, video in enumerate(videos)]
@@ -117,21 +113,22 @@ def _batches(loader: DataLoader[Clip]) -> Iterator[dict[str, Tensor]]:
     yield from loader
 
 
-def _record(
-    one: PersonBox, videos: Sequence[AnnotatedVideo], root: Path, network: PoseNetwork
-) -> ClipRecord:
-    frames = videos[one.video].frames
-    previous, following = (min(max(one.frame + step, 0), len(frames) - 1) for step in (-1, 1))
-    paths = (root / frames[at].file_name for at in (previous, one.frame, following))
-    num_joints = network.config.skeleton_graph.num_joints
+def _record(one: PersonBox, clips: Clips, network: PoseNetwork) -> ClipRecord:
+    joints = network.config.skeleton_graph.num_joints
     return ClipRecord(
-        frames=tuple(paths),
-        keypoints=np.full((num_joints, 2), np.nan),
+        frames=clips(one.video, one.frame),
+        keypoints=np.full((joints, 2), np.nan),
         box=one.box,
-        video=videos[one.video].name,
+        video=str(one.video),
         image_id=one.frame,
         track_id=one.number,
     )
+
+
+_UNKNOWN = np.full(POSETRACK15.num_joints, np.nan)
+_NOBODY = AnnotatedPerson(
+    None, np.full((POSETRACK15.num_joints, 2), np.nan), _UNKNOWN, _UNKNOWN, has_points=False
+)
 
 
 def _estimate(
@@ -168,10 +165,11 @@ def _person(
 
 
 def _with_people(
-    video: AnnotatedVideo, at: int, found: dict[tuple[int, int], list[AnnotatedPerson]]
+    video: AnnotatedVideo, at: int, found: dict[tuple[int, int], dict[int, AnnotatedPerson]]
 ) -> AnnotatedVideo:
-    frames = tuple(
-        AnnotatedFrame(frame.file_name, tuple(found.get((at, index), ())), frame_id=frame.frame_id)
-        for index, frame in enumerate(video.frames)
-    )
-    return replace(video, frames=frames)
+    frames = []
+    for index, frame in enumerate(video.frames):
+        people = found.get((at, index), {})
+        number = max(len(frame.people), *(n + 1 for n in people), 0)
+        frames.append(replace(frame, people=tuple(people.get(n, _NOBODY) for n in range(number))))
+    return replace(video, frames=tuple(frames))

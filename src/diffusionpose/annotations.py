@@ -29,11 +29,6 @@ class AnnotatedPerson:
     score: float = float("nan")
     has_points: bool = True
 
-    @property
-    def is_placed(self) -> bool:
-        """Whether there is a box or a joint: something to cut out of the picture."""
-        return self.box is not None or bool(np.isfinite(self.keypoints).any())
-
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedFrame:

@@ -325,7 +325,7 @@ def evaluate(
     annotations: Annotated[Path | None, typer.Option(help="coco: file under --data.")] = None,
     images: Annotated[Path | None, typer.Option(help="coco: folder under --data.")] = None,
     boxes: Annotated[str, typer.Option(help="truth, or a file or folder of detections.")] = "truth",
-    box_score: Annotated[float, typer.Option(help="Drop detections that score less.")] = 0.0,
+    box_score: Annotated[float, typer.Option(help="Drop detections that score less.")] = 0.2,
     stride: Annotated[int, typer.Option(help="Every n-th annotated frame of a video.")] = 1,
     steps: Annotated[int, typer.Option(help="DDIM steps.")] = 1,
     flip_test: FlipTestOption = False,

@@ -8,7 +8,6 @@ import hashlib
 import importlib.util
 import json
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +16,18 @@ from typing import Any
 import numpy as np
 
 from diffusionpose.annotated_poses import detected_boxes, predict_annotated, true_boxes
-from diffusionpose.annotations import AnnotatedFrame, AnnotatedPerson, AnnotatedVideo
-from diffusionpose.data.clips import ClipRecord
-from diffusionpose.data.coco import load_coco
-from diffusionpose.data.detections import Detections
-from diffusionpose.data.json_nodes import read_json
-from diffusionpose.data.posetrack_files import find_annotations, read_posetrack
+from diffusionpose.annotations import AnnotatedVideo
+from diffusionpose.data.annotated_sets import (
+    AnnotatedSet,
+    Clips,
+    coco_set,
+    label_version,
+    posetrack_clips,
+    posetrack_set,
+)
+from diffusionpose.data.detections import Detections, load_detections
+from diffusionpose.data.posetrack import usable_joints
+from diffusionpose.data.posetrack_files import read_posetrack
 from diffusionpose.errors import DataError, MissingExtraError, UsageError
 from diffusionpose.formats.published import PublishedFigures
 from diffusionpose.formats.score_table import ScoreRow, ScoreTable
@@ -56,7 +61,8 @@ TITLES = {
 LAYOUTS = ("posetrack", "posetrack17", "posetrack18", "coco")
 TRUE_BOXES = "truth"
 TRACKING = ("mota", "hota")
-IN_HEAD_LENGTHS = ("posetrack-ap", "pckh", *TRACKING)
+POSETRACK_METRICS = ("posetrack-ap", *TRACKING)
+IN_HEAD_LENGTHS = (*POSETRACK_METRICS, "pckh")
 PACKAGES = {"oks": "faster_coco_eval", "mota": "motmetrics", "hota": "trackeval"}
 """Of the extra `eval`, by metric."""
 
@@ -76,7 +82,7 @@ class EvaluateOptions:
             `images`. `posetrack17` and `posetrack18` are as `posetrack`, and also say how predictions are written.
         annotations: `coco`: file relative to the root.
         images: `coco`: folder relative to the root.
-        stride: Every n-th annotated frame of a video, or person of a COCO file.
+        stride: Every n-th annotated frame of a video, or image of a COCO file.
         boxes: `truth`, or a file or folder of detections.
         box_score: Detections that score less are dropped.
         seed: Of the noise, and of the resamples.
@@ -100,7 +106,7 @@ class EvaluateOptions:
     images: Path | None = None
     stride: int = 1
     boxes: str = TRUE_BOXES
-    box_score: float = 0.0
+    box_score: float = 0.2
     seed: int = 0
     num_inference_steps: int = 1
     flip_test: bool = False
@@ -160,12 +166,14 @@ class Report:
         table: The figures, for people.
         warnings: What was odd.
         pairs: Truth beside predictions.
+        clips: The images of the pairs' frames and their neighbours; None where no root was given.
     """
 
     facts: dict[str, Any]
     table: ScoreTable
     warnings: tuple[str, ...]
     pairs: list[VideoPair]
+    clips: Clips | None
 
     def to_json(self) -> str:
         """The facts as strict JSON; figures that do not exist are null."""
@@ -213,6 +221,7 @@ class _Source:
     boxes: str
     facts: dict[str, object]
     label_version: str | None
+    clips: Clips | None
     warnings: tuple[str, ...] = ()
 
 
@@ -220,7 +229,7 @@ def _pairs_of_files(options: EvaluateOptions) -> tuple[list[VideoPair], _Source]
     assert options.truth is not None
     assert options.predictions is not None
     files = _annotation_files(options.truth)
-    truths = [_thinned(read_posetrack(file), options.stride) for file in files]
+    truths = [_prepared(read_posetrack(file), options) for file in files]
     names = {video.name for video in truths}
     found = [file for file in _annotation_files(options.predictions) if file.stem in names]
     pairs = pair_videos(truths, [read_posetrack(file) for file in found])
@@ -233,6 +242,9 @@ def _pairs_of_files(options: EvaluateOptions) -> tuple[list[VideoPair], _Source]
             "predictions": {"name": options.predictions.resolve().name, "sha256": _sha256(found)}
         },
         label_version=label_version(files[0]),
+        clips=None
+        if options.data is None
+        else posetrack_clips(truths, options.data, options.split),
     )
     return pairs, source
 
@@ -257,25 +269,27 @@ def _pairs_of_model(
 ) -> tuple[list[VideoPair], _Source]:
     assert options.model is not None
     assert options.data is not None
-    truths, version = read_truth(options)
+    data = read_truth(options)
+    truths = data.videos
     # What a metric lacks is said before the network works for an hour.
     if options.metric in IN_HEAD_LENGTHS:
         require_head_boxes(truths)
         require_shapely(truths)
     by_truth = options.boxes == TRUE_BOXES
-    detections = None if by_truth else Detections.load(Path(options.boxes), options.box_score)
+    detections = None if by_truth else load_detections(Path(options.boxes), options.box_score)
     network = _network(options)
-    predictions, warnings = predict_truth(network, truths, detections, options, progress)
-    boxes = "true boxes" if detections is None else f"detections {detections.name}"
-    if detections is not None and options.box_score:
-        boxes += f" from score {options.box_score:g}"
+    predictions, warnings = predict_truth(network, data, detections, options, progress)
+    boxes = "true boxes"
+    if not by_truth:
+        boxes = f"detections {Path(options.boxes).name} from score {options.box_score:g}"
     source = _Source(
         name=str(network.facts["name"]),
         data_name=options.data.resolve().name,
         split=str(options.annotations) if options.layout == "coco" else options.split,
         boxes=boxes,
         facts={"model": network.facts, "engine": network.engine, "settings": options.settings()},
-        label_version=version,
+        label_version=data.label_version,
+        clips=data.clips,
         warnings=warnings,
     )
     pairs = [
@@ -296,74 +310,41 @@ def _network(options: EvaluateOptions) -> PoseNetwork:
     )
 
 
-def read_truth(options: EvaluateOptions) -> tuple[list[AnnotatedVideo], str | None]:
-    """The annotated videos of the data set, and the version of their labels if it is known.
+def read_truth(options: EvaluateOptions) -> AnnotatedSet:
+    """The data set of the options, with the joints that the metric takes.
 
     Raises:
         DataError: If files are missing or malformed.
     """
     assert options.data is not None
     if options.layout != "coco":
-        files = find_annotations(options.data, options.split)
-        videos = [_thinned(read_posetrack(file), options.stride) for file in files]
-        return videos, label_version(files[0])
+        found = posetrack_set(options.data, options.split)
+        return replace(found, videos=[_prepared(video, options) for video in found.videos])
     assert options.annotations is not None
     assert options.images is not None
-    records = load_coco(options.data, options.annotations, options.images)
-    return _stills(records[:: options.stride], options.data), None
+    return coco_set(options.data, options.annotations, options.images, options.stride)
 
 
-def _thinned(video: AnnotatedVideo, stride: int) -> AnnotatedVideo:
-    """Every n-th of the frames with people keeps them."""
+def _prepared(video: AnnotatedVideo, options: EvaluateOptions) -> AnnotatedVideo:
+    """Every n-th of the frames with people keeps them; PoseTrack's own metrics take joints as they are."""
     annotated = [index for index, frame in enumerate(video.frames) if frame.people]
-    kept = set(annotated[::stride])
-    frames = (
-        frame if index in kept else replace(frame, people=())
-        for index, frame in enumerate(video.frames)
-    )
+    kept = set(annotated[:: options.stride])
+    as_labelled = options.metric not in POSETRACK_METRICS
+    frames = []
+    for index, frame in enumerate(video.frames):
+        people = frame.people if index in kept else ()
+        if as_labelled:
+            people = (
+                replace(person, keypoints=usable_joints(person, frame, video.layout))
+                for person in people
+            )
+        frames.append(replace(frame, people=tuple(people)))
     return replace(video, frames=tuple(frames))
-
-
-def _stills(records: Sequence[ClipRecord], root: Path) -> list[AnnotatedVideo]:
-    """Each image as a video of one frame."""
-    by_image: dict[int, list[ClipRecord]] = {}
-    for record in records:
-        by_image.setdefault(record.image_id, []).append(record)
-    return [
-        AnnotatedVideo(people[0].video, (_still_frame(number, people, root),), layout="posetrack18")
-        for number, people in by_image.items()
-    ]
-
-
-def _still_frame(number: int, people: Sequence[ClipRecord], root: Path) -> AnnotatedFrame:
-    name = people[0].frames[1].relative_to(root)
-    found = tuple(_still_person(person) for person in people)
-    return AnnotatedFrame(str(name), found, is_labelled=True, frame_id=number)
-
-
-def _still_person(record: ClipRecord) -> AnnotatedPerson:
-    unknown = np.full(len(record.keypoints), np.nan)
-    return AnnotatedPerson(record.track_id, record.keypoints, unknown, unknown, box=record.box)
-
-
-def label_version(file: Path) -> str | None:
-    """The version of the labels, such as 0.45, from the file or from the names of the folders around it.
-
-    Figures by PoseTrack18's labels 0.2 and 0.45 differ by tens of points.
-    """
-    told = read_json(file).get("info").get("version").value
-    if told is not None:
-        return str(told)
-    for part in reversed(file.resolve().parts[-5:-1]):
-        found = re.search(r"v(\d+\.\d+)", part)
-        if found:
-            return found.group(1)
-    return None
 
 
 def predict_truth(
     network: PoseNetwork,
-    truths: Sequence[AnnotatedVideo],
+    data: AnnotatedSet,
     detections: Detections | None,
     options: EvaluateOptions,
     progress: Progress | None,
@@ -373,8 +354,8 @@ def predict_truth(
     Raises:
         DataError: If no detection belongs to a frame, or an image is missing.
     """
-    assert options.data is not None
     warnings = []
+    truths = data.videos
     if detections is None:
         boxes = true_boxes(truths)
         if options.metric in TRACKING:
@@ -384,7 +365,7 @@ def predict_truth(
     else:
         boxes = detected_boxes(truths, detections)
         if not boxes:
-            raise DataError(f"{detections.name}: no detection belongs to an annotated frame")
+            raise DataError(f"{options.boxes}: no detection belongs to an annotated frame")
         frames = sum(bool(frame.people) for video in truths for frame in video.frames)
         without = frames - len({(box.video, box.frame) for box in boxes})
         if without:
@@ -392,7 +373,7 @@ def predict_truth(
     predictions = predict_annotated(
         network,
         truths,
-        options.data,
+        data.clips,
         boxes,
         seed=options.seed,
         batch_size=options.batch_size,
@@ -448,7 +429,7 @@ def _report(
         }
     if published.rows:
         facts["published"] = {"source": published.source, "rows": dict(published.rows)}
-    return Report(facts, table, warnings, pairs)
+    return Report(facts, table, warnings, pairs, source.clips)
 
 
 def _intervals(

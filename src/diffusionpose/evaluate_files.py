@@ -70,8 +70,9 @@ class Deliveries:
             videos = [pair.predicted for pair in report.pairs]
             files += write_predictions(videos, self.predictions, chosen, overwrite=self.overwrite)
         if self.worst is not None:
-            assert options.data is not None
-            write_worst(worst_people(report.pairs), options.data, self.worst)
+            clips = report.clips
+            assert clips is not None
+            write_worst(worst_people(report.pairs), lambda *place: clips(*place)[1], self.worst)
             files.append(self.worst)
         return files
 

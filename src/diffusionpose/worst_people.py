@@ -1,6 +1,6 @@
 """The people that predictions miss most, as a contact sheet: truth and prediction over the picture."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -34,22 +34,22 @@ class Miss:
     """A person of the truth, the prediction that is theirs if any, and how alike they are (OKS)."""
 
     similarity: float
-    video: str
+    video: int
+    video_name: str
     frame: int
-    file_name: str
     truth: AnnotatedPerson
     predicted: AnnotatedPerson | None
 
     @property
     def caption(self) -> str:
         """What stands below the picture."""
-        return f"{self.similarity:.2f}  {self.video}  {self.frame}"
+        return f"{self.similarity:.2f}  {self.video_name}  {self.frame}"
 
 
 def worst_people(pairs: Sequence[VideoPair], number: int = 20) -> list[Miss]:
     """The people with the lowest object keypoint similarity, the worst first; who has no prediction has 0."""
     misses = []
-    for pair in pairs:
+    for at, pair in enumerate(pairs):
         for index, (truth, predicted) in enumerate(pair.frames):
             for person, found in matched_people(truth, predicted, same_people=pair.same_people):
                 if not np.isfinite(person.keypoints).any():
@@ -61,16 +61,16 @@ def worst_people(pairs: Sequence[VideoPair], number: int = 20) -> list[Miss]:
                     if found is not None
                     else 0.0
                 )
-                misses.append(Miss(alike, pair.truth.name, index, truth.file_name, person, found))
+                misses.append(Miss(alike, at, pair.truth.name, index, person, found))
     return sorted(misses, key=lambda miss: miss.similarity)[:number]
 
 
-def write_worst(misses: Sequence[Miss], root: Path, path: Path) -> None:
+def write_worst(misses: Sequence[Miss], image_of: Callable[[int, int], Path], path: Path) -> None:
     """The contact sheet of these people as a PNG or JPEG file, replaced if it is there.
 
     Args:
         misses: From `worst_people`.
-        root: The images' names are relative to it.
+        image_of: The file of a video's frame, by their numbers.
         path: Ends in one of `PICTURES`.
 
     Raises:
@@ -82,7 +82,8 @@ def write_worst(misses: Sequence[Miss], root: Path, path: Path) -> None:
     file = AtomicFile(path)
     try:
         frames = [
-            Frame(number, Fraction(0), _tile(miss, root)) for number, miss in enumerate(misses)
+            Frame(number, Fraction(0), _tile(miss, image_of(miss.video, miss.frame)))
+            for number, miss in enumerate(misses)
         ]
         sheet = contact_sheet(
             frames,
@@ -100,11 +101,11 @@ def write_worst(misses: Sequence[Miss], root: Path, path: Path) -> None:
         file.discard()
 
 
-def _tile(miss: Miss, root: Path) -> np.ndarray:
+def _tile(miss: Miss, file: Path) -> np.ndarray:
     """(height, width, 3) uint8 RGB: the person's surroundings, with both skeletons."""
     box = keypoint_box(miss.truth.keypoints) if miss.truth.box is None else miss.truth.box
     affine = crop_affine(crop_window(box, TILE), TILE)
-    image = warp(read_image(root / miss.file_name), affine, TILE)
+    image = warp(read_image(file), affine, TILE)
     for person, style in ((miss.truth, TRUTH_STYLE), (miss.predicted, PREDICTION_STYLE)):
         if person is not None:
             pose = _as_pose(transform(person.keypoints, affine))

@@ -77,7 +77,7 @@ def _posetrack17(video: AnnotatedVideo) -> str:
             {
                 "image": [{"name": frame.file_name}],
                 "imgnum": [number],
-                "annorect": [_rectangle17(person) for person in frame.people],
+                "annorect": [_rectangle17(person) for person in frame.people if person.has_points],
             }
         )
         for number, frame in enumerate(video.frames, start=1)
@@ -121,6 +121,8 @@ def _posetrack18(video: AnnotatedVideo) -> str:
         }
         images.append(json_line(image | {"is_labeled": True, "nframes": len(video.frames)}))
         for person in frame.people:
+            if not person.has_points:
+                continue
             known = {"id": len(annotations) + 1, "image_id": image_id}
             annotations.append(json_line(known | _annotation18(person)))
     return "".join(coco_family("", images, annotations, POSETRACK17))

@@ -67,15 +67,15 @@ def as_text(table: ScoreTable) -> str:
         shown.add_row(row.name, *_figures(row))
         if row.intervals is not None:
             shown.add_row(f"  {INTERVAL}", *_ranges(row))
-    if table.published:
-        shown.add_row()
-        shown.add_row(f"{table.published_heading}:")
-        for row in table.published:
-            shown.add_row(f"  {row.name}", *_figures(row))
+    for row in table.published:
+        shown.add_row(f"  {row.name}", *_figures(row))
     console = Console(file=StringIO(), width=160, no_color=True, highlight=False, markup=False)
     console.print(shown)
     assert isinstance(console.file, StringIO)
     lines = [table.title, *console.file.getvalue().splitlines()]
+    if table.published:
+        # Across all columns, which rich's tables cannot.
+        lines[-len(table.published) : -len(table.published)] = ["", f"{table.published_heading}:"]
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 

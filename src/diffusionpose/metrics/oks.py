@@ -66,7 +66,8 @@ def _images(pairs: Sequence[VideoPair]) -> tuple[list[_Image], list[int]]:
     for number, pair in enumerate(pairs):
         for truth, predicted in pair.frames:
             if truth.people:
-                images.append((list(truth.people), list(predicted.people)))
+                found = [person for person in predicted.people if person.has_points]
+                images.append((list(truth.people), found))
                 videos.append(number)
     return images, videos
 

@@ -18,8 +18,9 @@ class VideoPair:
     Args:
         truth: As annotated.
         predicted: Likewise; has as many frames.
-        same_people: The predictions were made from the boxes of the truth, one for each person who `is_placed`, in
-            order, so that nobody has to be matched.
+        same_people: Person n of a predicted frame is meant to be person n of the truth, as where predictions were made
+            from the boxes of the truth, so that nobody has to be matched. Who could not be predicted stands there
+            without points.
     """
 
     truth: AnnotatedVideo
@@ -68,9 +69,7 @@ def matched_people(
     Unless they are known to be the same people, the pairing has the greatest sum of object keypoint similarities.
     """
     if same_people:
-        given = iter(predicted.people)
-        for person in truth.people:
-            yield person, next(given) if person.is_placed else None
+        yield from zip(truth.people, predicted.people, strict=True)
         return
     similarity = np.array(
         [
