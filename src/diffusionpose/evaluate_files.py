@@ -68,7 +68,8 @@ class Deliveries:
             layout = options.layout
             chosen = report.pairs[0].truth.layout if layout == "posetrack" else layout
             videos = [pair.predicted for pair in report.pairs]
-            files += write_predictions(videos, self.predictions, chosen, overwrite=self.overwrite)
+            write_predictions(videos, self.predictions, chosen, overwrite=self.overwrite)
+            files.append(self.predictions)
         if self.worst is not None:
             clips = report.clips
             assert clips is not None
