@@ -169,6 +169,28 @@ def test_people_who_cannot_be_cut_out_stay_missed(options, root, tmp_path):
     assert frame.people[1].track_id == 0
 
 
+def test_a_subset_keeps_the_other_frames_as_neighbours(options, root):
+    (root / "challenging.txt").write_text("images/val/000001_bonn/000003.jpg\n")
+    report = evaluate(options(metric="pck", subset=Path("challenging.txt")))
+    assert report.facts["counts"] == {"videos": 1, "frames": 1, "people": 1}
+    assert report.facts["split"] == "val, subset challenging.txt"
+    whole = evaluate(options(metric="pck", num_resamples=0))
+    one = report.pairs[0].predicted.frames[3].people[0].keypoints
+    same = whole.pairs[0].predicted.frames[3].people[0].keypoints
+    np.testing.assert_allclose(one, same, atol=1e-3)
+
+
+def test_files_of_predict_may_keep_their_names(tmp_path):
+    one = video("v", [whole_person((100, 120))])
+    for folder, name in (("truth", "v.json"), ("found", "v.posetrack.json")):
+        (path,) = write_predictions([one], tmp_path / folder, "posetrack18")
+        path.rename(path.with_name(name))
+    report = evaluate(
+        EvaluateOptions(truth=tmp_path / "truth", predictions=tmp_path / "found", metric="pckh")
+    )
+    assert report.facts["values"]["Mean"] == 100
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -197,7 +219,7 @@ def test_what_the_metric_lacks_is_said_before_the_network_works(options, tmp_pat
         file.write_text(file.read_text().replace('"bbox_head"', '"other"'))
     monkeypatch.setattr("diffusionpose.evaluate.load_network", None)
     for metric in ("posetrack-ap", "pckh", "mota"):
-        with pytest.raises(DataError, match="000001_bonn: frame 1 .*without a head box"):
+        with pytest.raises(DataError, match=r"000001_bonn: frame 1 .*without a head box"):
             evaluate(options(data=bare, metric=metric))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"diffusionpose\[eval\]"):

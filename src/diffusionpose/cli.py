@@ -316,7 +316,7 @@ def evaluate(
     truth: Annotated[Path | None, typer.Option(help="Annotation files: a folder, or one.")] = None,
     predictions: Annotated[Path | None, typer.Option(help="Likewise, of the same names.")] = None,
     metric: Annotated[
-        str, typer.Option(help="posetrack-ap, oks, pck, pckh, mota or hota (extra: eval).")
+        str, typer.Option(help="posetrack-ap, oks, pck, pckh, mota (extra: eval), hota.")
     ] = "posetrack-ap",
     split: Annotated[str, typer.Option(help="Folder of the root's annotations.")] = "val",
     layout: Annotated[
@@ -326,6 +326,9 @@ def evaluate(
     images: Annotated[Path | None, typer.Option(help="coco: folder under --data.")] = None,
     boxes: Annotated[str, typer.Option(help="truth, or a file or folder of detections.")] = "truth",
     box_score: Annotated[float, typer.Option(help="Drop detections that score less.")] = 0.2,
+    subset: Annotated[
+        Path | None, typer.Option(help="Videos or frames wanted: file under --data.")
+    ] = None,
     stride: Annotated[int, typer.Option(help="Every n-th annotated frame of a video.")] = 1,
     steps: Annotated[int, typer.Option(help="DDIM steps.")] = 1,
     flip_test: FlipTestOption = False,
@@ -351,7 +354,7 @@ def evaluate(
 
     options = EvaluateOptions(
         metric=metric, model=model, data=data, truth=truth, predictions=predictions, split=split,
-        layout=layout, annotations=annotations, images=images, stride=stride, boxes=boxes,
+        layout=layout, annotations=annotations, images=images, subset=subset, stride=stride, boxes=boxes,
         box_score=box_score, seed=seed, num_inference_steps=steps, flip_test=flip_test,
         batch_size=batch_size, device=device, engine=engine, num_resamples=resamples,
         published=published,

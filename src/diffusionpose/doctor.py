@@ -16,6 +16,7 @@ EXTRAS = {
     "export": "onnxscript",
     "openvino": "openvino",
     "eval": "motmetrics",
+    "hota": "trackeval",
 }
 
 

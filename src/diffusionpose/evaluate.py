@@ -63,8 +63,12 @@ TRUE_BOXES = "truth"
 TRACKING = ("mota", "hota")
 POSETRACK_METRICS = ("posetrack-ap", *TRACKING)
 IN_HEAD_LENGTHS = (*POSETRACK_METRICS, "pckh")
-PACKAGES = {"oks": "faster_coco_eval", "mota": "motmetrics", "hota": "trackeval"}
-"""Of the extra `eval`, by metric."""
+PACKAGES = {
+    "oks": ("faster_coco_eval", "eval"),
+    "mota": ("motmetrics", "eval"),
+    "hota": ("trackeval", "hota"),
+}
+"""By metric, what it needs and the extra that brings it."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class EvaluateOptions:
             `images`. `posetrack17` and `posetrack18` are as `posetrack`, and also say how predictions are written.
         annotations: `coco`: file relative to the root.
         images: `coco`: folder relative to the root.
+        subset: File of the videos or frames wanted, relative to the root.
         stride: Every n-th annotated frame of a video, or image of a COCO file.
         boxes: `truth`, or a file or folder of detections.
         box_score: Detections that score less are dropped.
@@ -104,6 +109,7 @@ class EvaluateOptions:
     layout: str = "posetrack"
     annotations: Path | None = None
     images: Path | None = None
+    subset: Path | None = None
     stride: int = 1
     boxes: str = TRUE_BOXES
     box_score: float = 0.2
@@ -141,8 +147,8 @@ class EvaluateOptions:
             raise UsageError("give --model and --data, or --truth and --predictions")
         if self.model is not None and self.data is None:
             raise UsageError("--model needs --data, the root of an annotated data set")
-        if by_files and (self.layout == "coco" or self.boxes != TRUE_BOXES):
-            raise UsageError("--layout coco and --boxes are for --model: leave them out")
+        if by_files and (self.layout == "coco" or self.boxes != TRUE_BOXES or self.subset):
+            raise UsageError("--layout coco, --boxes and --subset are for --model: leave them out")
         if self.layout == "coco" and (self.annotations is None or self.images is None):
             raise UsageError("--layout coco needs --annotations and --images, relative to --data")
         if self.boxes != TRUE_BOXES and self.metric in TRACKING:
@@ -193,9 +199,10 @@ def evaluate(options: EvaluateOptions, progress: Progress | None = None) -> Repo
         CheckpointError: If the model cannot be had or is broken.
         MissingExtraError: If the metric needs an extra that is not installed.
     """
-    package = PACKAGES.get(options.metric)
-    if package is not None and importlib.util.find_spec(package) is None:
-        raise MissingExtraError(package.replace("_", "-"), "eval")
+    if options.metric in PACKAGES:
+        package, extra = PACKAGES[options.metric]
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package.replace("_", "-"), extra)
     published = PublishedFigures.read(options.published)
     published.table_rows(OksAP.columns if options.metric == "oks" else JointMetric.columns)
     if options.model is None:
@@ -231,8 +238,9 @@ def _pairs_of_files(options: EvaluateOptions) -> tuple[list[VideoPair], _Source]
     files = _annotation_files(options.truth)
     truths = [_prepared(read_posetrack(file), options) for file in files]
     names = {video.name for video in truths}
-    found = [file for file in _annotation_files(options.predictions) if file.stem in names]
-    pairs = pair_videos(truths, [read_posetrack(file) for file in found])
+    found = [file for file in _annotation_files(options.predictions) if _video_name(file) in names]
+    predictions = [replace(read_posetrack(file), name=_video_name(file)) for file in found]
+    pairs = pair_videos(truths, predictions)
     source = _Source(
         name=options.predictions.resolve().name,
         data_name=options.truth.resolve().name,
@@ -247,6 +255,11 @@ def _pairs_of_files(options: EvaluateOptions) -> tuple[list[VideoPair], _Source]
         else posetrack_clips(truths, options.data, options.split),
     )
     return pairs, source
+
+
+def _video_name(file: Path) -> str:
+    """Also of what `predict --format posetrack` writes: NAME.posetrack.json."""
+    return file.stem.removesuffix(".posetrack")
 
 
 def _annotation_files(path: Path) -> list[Path]:
@@ -285,7 +298,7 @@ def _pairs_of_model(
     source = _Source(
         name=str(network.facts["name"]),
         data_name=options.data.resolve().name,
-        split=str(options.annotations) if options.layout == "coco" else options.split,
+        split=_split(options),
         boxes=boxes,
         facts={"model": network.facts, "engine": network.engine, "settings": options.settings()},
         label_version=data.label_version,
@@ -296,6 +309,12 @@ def _pairs_of_model(
         VideoPair(truth, found, by_truth) for truth, found in zip(truths, predictions, strict=True)
     ]
     return pairs, source
+
+
+def _split(options: EvaluateOptions) -> str:
+    """What of the data set is taken, in words."""
+    part = str(options.annotations) if options.layout == "coco" else options.split
+    return part if options.subset is None else f"{part}, subset {options.subset.name}"
 
 
 def _network(options: EvaluateOptions) -> PoseNetwork:
@@ -318,11 +337,13 @@ def read_truth(options: EvaluateOptions) -> AnnotatedSet:
     """
     assert options.data is not None
     if options.layout != "coco":
-        found = posetrack_set(options.data, options.split)
+        found = posetrack_set(options.data, options.split, options.subset)
         return replace(found, videos=[_prepared(video, options) for video in found.videos])
     assert options.annotations is not None
     assert options.images is not None
-    return coco_set(options.data, options.annotations, options.images, options.stride)
+    return coco_set(
+        options.data, options.annotations, options.images, options.stride, options.subset
+    )
 
 
 def _prepared(video: AnnotatedVideo, options: EvaluateOptions) -> AnnotatedVideo:

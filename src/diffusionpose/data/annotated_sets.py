@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +13,9 @@ from diffusionpose.data.clips import ClipRecord
 from diffusionpose.data.coco import load_coco
 from diffusionpose.data.frames import VideoImages, locate_images
 from diffusionpose.data.json_nodes import read_json
+from diffusionpose.data.posetrack import frame_names
 from diffusionpose.data.posetrack_files import find_annotations, read_posetrack
+from diffusionpose.data.subset import Subset
 
 Clips = Callable[[int, int], tuple[Path, Path, Path]]
 """By numbers of video and frame, the files of the frames t-1, t, t+1."""
@@ -34,15 +36,34 @@ class AnnotatedSet:
     label_version: str | None = None
 
 
-def posetrack_set(root: Path, split: str) -> AnnotatedSet:
+def posetrack_set(root: Path, split: str, subset: Path | None = None) -> AnnotatedSet:
     """A split of a PoseTrack17, 18 or 21 root.
 
+    Args:
+        root: Of the data set.
+        split: `train`, `val` or another folder.
+        subset: File of the videos or frames wanted, relative to the root (`Subset`).
+
     Raises:
-        DataError: If files are missing or malformed.
+        DataError: If files are missing or malformed, or the subset names what is not there.
     """
     files = find_annotations(root, split)
     videos = [read_posetrack(file) for file in files]
+    if subset is not None:
+        wanted = Subset.read(root / subset)
+        videos = [_only(video, wanted) for video in videos]
+        wanted.check()
+        videos = [video for video in videos if any(frame.people for frame in video.frames)]
     return AnnotatedSet(videos, posetrack_clips(videos, root, split), label_version(files[0]))
+
+
+def _only(video: AnnotatedVideo, wanted: Subset) -> AnnotatedVideo:
+    """The video with the people of the frames that are wanted; other frames stay as neighbours."""
+    frames = (
+        frame if wanted.holds(frame_names(video, frame)) else replace(frame, people=())
+        for frame in video.frames
+    )
+    return replace(video, frames=tuple(frames))
 
 
 def posetrack_clips(videos: Sequence[AnnotatedVideo], root: Path, split: str) -> Clips:
@@ -71,7 +92,9 @@ def label_version(file: Path) -> str | None:
     return None
 
 
-def coco_set(root: Path, annotations: Path, images: Path, stride: int = 1) -> AnnotatedSet:
+def coco_set(
+    root: Path, annotations: Path, images: Path, stride: int = 1, subset: Path | None = None
+) -> AnnotatedSet:
     """The stills of a COCO keypoint file, as `load_coco` takes its people.
 
     Args:
@@ -79,12 +102,13 @@ def coco_set(root: Path, annotations: Path, images: Path, stride: int = 1) -> An
         annotations: The file, relative to the root.
         images: The folder, relative to the root.
         stride: Keep the people of every n-th image.
+        subset: File of the images wanted, relative to the root (`Subset`).
 
     Raises:
         DataError: If the file is missing or malformed.
     """
     by_image: dict[int, list[ClipRecord]] = {}
-    for record in load_coco(root, annotations, images):
+    for record in load_coco(root, annotations, images, subset=subset):
         by_image.setdefault(record.image_id, []).append(record)
     kept = list(by_image.items())[::stride]
     videos = [_still(image_id, people, root) for image_id, people in kept]

@@ -169,7 +169,7 @@ def _trackeval_hota() -> Any:
         with redirect_stdout(StringIO()):
             from trackeval.metrics import HOTA
     except ImportError:
-        raise MissingExtraError("trackeval", "eval") from None
+        raise MissingExtraError("trackeval", "hota") from None
     return HOTA()
 
 
