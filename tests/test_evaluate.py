@@ -132,6 +132,7 @@ def test_coco_stills(untrained, tmp_path):
     )
     assert report.facts["counts"] == {"videos": 2, "frames": 2, "people": 2}
     assert report.facts["split"] == "train.json"
+    assert "coco train.json; 2 images, 2 people; boxes: true boxes" in report.table.title
 
 
 def test_detections_are_matched_and_counted(options, root, tmp_path):

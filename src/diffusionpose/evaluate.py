@@ -477,6 +477,8 @@ def _title(options: EvaluateOptions, source: _Source, counts: dict[str, int]) ->
     data = " ".join(part for part in (source.data_name, source.split) if part)
     if source.label_version:
         data += f" (labels {source.label_version})"
+    if options.layout == "coco":
+        counts = {"images": counts["frames"], "people": counts["people"]}
     size = ", ".join(f"{number} {name}" for name, number in counts.items())
     return f"{TITLES[options.metric]}; {data}; {size}; boxes: {source.boxes}"
 
