@@ -41,6 +41,12 @@ def test_round_trip(tmp_path, layout):
                 np.testing.assert_allclose(back.head_box, one.head_box, atol=1e-3)
 
 
+def test_posetrack17_frames_are_numbered_from_one(tmp_path):
+    (path,) = write_predictions([predictions()], tmp_path, "posetrack17")
+    frames = json.loads(path.read_text())["annolist"]
+    assert [frame["imgnum"] for frame in frames] == [[1], [2], [3], [4]]
+
+
 def test_posetrack18_ids_are_the_frames_own_or_made_from_the_name(tmp_path):
     written = predictions()
     own = replace(written, name="x", frames=(replace(written.frames[0], frame_id=77),))
