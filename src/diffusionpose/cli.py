@@ -9,7 +9,7 @@ import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
@@ -310,9 +310,7 @@ def evaluate(
     model: Annotated[
         str | None, typer.Option(help="As in predict; runs over --data. Or --truth, --predictions.")
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Data set root; images are found there.")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Data set root, with images.")] = None,
     truth: Annotated[Path | None, typer.Option(help="Annotation files: a folder, or one.")] = None,
     predictions: Annotated[Path | None, typer.Option(help="Likewise, of the same names.")] = None,
     metric: Annotated[
@@ -326,9 +324,7 @@ def evaluate(
     images: Annotated[Path | None, typer.Option(help="coco: folder under --data.")] = None,
     boxes: Annotated[str, typer.Option(help="truth, or a file or folder of detections.")] = "truth",
     box_score: Annotated[float, typer.Option(help="Drop detections that score less.")] = 0.2,
-    subset: Annotated[
-        Path | None, typer.Option(help="Videos or frames wanted: file under --data.")
-    ] = None,
+    subset: Annotated[Path | None, typer.Option(help="Only these: file under --data.")] = None,
     stride: Annotated[int, typer.Option(help="Every n-th annotated frame of a video.")] = 1,
     steps: Annotated[int, typer.Option(help="DDIM steps.")] = 1,
     flip_test: FlipTestOption = False,
@@ -344,7 +340,7 @@ def evaluate(
     published: Annotated[Path | None, typer.Option(help="YAML of published figures.")] = None,
     worst: Annotated[Path | None, typer.Option(help="Picture of the 20 worst people.")] = None,
     write_predictions: Annotated[Path | None, typer.Option(help="Folder, for poseval.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace predictions.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Figures of a model over an annotated data set, or of files of predictions beside files of truth."""
@@ -363,16 +359,22 @@ def evaluate(
     deliveries.check(options)
     with people_bar(quiet) as progress:
         found = evaluate_options(options, progress)
+    # Before the files: if one cannot be written, the figures are not lost.
+    print(deliveries.table(found), end="", flush=True)
     files = deliveries.deliver(found, options)
-    print(deliveries.table(found), end="")
-    for file in [] if quiet else files:
+    tell([] if quiet else files, found.warnings)
+
+
+def tell(files: Sequence[Path], warnings: Sequence[str]) -> None:
+    """On stderr, what was written and what was odd."""
+    for file in files:
         print(f"  {file}", file=sys.stderr)
-    for warning in found.warnings:
+    for warning in warnings:
         print(f"diffusionpose: warning: {warning}", file=sys.stderr)
 
 
 @contextmanager
-def people_bar(quiet: bool) -> Iterator["Callable[[int], Callable[[], None]] | None"]:
+def people_bar(quiet: bool) -> Iterator[Callable[[int], Callable[[], None]] | None]:
     """A bar on stderr that is told the number of people, then of each; nothing when that is no terminal."""
     if quiet or not sys.stderr.isatty():
         yield None

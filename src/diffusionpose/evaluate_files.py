@@ -38,9 +38,10 @@ class Deliveries:
         if self.table_format not in TABLE_FORMATS:
             known = ", ".join(TABLE_FORMATS)
             raise UsageError(f"--format {self.table_format!r}: there are {known}")
-        for path in (self.json, self.worst):
-            if path is not None and path.exists() and not self.overwrite:
-                raise UsageError(f"{path} is there: give another name, or --overwrite")
+        there = [path for path in (self.json, self.worst) if path is not None and path.exists()]
+        there += [] if self.predictions is None else sorted(self.predictions.glob("*.json"))
+        if there and not self.overwrite:
+            raise UsageError(f"{there[0]} is there: give another name, or --overwrite")
         if self.worst is not None and self.worst.suffix.lower() not in PICTURES:
             raise UsageError(f"--worst {self.worst}: the name must end in {', '.join(PICTURES)}")
         if self.worst is not None and options.data is None:

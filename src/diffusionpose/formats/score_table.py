@@ -83,6 +83,7 @@ def as_markdown(table: ScoreTable) -> str:
     """A pipe table below its title."""
 
     def line(cells: Sequence[str]) -> str:
+        """A row."""
         return f"| {' | '.join(_escaped_markdown(cell) for cell in cells)} |"
 
     empty = [""] * len(table.columns)
@@ -102,6 +103,7 @@ def as_latex(table: ScoreTable) -> str:
     """A `tabular` for `booktabs`, with the title as a comment."""
 
     def line(cells: Sequence[str]) -> str:
+        """A row."""
         return f"{' & '.join(_escaped_latex(cell) for cell in cells)} \\\\"
 
     lines = [f"% {' '.join(table.title.split())}"]
