@@ -42,6 +42,7 @@ bench: setup
 	$(BIN)/python benchmarks/bench_scan.py
 	$(BIN)/python benchmarks/bench_model.py
 	$(BIN)/python benchmarks/bench_predict.py
+	$(BIN)/python benchmarks/bench_engines.py
 
 clean:
 	rm -rf $(VENV) demo-output build *.egg-info src/*.egg-info

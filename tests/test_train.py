@@ -14,22 +14,26 @@ from tests.journeys.test_overfit import recipe
 
 pytest.importorskip("lightning")
 
-from diffusionpose.train import (
-    PoseTraining,
-    fingerprint,
-    load_source,
-    make_average,
-    make_loaders,
-    make_optimizer,
-    rate_at,
-    train,
-)
+from diffusionpose.train import train
+from diffusionpose.training.module import PoseTraining
+from diffusionpose.training.optimizer import make_average, make_optimizer, part_scale, rate_at
+from diffusionpose.training.sources import fingerprint, load_source, make_loaders
 
 
 def test_learning_rate_of_the_papers_recipe():
     config = OptimizerConfig(warmup_steps=1)
     rates = [rate_at(step, 2000, 20, config) for step in (0, 1599, 1600, 1999)]
     assert rates == pytest.approx([1, 1, 0.1, 0.1])
+
+
+def test_rates_fall_with_the_depth_of_the_backbone():
+    config = OptimizerConfig(layer_decay=0.5, backbone_scale=0.8)
+    vit = "backbone.vit.encoder.layer."
+    names = ("head.weight", "backbone.vit.layernorm.bias", f"{vit}11.mlp.fc1.weight")
+    names += (f"{vit}0.mlp.fc1.weight", "backbone.vit.embeddings.position_embeddings")
+    rates = [part_scale(name, 12, config) for name in names]
+    assert rates == pytest.approx([1, 0.8, 0.4, 0.8 * 0.5**12, 0.8 * 0.5**13])
+    assert part_scale("backbone.blocks.3.norm1.weight", 4, config) == pytest.approx(0.4)
 
 
 def test_cosine_and_warm_up():
@@ -49,16 +53,17 @@ def root(tmp_path):
 
 def test_a_share_of_timesteps_is_the_last(root, tmp_path):
     module = PoseTraining(recipe(root, final_timestep_share=0.25), tmp_path)
-    torch.manual_seed(0)
-    t = module.timesteps(20_000)
-    assert 0.24 < (t == 999).float().mean() < 0.26
-    assert (t.min(), t.max()) == (0, 999)
-    assert 480 < t[t < 999].float().mean() < 520
+    t, noise = module.draw(torch.stack([torch.arange(1_500)] * 3, 1))
+    assert 0.21 < (t == 999).float().mean() < 0.29
+    assert abs(float(noise.mean())) < 1e-3
+    assert float(noise.std()) == pytest.approx(1, abs=1e-3)
+    assert t.min() < 20
+    assert 465 < t[t < 999].float().mean() < 535
 
 
 def one_step(config, run, precision=torch.float32):
     """One optimizer step on the first batch; the module, its weights before, and the loss."""
-    loader, *_ = make_loaders(config)
+    loader = make_loaders(config).train
     module = PoseTraining(config, run).train()
     module.log = lambda *_, **__: None
     before = {k: v.clone() for k, v in module.model.state_dict().items()}
@@ -126,7 +131,7 @@ def test_bfloat16_trains_as_float32_does(root, tmp_path):
 
 def test_training_corrupts_the_true_heatmaps_at_the_drawn_steps(root, tmp_path, monkeypatch):
     config = recipe(root, final_timestep_share=0.0)
-    loader, *_ = make_loaders(config)
+    loader = make_loaders(config).train
     module = PoseTraining(config, tmp_path).train()
     module.log = lambda *_, **__: None
     kind, seen = type(module.model), {}

@@ -408,7 +408,7 @@ def doctor() -> None:
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="Recipe, a YAML file.")],
-    run: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME by default.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Change a setting: a.b=value. May be repeated."),
@@ -425,9 +425,10 @@ def train(
     _need_extra("lightning", "train")
     from diffusionpose.train import train as train_recipe
 
-    target = run or Path("runs") / recipe.name
+    target = out or Path("runs") / recipe.name
     folder = train_recipe(recipe, target, resume=resume, progress=not quiet)
-    print(f"model: {folder}")
+    if os.environ.get("RANK", "0") == "0":
+        print(f"model: {folder}")
 
 
 data_app = typer.Typer(
@@ -467,7 +468,8 @@ def check_data(
 
     target = AtomicFile(json_file) if json_file else None
     try:
-        found = check(root, split, layout, images=images)
+        with _status() as show:
+            found = check(root, split, layout, images=images, on_file=lambda file: show(file.name))
         if target is not None:
             with explained(target.path):
                 target.temporary.write_text(json_line(found.to_dict()) + "\n", encoding="utf-8")
@@ -479,6 +481,19 @@ def check_data(
         print(line)
     if not found.is_clean:
         raise typer.Exit(EXIT_FAILED)
+
+
+@contextmanager
+def _status() -> Iterator[Callable[[str], None]]:
+    """A line on stderr that says what is at work; nothing when that is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    with Console(stderr=True).status("") as line:
+        yield lambda text: line.update(escape(text))
 
 
 def _need_extra(package: str, extra: str) -> None:

@@ -34,6 +34,15 @@ class DataError(DiffusionPoseError):
     """A data set whose files contradict their format. Exit code 1."""
 
 
+class StoppedError(DiffusionPoseError):
+    """A signal ended the work. Exit code 128 + the signal's number, as shells count."""
+
+    def __init__(self, number: int, detail: str) -> None:
+        what = {2: "interrupted", 15: "terminated"}.get(number, f"signal {number}")
+        super().__init__(f"{what}: {detail}")
+        self.exit_code = 128 + number
+
+
 class MissingExtraError(DiffusionPoseError, ImportError):
     """A feature whose optional dependency is not installed. Exit code 1."""
 

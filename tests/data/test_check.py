@@ -244,6 +244,10 @@ def test_damaged_images_are_named(tmp_path):
     codes = dict.fromkeys((1, 2, 3), "unreadable-image") | {0: "missing-image", 4: "missing-image"}
     found = [(f.code, f.where) for f in check_data(root).findings]
     assert found == [(codes[n], f"images[{n}].file_name") for n in range(5)]
+    (part,) = check_data(root).parts
+    # Frame 0 has no people; of the 5 in either video, those in frames 1 to 4 of the first are lost.
+    assert (part.found["people"], part.usable["people"], part.usable["frames"]) == (10, 6, 7)
+    assert part.dropped["frames without a good image"] == 5
     assert check_data(root, images=False).is_clean
 
 
@@ -354,7 +358,7 @@ def test_whatever_a_file_holds_checking_ends_and_loading_raises_only_data_errors
         if not path:
             content = {} if value is KeyError else value
             break
-        put(path, value)(content)
+        put(path, copy.deepcopy(value))(content)
     file.write_text(json.dumps(content))
     try:
         findings = check_data(root, images=data.draw(st.booleans())).findings

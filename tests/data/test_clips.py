@@ -125,9 +125,10 @@ def test_sampler_order_follows_seed_and_epoch_and_shares():
     assert {epoch for epoch, _, _ in sampler} == {1}
 
 
-def test_missing_images_are_named(tmp_path):
-    with pytest.raises(DataError, match="nothing"):
-        read_image(tmp_path / "nothing.jpg")
+@pytest.mark.parametrize("name", ["nothing.jpg", "nothing\0.jpg", "nothing\ud800", "nothing" * 99])
+def test_missing_images_are_named(tmp_path, name):
+    with pytest.raises(DataError, match=r"nothing.*: no such file"):
+        read_image(tmp_path / name)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -217,3 +218,21 @@ def test_blur_is_defocus_or_motion_as_asked(records):
     # A spot out of focus stays round, a moving one becomes a streak.
     assert shapes[1.0] < 1.2
     assert shapes[0.0] > 1.5
+
+
+def test_one_affine_serves_all_frames_and_leads_back(records):
+    augment = AugmentConfig(occlusion=0, still_motion=0)
+    image = read_image(records[0].frames[1])
+    flipped = list(CONFIG.skeleton_graph.flip_permutation)
+    num_flipped = 0
+    for seed in range(20):
+        crops, points, to_image = augment_clip(
+            [image] * 3, records[0].keypoints, records[0].box, CONFIG, augment,
+            np.random.default_rng(seed), still=False,
+        )  # fmt: skip
+        assert all(np.array_equal(crop, crops[0]) for crop in crops)
+        is_flipped = np.linalg.det(to_image[:, :2]) < 0
+        num_flipped += is_flipped
+        expected = records[0].keypoints[flipped] if is_flipped else records[0].keypoints
+        np.testing.assert_allclose(transform(points, to_image), expected, atol=1e-6)
+    assert 0 < num_flipped < 20

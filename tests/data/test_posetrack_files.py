@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from diffusionpose.data.posetrack_files import find_annotations, find_splits, re
 from diffusionpose.errors import DataError
 from diffusionpose.skeleton import POSETRACK15, POSETRACK17
 from tests.data.made import figure, posetrack17_root, posetrack_root
+from tests.formats.helpers import make_header, written
 
 NOSE, HEAD_TOP, LEFT_WRIST, RIGHT_ANKLE = (
     POSETRACK15.index(joint) for joint in ("nose", "head_top", "left_wrist", "right_ankle")
@@ -205,6 +207,25 @@ def test_malformed_files_are_refused_with_their_json_path(write, content, messag
     assert text.startswith(f"{path}: ")
     assert "\n" not in text
     assert message in text
+
+
+def test_what_predict_writes_reads_back(tmp_path):
+    written(tmp_path / "clip.json", "posetrack", header=make_header(name="000342_mpii_test"))
+    video = read_posetrack(tmp_path / "clip.json")
+    assert [frame.frame_id for frame in video.frames] == [10003420000 + n for n in range(3)]
+    assert [[p.track_id for p in frame.people] for frame in video.frames] == [[3, -1], [], [4]]
+    person = video.frames[2].people[0]
+    np.testing.assert_array_equal(person.box, [1, 2, 41, 62])
+    joints = [NOSE, HEAD_TOP, LEFT_WRIST]
+    expected = [[10, 20], [np.nan, np.nan], [30.123, 40.5]]
+    np.testing.assert_array_equal(person.keypoints[joints], expected)
+    np.testing.assert_array_equal(person.scores[joints], [0.9, np.nan, 0.1234])
+
+
+def test_pipes_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(DataError, match=r"a\.json: cannot be read \(not a regular file\)"):
+        read_posetrack(tmp_path / "a.json")
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -269,7 +269,7 @@ def test_train_names_a_wrong_key(run, tmp_path):
 def test_train_refuses_impossible_settings(run, tmp_path, setting, message):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("name: x\nmodel: tiny\ntrain: [{kind: coco, root: x}]\n")
-    code, _, err = run("train", recipe, "--run", tmp_path / "run", "--set", setting)
+    code, _, err = run("train", recipe, "--out", tmp_path / "run", "--set", setting)
     assert code == 2
     assert message in err
     assert err.count("\n") == 1
@@ -280,15 +280,15 @@ def test_a_run_that_failed_at_its_start_stands_in_nobodys_way(run, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("name: x\nmodel: tiny\ntrain: [{kind: coco, root: x}]\n")
     for _ in range(2):
-        code, _, err = run("train", recipe, "--run", tmp_path / "run")
+        code, _, err = run("train", recipe, "--out", tmp_path / "run")
         assert code == 2
         assert "needs `annotations` and `images`" in err
-    code, _, err = run("train", recipe, "--run", tmp_path / "run", "--resume")
+    code, _, err = run("train", recipe, "--out", tmp_path / "run", "--resume")
     assert code == 2
     assert "nothing to resume from" in err
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "last.ckpt").write_bytes(b"junk")
-    code, _, err = run("train", recipe, "--run", tmp_path / "run", "--resume")
+    code, _, err = run("train", recipe, "--out", tmp_path / "run", "--resume")
     assert code == 1
     assert "not a file of plain tensors" in err
 

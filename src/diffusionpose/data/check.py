@@ -6,15 +6,15 @@ Loading refuses a data set at the first malformed file; checking reads the same 
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusionpose.annotations import AnnotatedVideo
+from diffusionpose.annotations import AnnotatedFrame, AnnotatedPerson, AnnotatedVideo
 from diffusionpose.data import check_rules as rules
 from diffusionpose.data.coco import (
     MIN_JOINTS,
@@ -93,7 +93,12 @@ class DataReport:
 
 
 def check_data(
-    root: Path, split: str | None = None, layout: str = "auto", *, images: bool = True
+    root: Path,
+    split: str | None = None,
+    layout: str = "auto",
+    *,
+    images: bool = True,
+    on_file: Callable[[Path], None] = lambda _: None,
 ) -> DataReport:
     """Checks a data set.
 
@@ -103,6 +108,7 @@ def check_data(
         split: Only this one; for COCO, only files whose names hold it. None: everything.
         layout: One of `LAYOUTS`.
         images: Whether to look for the images and decode them.
+        on_file: Called before each annotation file.
 
     Raises:
         UsageError: If there is no such layout.
@@ -115,7 +121,7 @@ def check_data(
     is_coco = layout == "coco" or (
         layout == "auto" and not splits and bool(_coco_files(root, None))
     )
-    check = _Check(root, layout, images)
+    check = _Check(root, layout, images, on_file)
     if is_coco:
         files = _coco_files(root, split)
         if not files:
@@ -141,17 +147,59 @@ def _coco_files(root: Path, split: str | None) -> list[Path]:
     return [file for file in files if "keypoints" in file.stem] or files
 
 
+class _Image(NamedTuple):
+    """(height, width) of a frame where it is known; whether its image is there and whole, as far as was looked."""
+
+    size: rules.Size | None
+    is_good: bool
+
+
+def _look_at_images(
+    nodes: Sequence[Node],
+    places: Sequence[Node],
+    files: Sequence[Path],
+    stated: Sequence[rules.Size | None],
+) -> list[_Image]:
+    """Decodes images; what is wrong is reported.
+
+    Args:
+        nodes: Of the frames, for sizes that differ from those stated.
+        places: Of the file names.
+        files: The images.
+        stated: (height, width) that the annotations state.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = list(pool.map(rules.image_fault, files))
+    images: list[_Image] = []
+    for node, place, file, size, result in zip(nodes, places, files, stated, results, strict=True):
+        if not place.text():  # reported by who read it
+            images.append(_Image(size, False))
+        elif isinstance(result[0], str):
+            place.find(result[0], f"{str(file)!r}: {result[1]}")
+            images.append(_Image(size, False))
+        else:
+            height, width = int(result[0]), int(result[1])
+            if size is not None and size != (height, width):
+                message = f"{size[1]} x {size[0]} stated, the image has {width} x {height} pixels"
+                node.get("width").find("image-size", message)
+            images.append(_Image((height, width), True))
+    return images
+
+
 class _Check:
     """One check under way: its findings, and the numbers of the part it is at."""
 
-    def __init__(self, root: Path, layout: str, images: bool) -> None:
-        self.root, self.layout, self.images = root, layout, images
+    def __init__(
+        self, root: Path, layout: str, images: bool, on_file: Callable[[Path], None]
+    ) -> None:
+        self.root, self.layout, self.images, self.on_file = root, layout, images, on_file
         self.findings: list[Finding] = []
         self.found, self.usable, self.dropped = Counter[str](), Counter[str](), Counter[str]()
         self.layouts: set[str] = set()
         self.versions: set[str] = set()
 
     def posetrack_split(self, split: str, files: Sequence[Path]) -> PartReport:
+        """Checks the annotation files of one split."""
         self._start("files", "videos", "frames", "labelled frames", "people", "joints")
         for file in files:
             self._video(file, split)
@@ -161,7 +209,9 @@ class _Check:
         return self._part(split)
 
     def coco_file(self, file: Path) -> PartReport:
+        """Checks one COCO file."""
         self._start("files", "frames", "labelled frames", "people", "joints")
+        self.on_file(file)
         self.found["files"] += 1
         content = read_json(file, self.findings.append)
         if content.is_there:
@@ -187,6 +237,7 @@ class _Check:
     # PoseTrack ---------------------------------------------------------------------------------------------------
 
     def _video(self, file: Path, split: str) -> None:
+        self.on_file(file)
         self.found["files"] += 1
         before = len(self.findings)
         content = read_json(file, self.findings.append)
@@ -201,10 +252,11 @@ class _Check:
             content.find("wrong-layout", f"{video.layout}, not {self.layout}")
         people = rules.people_places(content, video.layout)
         self.dropped["people of no frame"] += sum(person.frame is None for person in people)
-        sizes = self._video_images(content, video, split)
+        images = self._video_images(content, video, split)
         rules.check_frames(content, video)
         rules.check_tracks(people)
         rules.check_head_boxes(people, video.layout)
+        sizes = [image.size for image in images]
         self.dropped["boxes clipped"] += rules.check_boxes(people, video.layout, sizes)
         if video.layout == "posetrack18":
             rules.check_num_frames(content)
@@ -212,77 +264,54 @@ class _Check:
             rules.check_ids(people)
             rules.check_visibility(people)
         self.found["people"] += len(people)
-        self._count_video(video, is_refused=is_refused)
+        self._count_video(video, [image.is_good and not is_refused for image in images])
+        self._count_files(images, is_refused=is_refused)
 
-    def _video_images(
-        self, content: Node, video: AnnotatedVideo, split: str
-    ) -> list[rules.Size | None]:
-        """Sizes of the frames, from their images where these are looked at."""
+    def _video_images(self, content: Node, video: AnnotatedVideo, split: str) -> list[_Image]:
         stated = [frame.size for frame in video.frames]
         if not self.images or not video.frames:
-            return stated
+            return [_Image(size, True) for size in stated]
         try:
             files = locate_images(self.root, split, video).files
         except DataError as error:
             content.find("missing-images", str(error))
-            return stated
+            return [_Image(size, False) for size in stated]
         nodes = rules.frame_nodes(content, video.layout)
         places = [rules.name_node(node, video.layout) for node in nodes]
-        return self._image_sizes(nodes, places, files, stated)
+        return _look_at_images(nodes, places, files, stated)
 
-    def _image_sizes(
-        self,
-        nodes: Sequence[Node],
-        places: Sequence[Node],
-        files: Sequence[Path],
-        stated: Sequence[rules.Size | None],
-    ) -> list[rules.Size | None]:
-        """Decodes images; what is wrong goes to `places`, sizes that differ from those stated to `nodes`."""
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            results = list(pool.map(rules.image_fault, files))
-        sizes: list[rules.Size | None] = []
-        for node, place, file, size, result in zip(
-            nodes, places, files, stated, results, strict=True
-        ):
-            if not place.text():  # reported by who read it
-                sizes.append(size)
-                continue
-            if isinstance(result[0], str):
-                place.find(result[0], f"{str(file)!r}: {result[1]}")
-                sizes.append(size)
-                continue
-            height, width = int(result[0]), int(result[1])
-            if size is not None and size != (height, width):
-                message = f"{size[1]} x {size[0]} stated, the image has {width} x {height} pixels"
-                node.get("width").find("image-size", message)
-            sizes.append((height, width))
-        return sizes
-
-    def _count_video(self, video: AnnotatedVideo, *, is_refused: bool) -> None:
+    def _count_video(self, video: AnnotatedVideo, is_usable: Sequence[bool]) -> None:
+        """Adds the frames, people and joints of a video; what is in frames that are not usable counts as found only."""
         self.found.update(videos=1, frames=len(video.frames))
-        self.dropped["files refused"] += is_refused
-        num_people = 0
-        for frame in video.frames:
+        people_before = self.usable["people"]
+        for frame, is_good in zip(video.frames, is_usable, strict=True):
+            kept = [self._count_person(person, frame, video.layout) for person in frame.people]
             self.found["labelled frames"] += bool(frame.people)
-            in_frame = 0
-            for person in frame.people:
-                num_joints = int(np.isfinite(person.keypoints[:, 0]).sum())
-                self.found["joints"] += num_joints
-                keypoints = usable_joints(person, frame, video.layout)
-                num_kept = int(np.isfinite(keypoints[:, 0]).sum())
-                box = usable_box(person, keypoints, frame, video.layout)
-                self.dropped["joints ignored or of visibility 0"] += num_joints - num_kept
-                self.dropped["people without joints"] += not num_kept
-                self.dropped["people without a usable box"] += bool(num_kept) and box is None
-                self.dropped["boxes made from joints"] += box is not None and person.box is None
-                if box is not None and not is_refused:
-                    in_frame += 1
-                    self.usable["joints"] += num_kept
-            self.usable["labelled frames"] += bool(in_frame)
-            num_people += in_frame
-        self.usable["people"] += num_people
+            if is_good:
+                self.usable["labelled frames"] += any(kept)
+                self.usable["people"] += sum(number > 0 for number in kept)
+                self.usable["joints"] += sum(kept)
+        self.usable["videos"] += self.usable["people"] > people_before
+
+    def _count_person(self, person: AnnotatedPerson, frame: AnnotatedFrame, layout: str) -> int:
+        """Number of joints that training gets of a person; 0 where it is left out."""
+        num_joints = int(np.isfinite(person.keypoints[:, 0]).sum())
+        keypoints = usable_joints(person, frame, layout)
+        num_kept = int(np.isfinite(keypoints[:, 0]).sum())
+        box = usable_box(person, keypoints, frame, layout)
+        self.found["joints"] += num_joints
+        self.dropped["joints ignored or of visibility 0"] += num_joints - num_kept
+        self.dropped["people without joints"] += not num_kept
+        self.dropped["people without a usable box"] += bool(num_kept) and box is None
+        self.dropped["boxes made from joints"] += box is not None and person.box is None
+        return 0 if box is None else num_kept
+
+    def _count_files(self, images: Sequence[_Image], *, is_refused: bool) -> None:
+        num_good = sum(image.is_good for image in images)
+        self.dropped["files refused"] += is_refused
+        self.dropped["frames without a good image"] += len(images) - num_good
         if not is_refused:
-            self.usable.update(files=1, frames=len(video.frames), videos=bool(num_people))
+            self.usable.update(files=1, frames=num_good)
 
     # COCO --------------------------------------------------------------------------------------------------------
 
@@ -295,47 +324,53 @@ class _Check:
             known_image(person.node, files)
         usable = [usable_annotation(person.node, names) if names else None for person in people]
         is_refused = len(self.findings) > before
-        sizes = self._still_images(file, content)
+        images = self._still_images(file, content)
+        sizes = [image.size for image in images]
         rules.check_ids(people)
         rules.check_visibility(people)
         self.dropped["boxes beyond the image"] += rules.check_boxes(people, "coco", sizes)
-        self.dropped["files refused"] += is_refused
         self.dropped["people of no frame"] += sum(person.frame is None for person in people)
-        labelled = {person.frame for person in people} - {None}
-        self.found.update(
-            {"frames": len(sizes), "labelled frames": len(labelled), "people": len(people)}
-        )
+        self._count_files(images, is_refused=is_refused)
+        good = {index for index, image in enumerate(images) if image.is_good and not is_refused}
+        self._count_stills(people, usable, good)
+        self.found["frames"] += len(images)
+
+    def _count_stills(
+        self,
+        people: Sequence[rules.PersonPlace],
+        usable: Sequence[tuple[np.ndarray, np.ndarray] | None],
+        good: set[int],
+    ) -> None:
+        """Adds people and joints; `good` are the frames that training can use."""
+        few = f"people with fewer than {MIN_JOINTS} joints or without a box"
         kept: set[int] = set()
         for person, record in zip(people, usable, strict=True):
             is_crowd = bool(person.node.get("iscrowd").flag())
             self.found["joints"] += num_labelled(person.node)
             self.dropped["crowds"] += is_crowd
-            self.dropped[f"people with fewer than {MIN_JOINTS} joints or without a box"] += (
-                record is None and not is_crowd
-            )
-            if record is not None and person.frame is not None and not is_refused:
+            self.dropped[few] += record is None and not is_crowd
+            if record is not None and person.frame in good:
                 kept.add(person.frame)
-                num_joints = int(np.isfinite(record[0][:, 0]).sum())
-                self.usable.update({"people": 1, "joints": num_joints})
-        if not is_refused:
-            self.usable.update({"files": 1, "frames": len(sizes), "labelled frames": len(kept)})
+                self.usable["people"] += 1
+                self.usable["joints"] += int(np.isfinite(record[0][:, 0]).sum())
+        self.found["people"] += len(people)
+        self.found["labelled frames"] += len({person.frame for person in people} - {None})
+        self.usable["labelled frames"] += len(kept)
 
-    def _still_images(self, file: Path, content: Node) -> list[rules.Size | None]:
-        """Sizes of the images, from themselves where they are looked at."""
+    def _still_images(self, file: Path, content: Node) -> list[_Image]:
         nodes = rules.frame_nodes(content, "coco")
         stated = [image_size(node) for node in nodes]
         if not self.images or not nodes:
-            return stated
+            return [_Image(size, True) for size in stated]
         places = [rules.name_node(node, "coco") for node in nodes]
         names = [place.text() or "" for place in places]
         folders = list(_image_folders(self.root, file))
         for folder in folders:
             if any(is_file(folder / name) for name in names):
-                files = [folder / name for name in names]
-                return self._image_sizes(nodes, places, files, stated)
+                return _look_at_images(nodes, places, [folder / name for name in names], stated)
         looked = ", ".join(repr(str(folder)) for folder in folders)
         content.get("images").find("missing-images", f"none of the images lies in {looked}")
-        return stated
+        return [_Image(size, False) for size in stated]
 
 
 def _image_folders(root: Path, file: Path) -> Iterator[Path]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from diffusionpose.config import AugmentConfig, ModelConfig
+from diffusionpose.data.frames import is_file
 from diffusionpose.data.transforms import augment_clip, plain_clip
 from diffusionpose.errors import DataError
 from diffusionpose.nn.heatmaps import crop_to_heatmap
@@ -45,13 +46,14 @@ class ClipRecord:
 class Clip(TypedDict):
     """One example: `images` (frames, 3, height, width) uint8; `keypoints` (joints, 2) heatmap pixels, NaN where missing.
 
-    `to_image` (2, 3) maps crop pixels to pixels of the key frame; `index` is the record's.
+    `to_image` (2, 3) maps crop pixels to pixels of the key frame; `index` is the record's, `key` (epoch, repeat, index).
     """
 
     images: Tensor
     keypoints: Tensor
     to_image: Tensor
     index: int
+    key: Tensor
 
 
 DrawKey = tuple[int, int, int]
@@ -64,9 +66,12 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         DataError: If the file is missing or no image.
     """
+    # OpenCV would raise errors of its own for names that no file can have.
+    if not is_file(path):
+        raise DataError(f"{str(path)!r}: no such file")
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
-        raise DataError(f"{path}: missing or not an image")
+        raise DataError(f"{str(path)!r}: not an image")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
@@ -120,6 +125,7 @@ class ClipDataset(Dataset[Clip]):
             keypoints=crop_to_heatmap(torch.from_numpy(keypoints).float()),
             to_image=torch.from_numpy(to_image),
             index=index,
+            key=torch.tensor([epoch, repeat, index]),
         )
 
 
@@ -144,22 +150,42 @@ def jitter_frames(record: ClipRecord, share: float, rng: np.random.Generator) ->
 
 
 class EpochSampler(Sampler[DrawKey]):
-    """Keys (epoch, repeat, index) in an order that (seed, epoch) alone decides.
+    """Keys (epoch, repeat, index) of one rank, in batches that (seed, epoch) alone decides.
+
+    Ranks share the order of one process whose batches are `world` times as large. Draws that do not fill a batch of
+    every rank are left to the next epoch; a single rank with less than one batch takes what there is.
 
     Args:
         shares: For each record how often an epoch draws it on average; fractions are drawn at random.
         seed: Of order and draws.
+        batch_size: Of each rank.
+        rank: Which of them this is.
+        world: How many there are.
     """
 
-    def __init__(self, shares: np.ndarray, seed: int = 0) -> None:
+    def __init__(
+        self,
+        shares: np.ndarray,
+        seed: int = 0,
+        *,
+        batch_size: int = 1,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         self.shares, self.seed, self.epoch = np.asarray(shares, float), seed, 0
+        self.batch_size, self.rank, self.world = batch_size, rank, world
+        self._done = (0, 0)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before each epoch."""
         self.epoch = epoch
 
+    def resume(self, epoch: int, batches: int) -> None:
+        """Leaves out the first batches of an epoch, which were trained on before."""
+        self.epoch, self._done = epoch, (epoch, batches)
+
     def draws(self) -> list[tuple[int, int]]:
-        """This epoch's (repeat, index) pairs in order."""
+        """This epoch's (repeat, index) pairs of all ranks, in order."""
         rng = np.random.default_rng([self.seed, self.epoch])
         whole, fraction = np.divmod(self.shares, 1)
         # A fixed number of fractional draws keeps the length of every epoch the same.
@@ -174,8 +200,16 @@ class EpochSampler(Sampler[DrawKey]):
 
     def __len__(self) -> int:
         whole, fraction = np.divmod(self.shares, 1)
-        return int(whole.sum()) + round(fraction.sum())
+        number = int(whole.sum()) + round(fraction.sum())
+        if self.world == 1 and number < self.batch_size:
+            return number
+        return number // (self.batch_size * self.world) * self.batch_size
 
     def __iter__(self) -> Iterator[DrawKey]:
-        for repeat, index in self.draws():
-            yield self.epoch, repeat, index
+        draws, step = self.draws(), self.batch_size * self.world
+        epoch, batches = self._done
+        first = batches if epoch == self.epoch else 0
+        for batch in range(first, -(-len(self) // self.batch_size)):
+            start = batch * step + self.rank * self.batch_size
+            for repeat, index in draws[start : start + self.batch_size]:
+                yield self.epoch, repeat, index

@@ -201,6 +201,9 @@ def read_json(path: Path, report: Report = refuse) -> Node:
     """The whole of a JSON file; absent where it cannot be read and `report` returns."""
     node = Node(None, str(path), report)
     try:
+        if path.exists() and not path.is_file():  # a pipe would never end
+            node.find("unreadable-file", "cannot be read (not a regular file)")
+            return node
         node.value = json.loads(path.read_bytes())
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)

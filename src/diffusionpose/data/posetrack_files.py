@@ -27,7 +27,7 @@ POSETRACK17_IDS = (
 ANNOTATION_FOLDERS = ("posetrack_data", "annotations", "posetrack_data/annotations")
 """Where a root may hold a folder of annotation files for each split, in the order of search."""
 
-_VERSION = re.compile(r"(?<![a-z0-9])v([0-9])[._]?([0-9]{1,2})(?![0-9])", re.IGNORECASE)
+_VERSION = re.compile(r"(?<![a-z0-9])v0[._]?([0-9]{1,2})(?![0-9])", re.IGNORECASE)
 
 
 def find_annotations(root: Path, split: str) -> list[Path]:
@@ -69,7 +69,7 @@ def label_version(file: Path, content: Node) -> str | None:
         if isinstance(node.value, str | int | float) and not isinstance(node.value, bool):
             return shown(node.value).strip('"')
     found = _VERSION.search("/".join(file.parent.parts))
-    return f"{found[1]}.{found[2]}" if found else None
+    return f"0.{found[1]}" if found else None
 
 
 def read_posetrack(path: Path) -> AnnotatedVideo:

@@ -68,6 +68,14 @@ class Pck:
         mean = float(np.nanmean(share)) if np.isfinite(share).any() else float("nan")
         return dict(zip(self.joints, share.tolist(), strict=True)) | {"mean": mean}
 
+    def hits(self) -> list[np.ndarray]:
+        """What was added, as `merge` takes it."""
+        return list(self._hits)
+
+    def merge(self, hits: list[np.ndarray]) -> None:
+        """Adds what another process counted."""
+        self._hits += hits
+
     def reset(self) -> None:
         """Forgets everything added."""
         self._hits.clear()

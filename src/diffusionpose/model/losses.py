@@ -39,16 +39,26 @@ def heatmap_loss(
     predicted: Float[Tensor, "batch joints height width"],
     target: Float[Tensor, "batch joints height width"],
     labelled: Bool[Tensor, "batch joints"],
+    num_labelled: Tensor | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean squared error over the heatmaps of labelled joints (first term of Eq. 5, as a mean); 0 without any."""
+    """Mean squared error over the heatmaps of labelled joints (first term of Eq. 5, as a mean); 0 without any.
+
+    Args:
+        num_labelled: What to divide by; None for the number of labelled joints.
+    """
     error = (predicted.float() - target.float()).square().mean((-2, -1))
-    return (error * labelled).sum() / labelled.sum().clamp_min(1)
+    return (error * labelled).sum() / _count(labelled, num_labelled)
+
+
+def _count(labelled: Tensor, num_labelled: Tensor | None) -> Tensor:
+    return (labelled.sum() if num_labelled is None else num_labelled).clamp_min(1)
 
 
 def location_loss(
     predicted: Float[Tensor, "batch joints height width"],
     target: Float[Tensor, "batch joints height width"],
     labelled: Bool[Tensor, "batch joints"],
+    num_labelled: Tensor | None = None,
 ) -> Float[Tensor, ""]:
     """Divergence between where target and prediction say that a joint is: KL of their softmax over pixels.
 
@@ -60,7 +70,7 @@ def location_loss(
         for maps in (target, predicted)
     )
     divergence = (target_log.exp() * (target_log - predicted_log)).sum(-1)
-    return (divergence * labelled).sum() / labelled.sum().clamp_min(1)
+    return (divergence * labelled).sum() / _count(labelled, num_labelled)
 
 
 def length_loss(
@@ -175,19 +185,22 @@ def total_loss(
     labelled: Bool[Tensor, "batch joints"],
     skeleton: Skeleton,
     config: LossConfig,
+    num_labelled: Tensor | None = None,
 ) -> Losses:
     """Eq. 5: heatmap error plus alpha times the Markov loss.
 
     Args:
         keypoints: True joints in heatmap pixels.
         labelled: Joints that are labelled and on the heatmap.
+        num_labelled: Labelled joints of this batch; with several ranks their mean, so that the mean of the ranks'
+            losses is the loss of all their people.
     """
-    heatmap = heatmap_loss(predicted, target, labelled)
+    heatmap = heatmap_loss(predicted, target, labelled, num_labelled)
     markov = location = torch.zeros_like(heatmap)
     if config.alpha:
         points = soft_argmax(predicted, config.softargmax_temperature)
         markov = markov_loss(points, keypoints, labelled, skeleton, config.length_reduction)
     if config.location:
-        location = location_loss(predicted, target, labelled)
+        location = location_loss(predicted, target, labelled, num_labelled)
     total = heatmap + config.alpha * markov + config.location * location
     return Losses(total, heatmap, markov, location)

@@ -93,6 +93,10 @@ def seeded_noise(shape: Sequence[int], key: tuple[object, ...]) -> Float[Tensor,
 
     Keyed by (seed, track, frame, hypothesis), a person's noise does not depend on who else is in the batch.
     """
+    return torch.randn(tuple(shape), generator=keyed_generator(key))
+
+
+def keyed_generator(key: tuple[object, ...]) -> torch.Generator:
+    """A generator of the CPU that `key` alone decides."""
     digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return torch.randn(tuple(shape), generator=generator)
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

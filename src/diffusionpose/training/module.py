@@ -1,0 +1,235 @@
+"""What is trained: losses, optimizer and validation of one model.
+
+Everything random about a step is drawn by (seed, epoch, repeat, record): it depends neither on how clips are grouped into
+batches and ranks nor on what happened before, so that a run can stop and go on anywhere.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, distributed
+
+from diffusionpose.config import TrainConfig
+from diffusionpose.errors import DiffusionPoseError
+from diffusionpose.metrics.pck import Pck
+from diffusionpose.model.losses import total_loss
+from diffusionpose.model.model import DiffusionPose
+from diffusionpose.nn import heatmaps
+from diffusionpose.nn.backbone import HybridBackbone
+from diffusionpose.nn.diffusion import keyed_generator, seeded_noise
+from diffusionpose.training.optimizer import make_optimizer, rate_at
+from diffusionpose.training.pictures import log_picture
+from diffusionpose.training.sources import is_distributed
+from diffusionpose.version import __version__
+
+METRICS = "metrics.jsonl"
+MOST_SKIPPED_STEPS = 3
+"""Steps without finite gradients, after which a run ends."""
+
+
+class PoseTraining(L.LightningModule):
+    """The training of one model.
+
+    Args:
+        config: The recipe.
+        run: Folder for `metrics.jsonl` and `model/`.
+    """
+
+    def __init__(self, config: TrainConfig, run: Path) -> None:
+        super().__init__()
+        self.config, self.run = config, run
+        self.model = DiffusionPose(config.model)
+        if config.backbone_weights is not None:
+            self.model.load_backbone(config.backbone_weights)
+        if config.init_from is not None:
+            self.model.load_matching(config.init_from)
+        self.frozen = config.optimizer.backbone_scale == 0
+        self.model.backbone.requires_grad_(not self.frozen)
+        if isinstance(self.model.backbone, HybridBackbone):
+            stem = self.model.backbone.stem
+            if config.optimizer.stem_scale == 0:
+                stem.requires_grad_(False)
+            stem.freeze(config.optimizer.frozen_stem_blocks)
+        self.pck: list[Pck] = []
+        self.position: tuple[int, int] = (0, 0)
+        """Epoch, and its batches that are behind; kept by the callback that saves."""
+        self.skipped: list[list[str]] = []
+        """The clips of each step that was left out."""
+        self._sums: dict[str, Tensor] = {}
+        self._batches = 0
+        self._clips: list[Tensor] = []
+
+    def train(self, mode: bool = True) -> "PoseTraining":
+        """A frozen backbone stays in evaluation mode, so that its batch statistics do not move."""
+        super().train(mode)
+        if self.frozen:
+            self.model.backbone.eval()
+        return self
+
+    def targets(self, keypoints: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Target heatmaps, keypoints without NaN, and which joints are labelled and on the map."""
+        labelled = heatmaps.inside(keypoints, self.config.model.heatmap_size)
+        target = heatmaps.encode(keypoints, self.config.model.heatmap_size, self.config.model.sigma)
+        return target, keypoints.nan_to_num(0.0), labelled
+
+    def draw(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Steps and noise of clips: uniform steps, with a share at T - 1, where one-step inference starts.
+
+        Args:
+            keys: (batch, 3) epoch, repeat and record.
+
+        Returns:
+            (batch,) steps; (batch, joints, height, width) standard Gaussian noise.
+        """
+        last = self.config.model.diffusion.num_train_timesteps - 1
+        steps, noises = [], []
+        for key in keys.tolist():
+            generator = keyed_generator((self.config.seed, *key))
+            is_last = torch.rand((), generator=generator) < self.config.final_timestep_share
+            t = int(torch.randint(0, last + 1, (), generator=generator))
+            steps.append(last if is_last else t)
+            noises.append(torch.randn(self.model.noise_shape, generator=generator))
+        return torch.tensor(steps, device=self.device), torch.stack(noises).to(self.device)
+
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        """Loss of one batch, each clip at a step of its own."""
+        del batch_index
+        target, keypoints, labelled = self.targets(batch["keypoints"])
+        t, noise = self.draw(batch["key"])
+        predicted = self.model(batch["images"], self.model.corrupt(target, noise, t), t)
+        skeleton = self.config.model.skeleton_graph
+        number = self._mean_of_ranks(labelled.sum().float())
+        losses = total_loss(
+            predicted, target, keypoints, labelled, skeleton, self.config.loss, number
+        )
+        self._clips.append(batch["index"])
+        self._batches += 1
+        for name, value in losses._asdict().items():
+            mean = self._mean_of_ranks(value.detach())
+            self._sums[name] = self._sums.get(name, 0.0) + mean
+            self.log(f"train/{name}", mean, prog_bar=name == "total")
+        return losses.total
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leaves a step out whose gradients are not finite; too many of them end the run.
+
+        Raises:
+            DiffusionPoseError: After `MOST_SKIPPED_STEPS` of them, naming their clips.
+        """
+        clips, self._clips = self._clips, []
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None])
+        if norm.isfinite():
+            return
+        # Without gradients AdamW leaves weights and moments alone.
+        optimizer.zero_grad(set_to_none=True)
+        self.skipped.append([self._clip_name(int(index)) for index in torch.cat(clips)])
+        if len(self.skipped) >= MOST_SKIPPED_STEPS:
+            named = "; ".join(", ".join(names[:4]) for names in self.skipped)
+            raise DiffusionPoseError(
+                f"{len(self.skipped)} steps without finite gradients, of batches with {named}: look at these clips, or "
+                "lower optimizer.learning_rate"
+            )
+
+    def _clip_name(self, index: int) -> str:
+        loader: Any = self.trainer.train_dataloader
+        record = loader.dataset.records[index]
+        return f"{record.video}:{record.image_id}:{record.track_id}"
+
+    def _mean_of_ranks(self, value: Tensor) -> Tensor:
+        if not is_distributed():
+            return value
+        total = value.clone()
+        distributed.all_reduce(total)
+        return total / distributed.get_world_size()
+
+    def on_train_epoch_start(self) -> None:
+        """Empties the epoch's sums; not called when an epoch is gone on with."""
+        self._sums, self._batches = {}, 0
+
+    def on_validation_epoch_start(self) -> None:
+        """Saves the averaged model; starts the metrics."""
+        # Here, and not at the end: the averaged weights are in place only during validation.
+        if self.global_step and self.trainer.is_global_zero:
+            self.model.save_pretrained(self.run / "model", self.card())
+        self.pck = [Pck(self.config.model.skeleton_graph) for _ in self.config.validation]
+
+    def validation_step(
+        self, batch: dict[str, Tensor], batch_index: int, dataloader_idx: int = 0
+    ) -> None:
+        """One-step inference with seeded noise, into the metric of its data set."""
+        noise = torch.stack(
+            [seeded_noise(self.model.noise_shape, (0, int(index))) for index in batch["index"]]
+        ).to(self.device)
+        conditions = self.model.encode(self.model.extract(batch["images"]))
+        maps = self.model.generate(conditions, noise)
+        points, _ = heatmaps.decode(maps)
+        truth = batch["keypoints"]
+        self.pck[dataloader_idx].update(*(p.cpu().double().numpy() for p in (points, truth)))
+        if batch_index == 0:
+            source = self.config.validation[dataloader_idx]
+            log_picture(self, f"val/{source.name}", batch["images"], maps, points, truth)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs PCK over all ranks."""
+        for source, metric in zip(self.config.validation, self.pck, strict=True):
+            if is_distributed():
+                every: list[Any] = [None] * distributed.get_world_size()
+                distributed.all_gather_object(every, metric.hits())
+                metric.reset()
+                for hits in every:
+                    metric.merge(hits)
+            self.log(f"val/pck_{source.name}", metric.compute()["mean"], prog_bar=True)
+
+    def write_metrics(self) -> None:
+        """One line of `metrics.jsonl`: epoch, step, mean losses, validation, and steps left out so far."""
+        means = {f"train/{k}": float(v) / self._batches for k, v in self._sums.items()}
+        validation = {
+            k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("val/")
+        }
+        line = {
+            "epoch": self.current_epoch,
+            "step": self.global_step,
+            "time": round(time.time(), 1),
+            "learning_rate": max(group["lr"] for group in self.trainer.optimizers[0].param_groups),
+            "skipped_steps": len(self.skipped),
+        }
+        rounded = {k: float(f"{v:.6g}") for k, v in (means | validation).items()}
+        with (self.run / METRICS).open("a") as file:
+            file.write(json.dumps(line | rounded) + "\n")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what Lightning does not know of: where in the epoch, its sums, the steps left out."""
+        checkpoint["diffusionpose"] = {
+            "position": list(self.position),
+            "skipped": self.skipped,
+            "sums": self._sums,
+            "batches": self._batches,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes it back."""
+        own = checkpoint["diffusionpose"]
+        self.skipped, self._sums, self._batches = own["skipped"], own["sums"], own["batches"]
+
+    def card(self) -> str:
+        """Model card of a run's weights: what they were trained on, and that nothing more is known."""
+        sources = "\n".join(
+            f"- {s.kind} `{s.root.name}` {s.split or ''}" for s in self.config.train
+        )
+        return (
+            f"# {self.config.name}\n\nTrained by diffusionpose {__version__}, recipe `{self.config.name}`, "
+            f"{self.global_step} steps, on:\n\n{sources}\n"
+        )
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with its schedule."""
+        return make_optimizer(self.model, self.config.optimizer, self._rate)
+
+    def _rate(self, step: int) -> float:
+        total = max(int(self.trainer.estimated_stepping_batches), 1)
+        return rate_at(step, total, self.config.epochs, self.config.optimizer)

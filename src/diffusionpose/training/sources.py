@@ -1,0 +1,169 @@
+"""Data for a run: the recipe's sources as loaders of batches that do not depend on workers or ranks."""
+
+import hashlib
+import os
+import re
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.sharedctypes import RawValue
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from torch import distributed
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from diffusionpose.config import SourceConfig, TrainConfig
+from diffusionpose.data.clips import ClipDataset, ClipRecord, EpochSampler
+from diffusionpose.data.coco import load_coco
+from diffusionpose.data.posetrack import load_posetrack
+from diffusionpose.errors import ConfigError, DataError
+from diffusionpose.skeleton import Skeleton
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of a run: one, or as many as torchrun started."""
+
+    rank: int = 0
+    world: int = 1
+    local_world: int = 1
+
+    @classmethod
+    def of_process(cls) -> "Ranks":
+        """From torchrun's environment."""
+        names = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            return cls()
+        return cls(*(int(os.environ[name]) for name in names))
+
+
+def is_distributed() -> bool:
+    """Whether several processes train together, and have met."""
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def load_source(source: SourceConfig, skeleton: Skeleton) -> list[ClipRecord]:
+    """The people of one data set.
+
+    Raises:
+        ConfigError: If the source lacks what its kind needs.
+        DataError: If its files are missing or malformed, or nobody is in it.
+    """
+    if source.kind == "posetrack":
+        if source.split is None:
+            raise ConfigError(f"{source.root}: a posetrack source needs `split`")
+        records = load_posetrack(source.root, source.split, skeleton, source.stride, source.subset)
+    else:
+        if source.annotations is None or source.images is None:
+            raise ConfigError(f"{source.root}: a coco source needs `annotations` and `images`")
+        records = load_coco(
+            source.root, source.annotations, source.images, skeleton, source.subset
+        )[:: source.stride]
+    if not records:
+        raise DataError(f"{source.root}: no annotated people")
+    return records
+
+
+def fingerprint(records: Sequence[ClipRecord]) -> str:
+    """SHA-256 over every record's frame names, keypoints and box: two runs on the same data share it."""
+    digest = hashlib.sha256()
+    for record in records:
+        names = "|".join(path.name for path in record.frames)
+        digest.update(names.encode(errors="surrogatepass"))  # names need not be UTF-8
+        digest.update(np.round(record.keypoints, 3).tobytes())
+        digest.update(np.round(record.box, 3).tobytes())
+    return digest.hexdigest()
+
+
+class _Deafness:
+    """Of workers to signals: one to the whole group is for the parent, which ends its workers when it has saved."""
+
+    def __init__(self, is_closed: Any) -> None:
+        self._is_closed = is_closed
+
+    def __call__(self, worker: int) -> None:
+        del worker
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._terminate)
+
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if self._is_closed.value:
+            os._exit(0)
+
+
+class ClipLoader(DataLoader[Any]):
+    """A loader that knows its workers by number, to say which one died; `close` it."""
+
+    def __init__(self, dataset: Dataset[Any], batch_size: int, **options: Any) -> None:
+        self.workers: dict[int, int] = {}
+        self._is_closed = RawValue("b", 0)
+        super().__init__(dataset, batch_size, worker_init_fn=_Deafness(self._is_closed), **options)
+
+    def close(self) -> None:
+        """From here on workers may be terminated; without it, the end of the process would wait for them."""
+        self._is_closed.value = 1
+
+    def __iter__(self) -> Any:
+        """Starts the workers."""
+        iterator = super().__iter__()
+        started = getattr(iterator, "_workers", ())
+        self.workers = {worker.pid: number for number, worker in enumerate(started)}
+        return iterator
+
+    def explain(self, error: RuntimeError) -> DataError | None:
+        """What to say when `error` means that a worker is gone; None when it means something else."""
+        if "DataLoader worker" not in str(error):
+            return None
+        pids = [
+            int(pid) for pid in re.findall(r"\bpids?\(?s?\)? ([\d, ]+)", str(error))[0].split(",")
+        ]
+        names = ", ".join(
+            f"loader worker {self.workers.get(pid, '?')} (process {pid})" for pid in pids
+        )
+        return DataError(
+            f"{names} died: killed, perhaps for want of memory; resume with fewer --set workers=N"
+        )
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run reads: this rank's loaders, the sampler of its training batches, and the data's fingerprint."""
+
+    train: ClipLoader
+    validation: list[ClipLoader]
+    sampler: EpochSampler
+    fingerprint: str
+
+
+def make_loaders(config: TrainConfig, ranks: Ranks | None = None) -> RunData:
+    """Loaders of a recipe.
+
+    Raises:
+        ConfigError: If the data do not make one batch for every rank.
+    """
+    ranks = ranks or Ranks()
+    skeleton = config.model.skeleton_graph
+    train = [load_source(source, skeleton) for source in config.train]
+    records = [record for source in train for record in source]
+    shares = np.concatenate(
+        [np.full(len(part), source.share) for part, source in zip(train, config.train, strict=True)]
+    )
+    sampler = EpochSampler(
+        shares, config.seed, batch_size=config.batch_size, rank=ranks.rank, world=ranks.world
+    )
+    if not len(sampler):
+        raise ConfigError(
+            f"{round(shares.sum())} clips do not fill a batch of {config.batch_size} for each of {ranks.world} processes"
+        )
+    options: dict[str, Any] = {"num_workers": config.workers}
+    dataset = ClipDataset(records, config.model, config.augment, config.seed)
+    loader = ClipLoader(dataset, config.batch_size, sampler=sampler, **options)
+    validation = []
+    for source in config.validation:
+        clips = ClipDataset(load_source(source, skeleton), config.model)
+        part = Subset(clips, range(ranks.rank, len(clips), ranks.world))
+        validation.append(ClipLoader(part, config.batch_size, **options))
+    return RunData(loader, validation, sampler, fingerprint(records))
