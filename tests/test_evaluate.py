@@ -189,10 +189,13 @@ def test_files_of_predict_may_keep_their_names(tmp_path):
     for folder, name in (("truth", "v.json"), ("found", "v.posetrack.json")):
         (path,) = write_predictions([one], tmp_path / folder, "posetrack18")
         path.rename(path.with_name(name))
-    report = evaluate(
-        EvaluateOptions(truth=tmp_path / "truth", predictions=tmp_path / "found", metric="pckh")
+    options = EvaluateOptions(
+        truth=tmp_path / "truth", predictions=tmp_path / "found", metric="pckh"
     )
-    assert report.facts["values"]["Mean"] == 100
+    assert evaluate(options).facts["values"]["Mean"] == 100
+    write_predictions([one], tmp_path / "found", "posetrack18")
+    with pytest.raises(DataError, match="two files of the video v"):
+        evaluate(options)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -239,6 +240,9 @@ def _pairs_of_files(options: EvaluateOptions) -> tuple[list[VideoPair], _Source]
     truths = [_prepared(read_posetrack(file), options) for file in files]
     names = {video.name for video in truths}
     found = [file for file in _annotation_files(options.predictions) if _video_name(file) in names]
+    twice = [name for name, n in Counter(map(_video_name, found)).items() if n > 1]
+    if twice:
+        raise DataError(f"{options.predictions}: two files of the video {twice[0]}")
     predictions = [replace(read_posetrack(file), name=_video_name(file)) for file in found]
     pairs = pair_videos(truths, predictions)
     source = _Source(
@@ -313,7 +317,11 @@ def _pairs_of_model(
 
 def _split(options: EvaluateOptions) -> str:
     """What of the data set is taken, in words."""
-    part = str(options.annotations) if options.layout == "coco" else options.split
+    file = options.annotations
+    part = options.split
+    if options.layout == "coco" and file is not None:
+        # No folder of this machine's in a result.
+        part = file.name if file.is_absolute() else str(file)
     return part if options.subset is None else f"{part}, subset {options.subset.name}"
 
 
