@@ -140,12 +140,12 @@ def test_training_corrupts_the_true_heatmaps_at_the_drawn_steps(root, tmp_path, 
         seen.update(heatmaps=heatmaps, noise=noise, t=t)
         return kind.corrupt(module.model, heatmaps, noise, t)
 
-    def forward(images, x_t, t):
+    def denoise(x_t, t, conditions):
         seen.update(x_t=x_t, given_t=t)
-        return kind.forward(module.model, images, x_t, t)
+        return kind.denoise(module.model, x_t, t, conditions)
 
     monkeypatch.setattr(module.model, "corrupt", corrupt)
-    monkeypatch.setattr(module.model, "forward", forward)
+    monkeypatch.setattr(module.model, "denoise", denoise)
     batch = next(iter(loader))
     module.training_step(batch, 0)
     expected = encode(batch["keypoints"], (64, 48), 2.0)

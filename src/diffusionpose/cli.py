@@ -431,6 +431,38 @@ def train(
         print(f"model: {folder}")
 
 
+@app.command()
+def ablate(
+    suite: Annotated[Path, typer.Argument(help="Rows, seeds and tables, a YAML file.")],
+    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/ablations"),
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a setting of every row: a.b=value. May be repeated."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Runs side by side.")] = 2,
+    only_report: Annotated[
+        bool, typer.Option("--only-report", help="Train nothing, show what is done.")
+    ] = False,
+) -> None:
+    """Train and evaluate every row of a suite and print its tables; goes on where it was (extra: train)."""
+    _need_extra("lightning", "train")
+    from diffusionpose.ablate import Job, jobs_of, read_suite, report, run_all
+
+    jobs = jobs_of(suite, out, tuple(settings or ()))
+
+    def on_done(job: Job, is_good: bool) -> None:
+        number = sum(job.is_done for job in jobs)
+        what = "done" if is_good else "FAILED"
+        print(f"{number}/{len(jobs)} {job.run} {what}", file=sys.stderr, flush=True)
+
+    failed = [] if only_report else run_all(jobs, workers, on_done)
+    print("\n".join(report(read_suite(suite), jobs)))
+    if failed:
+        raise DiffusionPoseError(
+            f"{len(failed)} of {len(jobs)} runs failed; the first is {failed[0].run}"
+        )
+
+
 data_app = typer.Typer(
     help="Data sets for training and evaluation.", no_args_is_help=True, rich_markup_mode=None
 )

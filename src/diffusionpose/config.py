@@ -199,12 +199,15 @@ class SourceConfig(Frozen):
     """Every n-th annotated frame."""
     share: float = Field(default=1.0, gt=0)
     """Share of its people that an epoch draws; above 1 they repeat, each time augmented anew."""
+    corruption: AugmentConfig | None = None
+    """Validation: changes drawn once for each clip, by seed and record, for a harder copy of the set."""
 
     @property
     def name(self) -> str:
         """Root and split or annotation file, for metrics."""
         part = self.split or (self.annotations.stem if self.annotations else "")
-        return f"{self.root.name}_{part}" if part else self.root.name
+        name = f"{self.root.name}_{part}" if part else self.root.name
+        return f"{name}_harder" if self.corruption else name
 
 
 class OptimizerConfig(Frozen):
@@ -240,8 +243,14 @@ class TrainConfig(Frozen):
     optimizer: OptimizerConfig = OptimizerConfig()
     init_from: Path | None = None
     """Folder or .safetensors with weights to start from; parts that are not in it start afresh."""
+    init_part: str = ""
+    """`backbone.`: of those, only the backbone's; any start of the tensors' names."""
     backbone_weights: Path | None = None
     """ViTPose weights: an original `.pth`, a safetensors file, or a folder in the Hugging Face layout."""
+    feature_cache: Path | None = None
+    """Folder for the features of a frozen backbone, which then runs once for each record and draw, not in every step."""
+    feature_draws: Count = 1
+    """Augmentations of a record that the cache holds."""
     epochs: int = Field(default=20, ge=1)
     batch_size: Count = 32
     accumulate: Count = 1
@@ -251,6 +260,14 @@ class TrainConfig(Frozen):
     workers: int = Field(default=1, ge=0, le=1_000)
     seed: int = Field(default=0, ge=0, lt=2**32)
     checkpoint_minutes: float = Field(default=5.0, gt=0)
+
+    @model_validator(mode="after")
+    def _cache_needs_a_frozen_backbone(self) -> Self:
+        if self.feature_cache is not None and self.optimizer.backbone_scale:
+            raise ValueError(
+                "feature_cache needs a frozen backbone: set optimizer.backbone_scale 0"
+            )
+        return self
 
 
 _SIZES: dict[str, tuple[BackboneConfig, int]] = {

@@ -12,7 +12,7 @@ import logging
 import platform
 import subprocess
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,15 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.data import Dataset
 
 from diffusionpose.config import TrainConfig, parse, read_yaml
+from diffusionpose.data.clips import ClipDataset
 from diffusionpose.errors import ConfigError, DiffusionPoseError, first_line
 from diffusionpose.model.checkpoint import read_restricted
+from diffusionpose.model.model import DiffusionPose
 from diffusionpose.training.checkpoints import AtomicCheckpoints, KeepRun, StopSignals
+from diffusionpose.training.features import FeatureClips
 from diffusionpose.training.module import METRICS, PoseTraining
 from diffusionpose.training.optimizer import make_average
 from diffusionpose.training.sources import Ranks, RunData, make_loaders
@@ -58,8 +62,8 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
     ranks = Ranks.of_process()
     with _quiet(), StopSignals().heard() as signals:
         L.seed_everything(config.seed, workers=True, verbose=False)
-        data = make_loaders(config, ranks)
         module = PoseTraining(config, run)
+        data = make_loaders(config, ranks, _cached(config, module.model))
         if ranks.rank == 0:
             write_facts(config, run, data.fingerprint, resume=resume)
         if before is not None:
@@ -78,6 +82,18 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
         if trainer.is_global_zero:
             module.model.save_pretrained(run / "model", module.card())
     return run / "model"
+
+
+def _cached(
+    config: TrainConfig, model: DiffusionPose
+) -> Callable[[ClipDataset, bool], Dataset[Any]]:
+    """Clips as they are, or as features of the frozen backbone."""
+    folder = config.feature_cache
+    if folder is None:
+        return lambda clips, _: clips
+    return lambda clips, is_training: FeatureClips(
+        clips, model, folder, config.feature_draws if is_training else 1
+    )
 
 
 @contextmanager

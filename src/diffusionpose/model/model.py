@@ -69,8 +69,12 @@ class DiffusionPose(nn.Module):
         """Writes `config.json`, `model.safetensors` and the model card; see `checkpoint.save`."""
         return checkpoint.save(folder, self.config, self.state_dict(), card, dtype)
 
-    def load_matching(self, path: Path) -> list[str]:
+    def load_matching(self, path: Path, start: str = "") -> list[str]:
         """Copies what fits from a model folder or safetensors file, for a run that starts from other weights.
+
+        Args:
+            path: Folder or file.
+            start: Of the names of the tensors to copy: `backbone.` leaves the rest as it is.
 
         Returns:
             Names of the tensors that were copied.
@@ -80,7 +84,11 @@ class DiffusionPose(nn.Module):
         """
         own = self.state_dict()
         tensors = checkpoint.read_weights(path / checkpoint.WEIGHTS if path.is_dir() else path)
-        fitting = {k: v for k, v in tensors.items() if k in own and own[k].shape == v.shape}
+        fitting = {
+            k: v
+            for k, v in tensors.items()
+            if k in own and own[k].shape == v.shape and k.startswith(start)
+        }
         if not fitting:
             raise CheckpointError(f"{path}: none of its {len(tensors)} tensors fits this model")
         self.load_state_dict(fitting, strict=False)

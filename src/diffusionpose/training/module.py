@@ -21,6 +21,7 @@ from diffusionpose.model.model import DiffusionPose
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.backbone import HybridBackbone
 from diffusionpose.nn.diffusion import keyed_generator, seeded_noise
+from diffusionpose.training.features import features_of
 from diffusionpose.training.optimizer import make_optimizer, rate_at
 from diffusionpose.training.pictures import log_picture
 from diffusionpose.training.sources import is_distributed
@@ -46,7 +47,7 @@ class PoseTraining(L.LightningModule):
         if config.backbone_weights is not None:
             self.model.load_backbone(config.backbone_weights)
         if config.init_from is not None:
-            self.model.load_matching(config.init_from)
+            self.model.load_matching(config.init_from, config.init_part)
         self.frozen = config.optimizer.backbone_scale == 0
         self.model.backbone.requires_grad_(not self.frozen)
         if isinstance(self.model.backbone, HybridBackbone):
@@ -100,7 +101,9 @@ class PoseTraining(L.LightningModule):
         del batch_index
         target, keypoints, labelled = self.targets(batch["keypoints"])
         t, noise = self.draw(batch["key"])
-        predicted = self.model(batch["images"], self.model.corrupt(target, noise, t), t)
+        x_t = self.model.corrupt(target, noise, t)
+        conditions = self.model.encode(features_of(batch, self.model))
+        predicted = self.model.denoise(x_t, t, conditions)
         skeleton = self.config.model.skeleton_graph
         number = self._mean_of_ranks(labelled.sum().float())
         losses = total_loss(
@@ -165,12 +168,12 @@ class PoseTraining(L.LightningModule):
         noise = torch.stack(
             [seeded_noise(self.model.noise_shape, (0, int(index))) for index in batch["index"]]
         ).to(self.device)
-        conditions = self.model.encode(self.model.extract(batch["images"]))
+        conditions = self.model.encode(features_of(batch, self.model))
         maps = self.model.generate(conditions, noise)
         points, _ = heatmaps.decode(maps)
         truth = batch["keypoints"]
         self.pck[dataloader_idx].update(*(p.cpu().double().numpy() for p in (points, truth)))
-        if batch_index == 0:
+        if batch_index == 0 and "images" in batch:
             source = self.config.validation[dataloader_idx]
             log_picture(self, f"val/{source.name}", batch["images"], maps, points, truth)
 

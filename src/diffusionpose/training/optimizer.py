@@ -79,7 +79,8 @@ def make_average(decay: float) -> WeightAveraging:
 
     def average(mean: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
         weight = min(decay, (1 + int(count)) / (10 + int(count)))
-        return weight * mean + (1 - weight) * current
+        # In this form, what is frozen stays bit for bit.
+        return current + weight * (mean - current)
 
     # Buffers are tables and frozen statistics: copied, not averaged.
     return WeightAveraging(avg_fn=average, use_buffers=False)

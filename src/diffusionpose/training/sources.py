@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import RawValue
 from types import FrameType
@@ -138,8 +138,17 @@ class RunData:
     fingerprint: str
 
 
-def make_loaders(config: TrainConfig, ranks: Ranks | None = None) -> RunData:
+def make_loaders(
+    config: TrainConfig,
+    ranks: Ranks | None = None,
+    wrap: Callable[[ClipDataset, bool], Dataset[Any]] = lambda clips, _: clips,
+) -> RunData:
     """Loaders of a recipe.
+
+    Args:
+        config: The recipe.
+        ranks: Which process of how many this is.
+        wrap: Makes another data set of clips; told whether they are for training.
 
     Raises:
         ConfigError: If the data do not make one batch for every rank.
@@ -159,11 +168,13 @@ def make_loaders(config: TrainConfig, ranks: Ranks | None = None) -> RunData:
             f"{round(shares.sum())} clips do not fill a batch of {config.batch_size} for each of {ranks.world} processes"
         )
     options: dict[str, Any] = {"num_workers": config.workers}
-    dataset = ClipDataset(records, config.model, config.augment, config.seed)
+    dataset = wrap(ClipDataset(records, config.model, config.augment, config.seed), True)
     loader = ClipLoader(dataset, config.batch_size, sampler=sampler, **options)
     validation = []
     for source in config.validation:
-        clips = ClipDataset(load_source(source, skeleton), config.model)
-        part = Subset(clips, range(ranks.rank, len(clips), ranks.world))
+        clips = ClipDataset(
+            load_source(source, skeleton), config.model, source.corruption, config.seed
+        )
+        part = Subset(wrap(clips, False), range(ranks.rank, len(clips), ranks.world))
         validation.append(ClipLoader(part, config.batch_size, **options))
     return RunData(loader, validation, sampler, fingerprint(records))

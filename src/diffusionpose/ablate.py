@@ -1,0 +1,291 @@
+"""Many small runs of one recipe: rows of tables, each with several seeds, and what they say together.
+
+A suite is a YAML file: a recipe, seeds, rows (a name and settings, as `--set` has them) and tables (rows with the claim
+that they test). Every run is a run folder of `diffusionpose.train`; a suite that was stopped goes on where it was.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch.utils.data import DataLoader, Dataset
+
+from diffusionpose.config import Frozen, TrainConfig, parse, read_recipe, read_yaml
+from diffusionpose.errors import DiffusionPoseError
+from diffusionpose.formats import AtomicFile
+from diffusionpose.metrics.pck import Pck
+from diffusionpose.model.model import DiffusionPose
+from diffusionpose.nn import heatmaps
+from diffusionpose.nn.diffusion import seeded_noise
+from diffusionpose.train import CHECKPOINT, train
+from diffusionpose.training.features import FeatureClips, features_of
+from diffusionpose.training.module import METRICS, PoseTraining
+from diffusionpose.training.sources import make_loaders
+
+RESULT = "result.json"
+_BATCH = 16
+
+
+class Row(Frozen):
+    """One configuration."""
+
+    name: str = Field(pattern=r"^[\w-]+$")
+    label: str
+    settings: tuple[str, ...] = ()
+    steps: tuple[int, ...] = (1,)
+    """DDIM steps to evaluate with."""
+
+
+class Table(Frozen):
+    """Rows to read together, and what the paper says of them."""
+
+    title: str
+    claim: str
+    rows: tuple[str, ...]
+    reference: str
+    """The row from which differences are counted."""
+
+
+class Suite(Frozen):
+    """All rows and tables."""
+
+    recipe: Path
+    """Relative to the suite's file."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    rows: tuple[Row, ...]
+    tables: tuple[Table, ...] = ()
+
+    @model_validator(mode="after")
+    def _rows_are_there(self) -> Self:
+        names = [row.name for row in self.rows]
+        if len(set(names)) < len(names):
+            raise ValueError("two rows have the same name")
+        for table in self.tables:
+            for name in (*table.rows, table.reference):
+                if name not in names:
+                    raise ValueError(f"table {table.title!r}: no row {name!r}")
+        return self
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a suite."""
+
+    row: Row
+    seed: int
+    config: TrainConfig
+    run: Path
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its result is written."""
+        return (self.run / RESULT).is_file()
+
+
+def read_suite(path: Path) -> Suite:
+    """A suite's file.
+
+    Raises:
+        ConfigError: If it cannot be read, or has unknown keys or rows.
+    """
+    return parse(Suite, read_yaml(path), str(path))
+
+
+def jobs_of(path: Path, out: Path, settings: tuple[str, ...] = ()) -> list[Job]:
+    """All runs of a suite, seed by seed, so that early results compare all rows.
+
+    Args:
+        path: The suite.
+        out: Folder of the runs.
+        settings: For every row, as `--set` has them; a row's own come after.
+
+    Raises:
+        ConfigError: If a row's settings are none of the recipe's.
+    """
+    suite = read_suite(path)
+    recipe = path.parent / suite.recipe
+    return [
+        Job(
+            row,
+            seed,
+            read_recipe(recipe, (*settings, *row.settings, f"seed={seed}")),
+            out / row.name / f"seed-{seed}",
+        )
+        for seed in suite.seeds
+        for row in suite.rows
+    ]
+
+
+def run_job(job: Job) -> None:
+    """Trains and evaluates one run, from its checkpoint if there is one, and writes its result."""
+    train(job.config, job.run, resume=(job.run / CHECKPOINT).is_file(), progress=False)
+    model = DiffusionPose.from_pretrained(job.run / "model")
+    folder = job.config.feature_cache
+    scores: dict[str, dict[str, float]] = {}
+
+    def scored(clips: Any, is_training: bool) -> Dataset[Any]:
+        if not is_training:
+            source = job.config.validation[len(scores)].name
+            found = FeatureClips(clips, model, folder) if folder else clips
+            scores[source] = {str(n): score(model, found, n) for n in job.row.steps}
+        return clips
+
+    make_loaders(job.config, wrap=scored)
+    result = {"row": job.row.name, "seed": job.seed, "pck": scores}
+    file = AtomicFile(job.run / RESULT)
+    try:
+        file.temporary.write_text(json.dumps(result, indent=2) + "\n")
+        file.publish()
+    finally:
+        file.discard()
+
+
+@torch.inference_mode()
+def score(model: DiffusionPose, clips: Dataset[Any], num_inference_steps: int) -> float:
+    """Mean PCK of a data set with seeded noise."""
+    metric = Pck(model.config.skeleton_graph)
+    for batch in DataLoader(clips, _BATCH):
+        noise = torch.stack(
+            [seeded_noise(model.noise_shape, (0, int(index))) for index in batch["index"]]
+        )
+        conditions = model.encode(features_of(batch, model))
+        points, _ = heatmaps.decode(model.generate(conditions, noise, num_inference_steps))
+        metric.update(points.double().numpy(), batch["keypoints"].double().numpy())
+    return metric.compute()["mean"]
+
+
+def prepare(job: Job) -> None:
+    """Computes a job's features, if it has a cache, so that jobs side by side find them."""
+    if job.config.feature_cache is not None:
+        torch.manual_seed(job.seed)
+        model = PoseTraining(job.config, job.run).model
+        folder, draws = job.config.feature_cache, job.config.feature_draws
+        make_loaders(
+            job.config,
+            wrap=lambda clips, is_training: FeatureClips(
+                clips, model, folder, draws if is_training else 1
+            ),
+        )
+
+
+def run_all(jobs: list[Job], workers: int, on_done: Callable[[Job, bool], None]) -> list[Job]:
+    """Runs what is not done, several side by side, each in a process of its own.
+
+    Args:
+        jobs: From `jobs_of`.
+        workers: How many at a time; they share the cores.
+        on_done: Told of every job that ended, and whether it succeeded.
+
+    Returns:
+        Jobs that failed; what they said stands on stderr.
+    """
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    waiting = [job for job in jobs if not job.is_done]
+    seen: set[int] = set()
+    for job in waiting:
+        if job.seed not in seen:
+            prepare(job)
+            seen.add(job.seed)
+    running: dict[int, tuple[Any, Job]] = {}
+    failed = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                job = waiting.pop(0)
+                process = context.Process(target=_work, args=(job, threads))
+                process.start()
+                running[process.sentinel] = (process, job)
+            for sentinel in wait(list(running)):
+                process, job = running.pop(int(sentinel))  # type: ignore[arg-type]
+                process.join()
+                failed += [job] if process.exitcode else []
+                on_done(job, not process.exitcode)
+    finally:
+        # They save and end.
+        for process, _ in running.values():
+            process.terminate()
+        for process, _ in running.values():
+            process.join()
+    return failed
+
+
+def _work(job: Job, threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
+    torch.set_num_threads(threads)
+    try:
+        run_job(job)
+    except DiffusionPoseError as error:
+        raise SystemExit(f"{job.run}: {error}") from None
+
+
+def results(jobs: list[Job]) -> dict[str, dict[int, dict[str, dict[str, float]]]]:
+    """What is done: row -> seed -> data set -> steps -> PCK."""
+    found: dict[str, dict[int, dict[str, dict[str, float]]]] = {}
+    for job in jobs:
+        if job.is_done:
+            content = json.loads((job.run / RESULT).read_text())
+            found.setdefault(job.row.name, {})[job.seed] = content["pck"]
+    return found
+
+
+def spread(values: list[float]) -> str:
+    """Mean +- standard deviation, in points of PCK."""
+    mean = 100 * statistics.fmean(values)
+    if len(values) == 1:
+        return f"{mean:.1f}"
+    return f"{mean:.1f} ± {100 * statistics.stdev(values):.1f}"
+
+
+def report(suite: Suite, jobs: list[Job]) -> Iterator[str]:
+    """Lines of Markdown: every table with its claim, rows over seeds, differences seed by seed."""
+    found = results(jobs)
+    rows = {row.name: row for row in suite.rows}
+    for table in suite.tables:
+        yield f"## {table.title}"
+        yield f"Claim: {table.claim}"
+        yield ""
+        sources = sorted({name for row in found.values() for run in row.values() for name in run})
+        heads = [f"{name}, {steps} steps" for name, steps in _columns(table, rows, sources)]
+        heads = [head.replace(", 1 steps", "") for head in heads]
+        yield "| row | seeds | " + " | ".join(f"{h} | minus reference" for h in heads) + " |"
+        yield "|---|---|" + "---|---|" * len(heads)
+        for name in table.rows:
+            seeds = found.get(name, {})
+            cells = [rows[name].label, str(len(seeds))]
+            for source, steps in _columns(table, rows, sources):
+                own = {s: v[source][steps] for s, v in seeds.items() if steps in v.get(source, {})}
+                base = {s: v[source]["1"] for s, v in found.get(table.reference, {}).items()}
+                gains = [value - base[seed] for seed, value in own.items() if seed in base]
+                cells += [spread(list(own.values())) if own else "-"]
+                same = name == table.reference and steps == "1"
+                cells += [spread(gains) if gains and not same else "-"]
+            yield f"| {' | '.join(cells)} |"
+        yield ""
+
+
+def _columns(table: Table, rows: dict[str, Row], sources: list[str]) -> list[tuple[str, str]]:
+    steps = sorted({n for name in table.rows for n in rows[name].steps}) if len(table.rows) else []
+    shown = steps if all(len(rows[name].steps) > 1 for name in table.rows) else [1]
+    return [(source, str(n)) for source in sources for n in shown]
+
+
+def curves(jobs: list[Job], source: str) -> dict[str, list[list[tuple[int, float]]]]:
+    """Row -> seeds -> (steps trained, PCK), from the runs' metrics."""
+    found: dict[str, list[list[tuple[int, float]]]] = {}
+    for job in jobs:
+        path = job.run / METRICS
+        if job.is_done and path.is_file():
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            curve = [(line["step"], line[f"val/pck_{source}"]) for line in lines]
+            found.setdefault(job.row.name, []).append(curve)
+    return found

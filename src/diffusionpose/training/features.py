@@ -1,0 +1,126 @@
+"""A frozen backbone's features, computed once and kept on disk: training what stands above it then costs little.
+
+A record is augmented `draws` times; epoch e shows draw e modulo `draws`. The file is named by what decides its content:
+backbone, data, augmentation, seed.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from diffusionpose.data.clips import ClipDataset, ClipRecord, DrawKey
+from diffusionpose.formats import AtomicFile
+from diffusionpose.model.model import DiffusionPose
+from diffusionpose.training.sources import fingerprint
+
+BATCH = 16
+
+
+class FeatureClips(Dataset[dict[str, Any]]):
+    """Clips as backbone features in place of images, by the keys of `EpochSampler` or by index.
+
+    Args:
+        clips: What the features are of.
+        model: Whose backbone; it is not changed.
+        folder: For the files.
+        draws: Augmentations a record.
+    """
+
+    def __init__(
+        self, clips: ClipDataset, model: DiffusionPose, folder: Path, draws: int = 1
+    ) -> None:
+        self.records: list[ClipRecord] = list(clips.records)
+        self.draws = draws
+        name = _name(clips, model, draws)
+        path = folder / f"features-{name}.npy"
+        if not path.exists():
+            _write(clips, model, path, draws)
+        self._features = np.load(path, mmap_mode="r")
+        self._keypoints = np.load(path.with_suffix(".keypoints.npy"))
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: DrawKey | int) -> dict[str, Any]:
+        epoch, repeat, index = key if isinstance(key, tuple) else (0, 0, key)
+        place = (epoch + repeat) % self.draws * len(self.records) + index
+        return {
+            "features": torch.from_numpy(self._features[place].astype(np.float32)),
+            "keypoints": torch.from_numpy(self._keypoints[place]),
+            "index": index,
+            "key": torch.tensor([epoch, repeat, index]),
+        }
+
+
+def _name(clips: ClipDataset, model: DiffusionPose, draws: int) -> str:
+    digest = hashlib.sha256(fingerprint(clips.records).encode())
+    digest.update(f"{clips.seed} {draws} {clips.augment} {model.config.num_frames}".encode())
+    for name, tensor in model.backbone.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@torch.inference_mode()
+def _write(clips: ClipDataset, model: DiffusionPose, path: Path, draws: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    file, keypoints = AtomicFile(path), []
+    try:
+        stored: np.ndarray | None = None
+        done = 0
+        for draw in range(draws):
+            keys: Any = _Draw(clips, draw)
+            for batch in DataLoader(Subset(keys, range(len(clips))), BATCH):
+                found = model.extract(batch["images"].to(device)).half().cpu().numpy()
+                if stored is None:
+                    shape = (draws * len(clips), *found.shape[1:])
+                    stored = np.lib.format.open_memmap(
+                        file.temporary, mode="w+", dtype=np.float16, shape=shape
+                    )
+                stored[done : done + len(found)] = found
+                keypoints.append(batch["keypoints"].numpy())
+                done += len(found)
+        assert stored is not None
+        stored.flush()
+        _save(path.with_suffix(".keypoints.npy"), np.concatenate(keypoints))
+        # Last: whoever sees the features finds their keypoints.
+        file.publish()
+    finally:
+        file.discard()
+        model.train(was_training)
+
+
+def _save(path: Path, values: np.ndarray) -> None:
+    file = AtomicFile(path)
+    try:
+        with file.temporary.open("wb") as stream:
+            np.save(stream, values)
+        file.publish()
+    finally:
+        file.discard()
+
+
+class _Draw(Dataset[Any]):
+    """One augmentation of every record."""
+
+    def __init__(self, clips: ClipDataset, draw: int) -> None:
+        self.clips, self.draw = clips, draw
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.clips[self.draw, 0, index]
+
+
+def features_of(batch: dict[str, Tensor], model: DiffusionPose) -> Tensor:
+    """(batch, frames, tokens, dim) features of a batch of either kind of clips."""
+    return batch["features"] if "features" in batch else model.extract(batch["images"])
