@@ -267,3 +267,17 @@ def test_contact_sheet_of_few_frames_is_narrow():
 def test_contact_sheet_needs_frames_and_columns(num_frames, columns):
     with pytest.raises(ValueError, match="frames in"):
         contact_sheet([make_frame(index) for index in range(num_frames)], columns)
+
+
+def test_contact_sheet_takes_captions_and_a_title():
+    frames = [make_frame(1), make_frame(2)]
+    plain, named = contact_sheet(frames), contact_sheet(frames, captions=["one", "two"])
+    assert named.shape == plain.shape
+    assert (named != plain).any()
+    titled = contact_sheet(frames, captions=["one", "two"], title="All of it")
+    grown = titled.shape[0] - named.shape[0]
+    assert grown > 0
+    assert (titled[grown + 10 :] == named[10:]).all()
+    assert (titled[:grown] != titled[0, 0]).any()
+    with pytest.raises(ValueError, match="zip"):
+        contact_sheet(frames, captions=["one"])

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from diffusionpose.cli_evaluate import evaluate
 from diffusionpose.errors import DiffusionPoseError, MissingExtraError, UsageError
 from diffusionpose.version import __version__
 
@@ -303,6 +304,9 @@ def export(
 
     difference = export_onnx(model, out, overwrite=overwrite)
     print(f"{out}: onnxruntime's heatmaps differ from torch's by {difference:.1e} at most")
+
+
+app.command()(evaluate)
 
 
 @app.command()

@@ -11,7 +11,13 @@ from typing import Literal
 from diffusionpose.errors import DiffusionPoseError
 from diffusionpose.version import __version__
 
-EXTRAS = {"train": "lightning", "export": "onnxscript", "openvino": "openvino"}
+EXTRAS = {
+    "train": "lightning",
+    "export": "onnxscript",
+    "openvino": "openvino",
+    "eval": "motmetrics",
+    "hota": "trackeval",
+}
 
 
 @dataclass(frozen=True)

@@ -378,14 +378,21 @@ _INK: Colour = (225, 227, 230)
 
 
 def contact_sheet(
-    frames: Iterable[Frame], columns: int = 4, *, tile_width: int = 320
+    frames: Iterable[Frame],
+    columns: int = 4,
+    *,
+    tile_width: int = 320,
+    captions: Sequence[str] | None = None,
+    title: str = "",
 ) -> np.ndarray:
-    """Small pictures of frames in rows, with index and time below each: a video at one glance.
+    """Small pictures of frames in rows, with a caption below each: a video at one glance.
 
     Args:
         frames: At least one; all tiles get the shape of the first picture, others are fitted into it.
         columns: Pictures a row; fewer if there are fewer frames.
         tile_width: Pixels.
+        captions: One a frame; index and time if left out.
+        title: Above all.
 
     Returns:
         (height, width, 3) uint8 RGB.
@@ -393,7 +400,9 @@ def contact_sheet(
     Raises:
         ValueError: There are no frames, or no columns.
     """
-    tiles = [(_caption(frame), frame.image) for frame in frames]
+    pictures = list(frames)
+    captions = [_caption(frame) for frame in pictures] if captions is None else captions
+    tiles = [(text, frame.image) for text, frame in zip(captions, pictures, strict=True)]
     if not tiles or columns < 1 or tile_width < 1:
         raise ValueError(f"{len(tiles)} frames in {columns} columns of {tile_width} px")
     height, width = tiles[0][1].shape[:2]
@@ -402,10 +411,13 @@ def contact_sheet(
     step_x, step_y = tile_width + gap, tile_height + gap + 3 * digits
     columns = min(columns, len(tiles))
     num_rows = math.ceil(len(tiles) / columns)
-    sheet = np.full((num_rows * step_y + gap, columns * step_x + gap, 3), _PAPER, np.uint8)
+    top = gap + (3 * digits if title else 0)
+    sheet = np.full((num_rows * step_y + top, columns * step_x + gap, 3), _PAPER, np.uint8)
+    if title:
+        _stamp(sheet, _text_mask(title, digits), gap, gap + digits, _INK)
     for number, (caption, image) in enumerate(tiles):
         row, column = divmod(number, columns)
-        x, y = gap + column * step_x, gap + row * step_y
+        x, y = gap + column * step_x, top + row * step_y
         cell = sheet[y : y + step_y, x : x + tile_width]
         _place(cell[:tile_height], image)
         _stamp(cell, _text_mask(caption, digits), 0, tile_height + 1.5 * digits, _INK)

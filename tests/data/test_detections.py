@@ -62,3 +62,13 @@ def test_detections_by_name_or_id_best_first(write):
 def test_malformed_detections_are_named(write, content, message):
     with pytest.raises(DataError, match=r"detections\.json: " + message):
         load_detections(write(content))
+
+
+def test_a_folder_of_files_is_one_list(tmp_path):
+    with pytest.raises(DataError, match="no detection files"):
+        load_detections(tmp_path)
+    for number, box in enumerate([(10, 20, 30, 40), (1, 2, 3, 4)]):
+        content = [detection(0.5 + number / 10, box, image_name=NAME)]
+        (tmp_path / f"{number}.json").write_text(json.dumps(content))
+    boxes = load_detections(tmp_path).boxes_at(AnnotatedFrame(NAME))
+    np.testing.assert_array_equal(boxes.boxes, [[1, 2, 4, 6], [10, 20, 40, 60]])

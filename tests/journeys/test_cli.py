@@ -324,3 +324,72 @@ def test_a_signal_in_the_middle_leaves_nothing_under_a_final_name(
     left = [path.name for path in out.iterdir()]
     assert bool(left) == (sent == signal.SIGKILL)
     assert all(name.startswith(".") and ".tmp-" in name for name in left)
+
+
+@pytest.fixture
+def evaluate(run, untrained, tmp_path):
+    """`evaluate` with the small model over a made data set in `tmp_path / "set"`."""
+    root = posetrack_root(tmp_path / "set")
+
+    def call(*options):
+        base = ("--model", untrained, "--data", root, "--device", "cpu", "--resamples", 20)
+        return run("evaluate", *base, *options)
+
+    return call
+
+
+def test_evaluate_prints_a_table_and_writes_what_was_asked_for(evaluate, run, tmp_path):
+    figures, report, picture = (tmp_path / name for name in ("f.yaml", "all.json", "worst.png"))
+    figures.write_text("source: their table\nrows: {Theirs: {Mean: 80.5}}\n")
+    written = tmp_path / "predictions"
+    code, out, err = evaluate(
+        "--json", report, "--worst", picture, "--write-predictions", written, "--published", figures
+    )
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].startswith("PoseTrack AP; set val; 2 videos, 10 frames, 10 people; boxes: true")
+    assert lines[1].split()[:3] == ["Head", "Shoulder", "Elbow"]
+    assert lines[2].split()[0] == "untrained"
+    assert lines[3].split()[:3] == ["95", "%", "interval"]
+    assert "published, not measured here (their table):" in lines
+    assert lines[-1].split()[-1] == "80.5"
+    assert all(str(path) in err for path in (report, picture, written))
+    assert len(list(written.iterdir())) == 2
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    values = json.loads(report.read_text())["values"]
+
+    truth = tmp_path / "set" / "posetrack_data" / "val"
+    files = ("--truth", truth, "--predictions", written, "--json", report)
+    code, _, err = run("evaluate", *files)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "all.json is there: give another name, or --overwrite" in err
+    code, out, _ = run("evaluate", *files, "--overwrite", "--format", "latex", "--resamples", 20)
+    assert code == 0
+    assert "\\toprule" in out
+    assert json.loads(report.read_text())["values"] == pytest.approx(values, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--metric", "map"], 2, "there are posetrack-ap, oks"),
+        (["--format", "html"], 2, "text, markdown, latex"),
+        (["--truth", "x"], 2, "give either --model and --data, or --truth and --predictions"),
+        (["--boxes", "nothing.json"], 1, "nothing.json: no such file"),
+        (["--split", "test"], 1, "there are the splits val"),
+        (["--published", "nothing.yaml"], 2, "nothing.yaml: no such file"),
+        (["--steps", "100000"], 2, "num_inference_steps"),
+        (["--layout", "coco"], 2, "needs --annotations and --images"),
+    ],
+)
+def test_evaluate_says_in_one_line_what_is_wrong(evaluate, options, code, message):
+    found, out, err = evaluate(*options)
+    assert (found, out, err.count("\n")) == (code, "", 1)
+    assert message in err
+
+
+def test_evaluate_names_the_extra_that_is_missing(evaluate, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, _, err = evaluate("--metric", "oks")
+    assert code == 1
+    assert err.endswith("'faster-coco-eval': pip install 'diffusionpose[eval]'\n")

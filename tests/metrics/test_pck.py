@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
 
-from diffusionpose.metrics.pck import LIMB_JOINTS, Pck
+from diffusionpose.errors import DataError
+from diffusionpose.metrics.pck import LIMB_JOINTS, Pck, VideoPck
 from diffusionpose.skeleton import POSETRACK15
+from tests.metrics.made import pair, whole_person
+from tests.metrics.made import person as made_person
 
 
 def person():
@@ -39,3 +42,70 @@ def test_people_without_a_torso_are_left_out_and_reset_forgets():
     metric.reset()
     assert np.isnan(metric.compute()["mean"])
     assert len(LIMB_JOINTS) == 12
+
+
+def crowd(seed, num_frames=3):
+    """Truth and predictions of three people a frame, in the same order."""
+    rng = np.random.default_rng(seed)
+    truth, found = [], []
+    for _ in range(num_frames):
+        places = [(120 + 220 * n, 150) for n in range(3)]
+        truth.append([whole_person(place) for place in places])
+        found.append(
+            [whole_person(place, noise=10, seed=int(rng.integers(1e6))) for place in places]
+        )
+    return truth, found
+
+
+def as_arrays(people):
+    return np.stack([person.keypoints for frame in people for person in frame])
+
+
+@pytest.mark.parametrize("same_people", [True, False])
+def test_videos_agree_with_pck_of_their_people(same_people):
+    pairs, plain = [], Pck(POSETRACK15)
+    for seed in range(3):
+        truth, found = crowd(seed)
+        plain.update(as_arrays(found), as_arrays(truth))
+        shown = found if same_people else [frame[::-1] for frame in found]
+        pairs.append(pair(truth, shown, same_people=same_people))
+    metric = VideoPck(pairs)
+    expected = plain.compute()
+    mean = expected.pop("mean")
+    joints = metric.joints(np.ones(3))
+    assert {joint: joints[joint] / 100 for joint in expected} == pytest.approx(expected)
+    row = dict(zip(metric.columns, metric.row(np.ones(3)), strict=True))
+    assert row["Mean"] == pytest.approx(100 * mean)
+    assert 30 < row["Mean"] < 99
+    assert np.isnan(row["Head"])  # the metric is of the limbs
+    assert not np.allclose(metric.row(np.array([3, 0, 0]))[1:], metric.row(np.ones(3))[1:])
+
+
+def test_who_is_not_found_is_missed_and_who_is_not_there_does_not_count():
+    truth, _ = crowd(0, num_frames=1)
+    stranger = whole_person((900, 700))
+    figures = [
+        VideoPck([pair(truth, [people])]).row(np.ones(1))[-1]
+        for people in (truth[0], [*truth[0], stranger], truth[0][:2], [])
+    ]
+    assert figures == pytest.approx([100, 100, 200 / 3, 0])
+
+
+def test_pckh_is_half_of_the_head_length():
+    truth = whole_person((100, 150))
+    limit = 0.5 * 0.6 * np.hypot(30, 34)
+    figures = []
+    for off in (0.999 * limit, 1.001 * limit):
+        found = whole_person((100, 150))
+        found.keypoints[:, 0] += off
+        figures.append(VideoPck([pair([[truth]], [[found]])], "head").row(np.ones(1))[-1])
+    assert figures == [100, 0]
+    headless = made_person({"nose": (5, 5)})
+    with pytest.raises(DataError, match="without a head box"):
+        VideoPck([pair([[headless]], [[headless]])], "head")
+
+
+def test_people_without_a_torso_are_counted():
+    truth, found = crowd(0, num_frames=1)
+    truth[0][0].keypoints[POSETRACK15.index("right_hip")] = np.nan
+    assert "1 of 3 people are left out" in VideoPck([pair(truth, found)]).warnings[0]

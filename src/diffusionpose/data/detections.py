@@ -8,6 +8,7 @@ import numpy as np
 from diffusionpose.annotations import AnnotatedFrame
 from diffusionpose.data.json_nodes import Node, read_json
 from diffusionpose.data.posetrack_files import xywh_box
+from diffusionpose.errors import DataError
 from diffusionpose.structures import Boxes
 
 PERSON = 1
@@ -45,16 +46,18 @@ def load_detections(path: Path, threshold: float = 0.2) -> Detections:
     """A list of `{"image_name" | "image_id", "bbox": [x, y, width, height], "score", "category_id"}`.
 
     Args:
-        path: The JSON file.
+        path: The JSON file, or a folder of such files.
         threshold: Detections with a lower score are left out; MMPose takes 0.4.
 
     Raises:
-        DataError: If the file cannot be read or an entry contradicts this form, naming the JSON path.
+        DataError: If a file cannot be read or an entry contradicts this form, naming the JSON path; or if there is none.
     """
-    content = read_json(Path(path))
+    files = sorted(Path(path).glob("[!.]*.json")) if Path(path).is_dir() else [Path(path)]
+    if not files:
+        raise DataError(f"{path}: no detection files (*.json)")
     found: dict[int | str, list[tuple[np.ndarray, float]]] = {}
     left_out = {"weak": 0, "flat": 0, "others": 0}
-    for entry in content.items():
+    for entry in (entry for file in files for entry in read_json(file).items()):
         image, box, score = _image_key(entry), xywh_box(entry.need("bbox")), entry.need("score")
         confidence = score.number()
         if image is None or box is None or confidence is None:

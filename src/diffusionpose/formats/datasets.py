@@ -39,7 +39,7 @@ def _person_category(skeleton: Skeleton) -> str:
     return json_line({**names, "keypoints": skeleton.joints, "skeleton": limbs})
 
 
-def _coco_family(
+def coco_family(
     info: str, images: Iterable[str], annotations: Iterable[str], skeleton: Skeleton
 ) -> Iterator[str]:
     """The frame that PoseTrack18 and COCO files share."""
@@ -109,7 +109,7 @@ class PoseTrackEncoder:
         images, annotations = spools
         # The number of frames is known only now: each record is opened again at its last brace.
         counted = (line[:-1] + f', "nframes": {self._num_frames}}}' for line in images)
-        yield from _coco_family("", counted, annotations, POSETRACK17)
+        yield from coco_family("", counted, annotations, POSETRACK17)
 
 
 class CocoEncoder:
@@ -160,4 +160,4 @@ class CocoEncoder:
         version = f"diffusionpose {self._header.version}"
         info = json_line({"description": self._header.video.name, "version": version})
         images, annotations = spools
-        yield from _coco_family(f'"info": {info},\n', images, annotations, COCO17)
+        yield from coco_family(f'"info": {info},\n', images, annotations, COCO17)

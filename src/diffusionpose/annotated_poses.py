@@ -1,0 +1,175 @@
+"""The network over the annotated frames of a data set: boxes in, predicted people out.
+
+Each person's clip is the key frame and its neighbours in the video, cut by the person's box, as in training.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from diffusionpose.annotations import AnnotatedPerson, AnnotatedVideo
+from diffusionpose.data.annotated_sets import Clips
+from diffusionpose.data.clips import Clip, ClipDataset, ClipRecord
+from diffusionpose.data.detections import Detections
+from diffusionpose.data.posetrack import usable_box
+from diffusionpose.networks import PoseNetwork
+from diffusionpose.nn import heatmaps
+from diffusionpose.nn.diffusion import seeded_noise
+from diffusionpose.nn.geometry import transform
+from diffusionpose.overlap import ahead
+from diffusionpose.skeleton import POSETRACK15, remap
+
+BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True, eq=False)
+class PersonBox:
+    """A person to find: a box of a frame, and what the prediction takes over from it."""
+
+    video: int
+    frame: int
+    number: int
+    box: np.ndarray
+    score: float = 1.0
+    track_id: int | None = None
+
+
+def true_boxes(videos: Sequence[AnnotatedVideo]) -> list[PersonBox]:
+    """The boxes of everybody who has a joint and a box with an area, as training takes them, in order."""
+    found = []
+    for at, video in enumerate(videos):
+        for index, frame in enumerate(video.frames):
+            for number, person in enumerate(frame.people):
+                box = usable_box(person, person.keypoints, frame, video.layout)
+                if box is not None:
+                    found.append(PersonBox(at, index, number, box, track_id=person.track_id))
+    return found
+
+
+def detected_boxes(videos: Sequence[AnnotatedVideo], detections: Detections) -> list[PersonBox]:
+    """The detections in frames with people; others do not count in any metric."""
+    found = []
+    for at, video in enumerate(videos):
+        for index, frame in enumerate(video.frames):
+            if not frame.people:
+                continue
+            boxes = detections.boxes_at(frame)
+            found += [
+                PersonBox(at, index, number, boxes.boxes[number].astype(np.float64), float(score))
+                for number, score in enumerate(boxes.scores)
+            ]
+    return found
+
+
+def predict_annotated(
+    network: PoseNetwork,
+    videos: Sequence[AnnotatedVideo],
+    clips: Clips,
+    boxes: Sequence[PersonBox],
+    *,
+    seed: int = 0,
+    batch_size: int = 16,
+    on_person: Callable[[], None] | None = None,
+) -> list[AnnotatedVideo]:
+    """The videos' frames with the predicted person of each box, at the box's number in its frame.
+
+    Numbers without a box, of people who cannot be cut out, get a person without points.
+
+    Args:
+        network: Any that `load_network` gives.
+        videos: Annotated.
+        clips: By video and frame, the files of the frame and its neighbours: t-1, t, t+1.
+        boxes: Where they are.
+        seed: Of the noise; with video, frame and number of the person it decides it, whatever the batches.
+        batch_size: People a pass.
+        on_person: Called after each person.
+
+    Raises:
+        DataError: If an image is missing or broken.
+    """
+    found: dict[tuple[int, int], dict[int, AnnotatedPerson]] = {}
+    noise_keys = [(seed, videos[one.video].name, one.frame, one.number) for one in boxes]
+    dataset = ClipDataset([_record(one, clips, network) for one in boxes], network.config)
+    loader = DataLoader(dataset, batch_size=batch_size)
+    with closing(ahead(_batches(loader), BATCHES_AHEAD)) as batches:
+        for batch in batches:
+            indices = batch["index"].tolist()
+            points, scores = _estimate(network, batch, [noise_keys[index] for index in indices])
+            for index, xy, values in zip(indices, points, scores, strict=True):
+                one = boxes[index]
+                person = _person(one, xy, values, network)
+                found.setdefault((one.video, one.frame), {})[one.number] = person
+                if on_person is not None:
+                    on_person()
+    return [_with_people(video, at, found) for at, video in enumerate(videos)]
+
+
+def _batches(loader: DataLoader[Clip]) -> Iterator[dict[str, Tensor]]:
+    yield from loader
+
+
+def _record(one: PersonBox, clips: Clips, network: PoseNetwork) -> ClipRecord:
+    joints = network.config.skeleton_graph.num_joints
+    return ClipRecord(
+        frames=clips(one.video, one.frame),
+        keypoints=np.full((joints, 2), np.nan),
+        box=one.box,
+        video=str(one.video),
+        image_id=one.frame,
+        track_id=one.number,
+    )
+
+
+_UNKNOWN = np.full(POSETRACK15.num_joints, np.nan)
+_NOBODY = AnnotatedPerson(
+    None, np.full((POSETRACK15.num_joints, 2), np.nan), _UNKNOWN, _UNKNOWN, has_points=False
+)
+
+
+def _estimate(
+    network: PoseNetwork, batch: dict[str, Tensor], keys: Sequence[tuple[object, ...]]
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """(joints, 2) image pixels of each person, and (batch, joints) scores, in the network's order of joints."""
+    images = batch["images"].to(network.device)
+    noise = torch.stack([seeded_noise(network.noise_shape, key)[None] for key in keys])
+    features = network.features(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+    maps = network.heatmaps(features, noise.to(network.device))
+    points, scores = heatmaps.decode(maps)
+    crop = heatmaps.heatmap_to_crop(points).double().cpu().numpy()
+    placed = [transform(xy, to) for xy, to in zip(crop, batch["to_image"].numpy(), strict=True)]
+    return placed, scores.double().cpu().numpy()
+
+
+def _person(
+    one: PersonBox, points: np.ndarray, scores: np.ndarray, network: PoseNetwork
+) -> AnnotatedPerson:
+    """A joint's score is its heatmap's maximum; the person's is their mean times the box's."""
+    values = remap(
+        np.column_stack([points, scores]),
+        network.config.skeleton_graph.joints,
+        POSETRACK15.joints,
+    )
+    return AnnotatedPerson(
+        track_id=one.track_id,
+        keypoints=values[:, :2],
+        visible=np.full(len(values), np.nan),
+        scores=values[:, 2],
+        box=one.box,
+        score=float(scores.mean()) * one.score,
+    )
+
+
+def _with_people(
+    video: AnnotatedVideo, at: int, found: dict[tuple[int, int], dict[int, AnnotatedPerson]]
+) -> AnnotatedVideo:
+    frames = []
+    for index, frame in enumerate(video.frames):
+        people = found.get((at, index), {})
+        number = max(len(frame.people), *(n + 1 for n in people), 0)
+        frames.append(replace(frame, people=tuple(people.get(n, _NOBODY) for n in range(number))))
+    return replace(video, frames=tuple(frames))

@@ -1,0 +1,97 @@
+"""The verb `evaluate` of the command line: its options, and what it prints."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    model: Annotated[
+        str | None, typer.Option(help="As in predict; runs over --data. Or --truth, --predictions.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Data set root, with images.")] = None,
+    truth: Annotated[Path | None, typer.Option(help="Annotation files: a folder, or one.")] = None,
+    predictions: Annotated[Path | None, typer.Option(help="Likewise, of the same names.")] = None,
+    metric: Annotated[
+        str, typer.Option(help="posetrack-ap, oks, pck, pckh, mota (extra: eval), hota.")
+    ] = "posetrack-ap",
+    split: Annotated[str, typer.Option(help="Folder of the root's annotations.")] = "val",
+    layout: Annotated[
+        str, typer.Option(help="Of --data: posetrack or coco; written: posetrack17, posetrack18.")
+    ] = "posetrack",
+    annotations: Annotated[Path | None, typer.Option(help="coco: file under --data.")] = None,
+    images: Annotated[Path | None, typer.Option(help="coco: folder under --data.")] = None,
+    boxes: Annotated[str, typer.Option(help="truth, or a file or folder of detections.")] = "truth",
+    box_score: Annotated[float, typer.Option(help="Drop detections that score less.")] = 0.2,
+    subset: Annotated[Path | None, typer.Option(help="Only these: file under --data.")] = None,
+    stride: Annotated[int, typer.Option(help="Every n-th annotated frame of a video.")] = 1,
+    steps: Annotated[int, typer.Option(help="DDIM steps.")] = 1,
+    flip_test: Annotated[bool, typer.Option(help="Average with the mirrored crop.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the noise, and of the resamples.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="People a pass; changes speed only.")] = 16,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    engine: Annotated[
+        str | None, typer.Option(help="As in predict: torch, onnxruntime or openvino.")
+    ] = None,
+    resamples: Annotated[int, typer.Option(help="Of the videos, for intervals; 0: none.")] = 1000,
+    table_format: Annotated[
+        str, typer.Option("--format", help="Of the table: text, markdown or latex.")
+    ] = "text",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all of it here.")] = None,
+    published: Annotated[Path | None, typer.Option(help="YAML of published figures.")] = None,
+    worst: Annotated[Path | None, typer.Option(help="Picture of the 20 worst people.")] = None,
+    write_predictions: Annotated[Path | None, typer.Option(help="Folder, for poseval.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Figures of a model over an annotated data set, or of files of predictions beside files of truth."""
+    from diffusionpose.evaluate import EvaluateOptions
+    from diffusionpose.evaluate import evaluate as evaluate_options
+    from diffusionpose.evaluate_files import Deliveries
+
+    options = EvaluateOptions(
+        metric=metric, model=model, data=data, truth=truth, predictions=predictions, split=split,
+        layout=layout, annotations=annotations, images=images, subset=subset, stride=stride, boxes=boxes,
+        box_score=box_score, seed=seed, num_inference_steps=steps, flip_test=flip_test,
+        batch_size=batch_size, device=device, engine=engine, num_resamples=resamples,
+        published=published,
+    )  # fmt: skip
+    deliveries = Deliveries(table_format, json_file, worst, write_predictions, overwrite)
+    deliveries.check(options)
+    with people_bar(quiet) as progress:
+        found = evaluate_options(options, progress)
+    # Before the files: if one cannot be written, the figures are not lost.
+    print(deliveries.table(found), end="", flush=True)
+    files = deliveries.deliver(found, options)
+    tell([] if quiet else files, found.warnings)
+
+
+def tell(files: Sequence[Path], warnings: Sequence[str]) -> None:
+    """On stderr, what was written and what was odd."""
+    for file in files:
+        print(f"  {file}", file=sys.stderr)
+    for warning in warnings:
+        print(f"diffusionpose: warning: {warning}", file=sys.stderr)
+
+
+@contextmanager
+def people_bar(quiet: bool) -> Iterator[Callable[[int], Callable[[], None]] | None]:
+    """A bar on stderr that is told the number of people, then of each; nothing when that is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+
+        def start(number: int) -> Callable[[], None]:
+            """Shows the bar."""
+            task = progress.add_task("people", total=number)
+            return lambda: progress.advance(task)
+
+        yield start

@@ -1,0 +1,134 @@
+"""Annotated data sets to evaluate on: all videos, and where the images of their frames and neighbours lie."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from diffusionpose.annotations import AnnotatedFrame, AnnotatedPerson, AnnotatedVideo
+from diffusionpose.data.clips import ClipRecord
+from diffusionpose.data.coco import load_coco
+from diffusionpose.data.frames import VideoImages, locate_images
+from diffusionpose.data.json_nodes import read_json
+from diffusionpose.data.posetrack import frame_names
+from diffusionpose.data.posetrack_files import find_annotations, read_posetrack
+from diffusionpose.data.subset import Subset
+
+Clips = Callable[[int, int], tuple[Path, Path, Path]]
+"""By numbers of video and frame, the files of the frames t-1, t, t+1."""
+
+
+@dataclass(frozen=True, eq=False)
+class AnnotatedSet:
+    """A data set.
+
+    Args:
+        videos: A still is a video of one frame.
+        clips: The files of each frame and its neighbours.
+        label_version: Of the annotations, if it is known.
+    """
+
+    videos: list[AnnotatedVideo]
+    clips: Clips
+    label_version: str | None = None
+
+
+def posetrack_set(root: Path, split: str, subset: Path | None = None) -> AnnotatedSet:
+    """A split of a PoseTrack17, 18 or 21 root.
+
+    Args:
+        root: Of the data set.
+        split: `train`, `val` or another folder.
+        subset: File of the videos or frames wanted, relative to the root (`Subset`).
+
+    Raises:
+        DataError: If files are missing or malformed, or the subset names what is not there.
+    """
+    files = find_annotations(root, split)
+    videos = [read_posetrack(file) for file in files]
+    if subset is not None:
+        wanted = Subset.read(root / subset)
+        videos = [_only(video, wanted) for video in videos]
+        wanted.check()
+        videos = [video for video in videos if any(frame.people for frame in video.frames)]
+    return AnnotatedSet(videos, posetrack_clips(videos, root, split), label_version(files[0]))
+
+
+def _only(video: AnnotatedVideo, wanted: Subset) -> AnnotatedVideo:
+    """The video with the people of the frames that are wanted; other frames stay as neighbours."""
+    frames = (
+        frame if wanted.holds(frame_names(video, frame)) else replace(frame, people=())
+        for frame in video.frames
+    )
+    return replace(video, frames=tuple(frames))
+
+
+def posetrack_clips(videos: Sequence[AnnotatedVideo], root: Path, split: str) -> Clips:
+    """The images of PoseTrack's videos under a root; those of a video are looked for when first asked for."""
+
+    @cache
+    def images(video: int) -> VideoImages:
+        """Where the video lies."""
+        return locate_images(root, split, videos[video])
+
+    return lambda video, frame: images(video).clip(frame)
+
+
+def label_version(file: Path) -> str | None:
+    """The version of the labels, such as 0.45, as the file or the name of a folder around it tells.
+
+    Figures by PoseTrack18's labels 0.2 and 0.45 differ by tens of points.
+    """
+    told = read_json(file).get("info").get("version").value
+    if told is not None:
+        return str(told)
+    for part in reversed(file.resolve().parts[-5:-1]):
+        found = re.search(r"v(\d+\.\d+)", part)
+        if found:
+            return found.group(1)
+    return None
+
+
+def coco_set(
+    root: Path, annotations: Path, images: Path, stride: int = 1, subset: Path | None = None
+) -> AnnotatedSet:
+    """The stills of a COCO keypoint file, as `load_coco` takes its people.
+
+    Args:
+        root: Of the data set.
+        annotations: The file, relative to the root.
+        images: The folder, relative to the root.
+        stride: Keep the people of every n-th image.
+        subset: File of the images wanted, relative to the root (`Subset`).
+
+    Raises:
+        DataError: If the file is missing or malformed.
+    """
+    by_image: dict[int, list[ClipRecord]] = {}
+    for record in load_coco(root, annotations, images, subset=subset):
+        by_image.setdefault(record.image_id, []).append(record)
+    kept = list(by_image.items())[::stride]
+    videos = [_still(image_id, people, root) for image_id, people in kept]
+
+    def clip(video: int, frame: int) -> tuple[Path, Path, Path]:
+        """A picture without neighbours stands in for them."""
+        file = root / videos[video].frames[frame].file_name
+        return file, file, file
+
+    return AnnotatedSet(videos, clip)
+
+
+def _still(image_id: int, people: Sequence[ClipRecord], root: Path) -> AnnotatedVideo:
+    file = people[0].frames[1].relative_to(root)
+    frame = AnnotatedFrame(
+        str(file), tuple(map(_person, people)), is_labelled=True, frame_id=image_id
+    )
+    return AnnotatedVideo(people[0].video, (frame,), layout="posetrack18")
+
+
+def _person(record: ClipRecord) -> AnnotatedPerson:
+    unknown = np.full(len(record.keypoints), np.nan)
+    return AnnotatedPerson(record.track_id, record.keypoints, unknown, unknown, box=record.box)

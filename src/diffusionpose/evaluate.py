@@ -1,0 +1,499 @@
+"""Evaluation: a model over an annotated data set, or files of predictions beside files of truth, as one report.
+
+truth (`read_truth`) -> boxes and predictions (`predict_truth`), or files (`read_predictions`) -> a metric of pairs
+(`metrics`) -> figures with intervals (`Report`).
+"""
+
+import hashlib
+import importlib.util
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusionpose.annotated_poses import detected_boxes, predict_annotated, true_boxes
+from diffusionpose.annotations import AnnotatedVideo
+from diffusionpose.data.annotated_sets import (
+    AnnotatedSet,
+    Clips,
+    coco_set,
+    label_version,
+    posetrack_clips,
+    posetrack_set,
+)
+from diffusionpose.data.detections import Detections, load_detections
+from diffusionpose.data.posetrack import usable_joints
+from diffusionpose.data.posetrack_files import read_posetrack
+from diffusionpose.errors import DataError, MissingExtraError, UsageError
+from diffusionpose.formats.published import PublishedFigures
+from diffusionpose.formats.score_table import ScoreRow, ScoreTable
+from diffusionpose.metrics.base import COVERAGE, JointMetric, Metric, bootstrap
+from diffusionpose.metrics.oks import OksAP
+from diffusionpose.metrics.pairs import VideoPair, pair_videos
+from diffusionpose.metrics.pck import VideoPck
+from diffusionpose.metrics.posetrack_ap import PoseTrackAP
+from diffusionpose.metrics.posetrack_frames import require_head_boxes, require_shapely
+from diffusionpose.metrics.tracking import Hota, PoseTrackMota
+from diffusionpose.networks import PoseNetwork, load_network
+from diffusionpose.predict import choose_device
+from diffusionpose.version import __version__
+
+METRICS: dict[str, Callable[[Sequence[VideoPair]], Metric]] = {
+    "posetrack-ap": PoseTrackAP,
+    "oks": OksAP,
+    "pck": VideoPck,
+    "pckh": lambda pairs: VideoPck(pairs, "head"),
+    "mota": PoseTrackMota,
+    "hota": Hota,
+}
+TITLES = {
+    "posetrack-ap": "PoseTrack AP",
+    "oks": "OKS AP",
+    "pck": "PCK, 0.2 of the torso",
+    "pckh": "PCKh, 0.5 of the head",
+    "mota": "MOTA, mean over joints",
+    "hota": "HOTA, mean over joints",
+}
+LAYOUTS = ("posetrack", "posetrack17", "posetrack18", "coco")
+TRUE_BOXES = "truth"
+TRACKING = ("mota", "hota")
+POSETRACK_METRICS = ("posetrack-ap", *TRACKING)
+IN_HEAD_LENGTHS = (*POSETRACK_METRICS, "pckh")
+PACKAGES = {
+    "oks": ("faster_coco_eval", "eval"),
+    "mota": ("motmetrics", "eval"),
+    "hota": ("trackeval", "hota"),
+}
+"""By metric, what it needs and the extra that brings it."""
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What is evaluated, and how.
+
+    Args:
+        metric: One of `METRICS`.
+        model: As `load_network`; with `data`.
+        data: Root of an annotated data set; with `truth` only where the images are.
+        truth: Annotation file or folder of them; with `predictions`.
+        predictions: Likewise, of the same names.
+        split: Folder of the root's annotations.
+        layout: `posetrack` takes PoseTrack17, 18 and 21, told apart by their keys; `coco` needs `annotations` and
+            `images`. `posetrack17` and `posetrack18` are as `posetrack`, and also say how predictions are written.
+        annotations: `coco`: file relative to the root.
+        images: `coco`: folder relative to the root.
+        subset: File of the videos or frames wanted, relative to the root.
+        stride: Every n-th annotated frame of a video, or image of a COCO file.
+        boxes: `truth`, or a file or folder of detections.
+        box_score: Detections that score less are dropped.
+        seed: Of the noise, and of the resamples.
+        num_inference_steps: DDIM steps.
+        flip_test: Average with the mirrored crop.
+        batch_size: People a pass; changes speed, not results.
+        device: As `choose_device`.
+        engine: As `load_network`.
+        num_resamples: Of the videos, for the intervals; 0 for none.
+        published: YAML file of figures that somebody published.
+    """
+
+    metric: str = "posetrack-ap"
+    model: str | None = None
+    data: Path | None = None
+    truth: Path | None = None
+    predictions: Path | None = None
+    split: str = "val"
+    layout: str = "posetrack"
+    annotations: Path | None = None
+    images: Path | None = None
+    subset: Path | None = None
+    stride: int = 1
+    boxes: str = TRUE_BOXES
+    box_score: float = 0.2
+    seed: int = 0
+    num_inference_steps: int = 1
+    flip_test: bool = False
+    batch_size: int = 16
+    device: str = "auto"
+    engine: str | None = None
+    num_resamples: int = 1000
+    published: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name, choices in (("metric", METRICS), ("layout", LAYOUTS)):
+            if getattr(self, name) not in choices:
+                raise UsageError(f"{name} {getattr(self, name)!r}: there are {', '.join(choices)}")
+        for name, least in (
+            ("stride", 1),
+            ("batch_size", 1),
+            ("num_inference_steps", 1),
+            ("num_resamples", 0),
+            ("seed", 0),
+        ):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if not 0 <= self.box_score <= 1:
+            raise UsageError(f"box_score must be between 0 and 1, not {self.box_score}")
+        self._check_sources()
+
+    def _check_sources(self) -> None:
+        by_files = self.truth is not None or self.predictions is not None
+        if self.model is not None and by_files:
+            raise UsageError("give either --model and --data, or --truth and --predictions")
+        if self.model is None and (self.truth is None or self.predictions is None):
+            raise UsageError("give --model and --data, or --truth and --predictions")
+        if self.model is not None and self.data is None:
+            raise UsageError("--model needs --data, the root of an annotated data set")
+        if by_files and (self.layout == "coco" or self.boxes != TRUE_BOXES or self.subset):
+            raise UsageError("--layout coco, --boxes and --subset are for --model: leave them out")
+        if self.layout == "coco" and (self.annotations is None or self.images is None):
+            raise UsageError("--layout coco needs --annotations and --images, relative to --data")
+        if self.boxes != TRUE_BOXES and self.metric in TRACKING:
+            raise UsageError(
+                f"--metric {self.metric} needs track ids, which detections have not: take --boxes truth, or evaluate "
+                "files of 'diffusionpose predict --format posetrack'"
+            )
+
+    def settings(self) -> dict[str, object]:
+        """What of it changes a model's figures."""
+        names = ("num_inference_steps", "flip_test", "stride", "seed", "engine")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What an evaluation found.
+
+    Args:
+        facts: Everything, for JSON.
+        table: The figures, for people.
+        warnings: What was odd.
+        pairs: Truth beside predictions.
+        clips: The images of the pairs' frames and their neighbours; None where no root was given.
+    """
+
+    facts: dict[str, Any]
+    table: ScoreTable
+    warnings: tuple[str, ...]
+    pairs: list[VideoPair]
+    clips: Clips | None
+
+    def to_json(self) -> str:
+        """The facts as strict JSON; figures that do not exist are null."""
+        return json.dumps(_without_nan(self.facts), indent=2, ensure_ascii=False) + "\n"
+
+
+Progress = Callable[[int], Callable[[], None]]
+"""Called with the number of people to come; what it gives is called after each."""
+
+
+def evaluate(options: EvaluateOptions, progress: Progress | None = None) -> Report:
+    """A report of a model, or of files of predictions.
+
+    Raises:
+        UsageError: If the options contradict each other.
+        DataError: If files are missing or malformed, or lack what the metric needs.
+        CheckpointError: If the model cannot be had or is broken.
+        MissingExtraError: If the metric needs an extra that is not installed.
+    """
+    if options.metric in PACKAGES:
+        package, extra = PACKAGES[options.metric]
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package.replace("_", "-"), extra)
+    published = PublishedFigures.read(options.published)
+    published.table_rows(OksAP.columns if options.metric == "oks" else JointMetric.columns)
+    if options.model is None:
+        pairs, source = _pairs_of_files(options)
+    else:
+        pairs, source = _pairs_of_model(options, progress)
+    if not any(frame.people for pair in pairs for frame in pair.truth.frames):
+        raise DataError(f"{source.data_name}: nobody is annotated there")
+    metric = METRICS[options.metric](pairs)
+    return _report(options, pairs, metric, source, published)
+
+
+# Where truth and predictions come from ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a report says of where its figures come from."""
+
+    name: str
+    data_name: str
+    split: str | None
+    boxes: str
+    facts: dict[str, object]
+    label_version: str | None
+    clips: Clips | None
+    warnings: tuple[str, ...] = ()
+
+
+def _pairs_of_files(options: EvaluateOptions) -> tuple[list[VideoPair], _Source]:
+    assert options.truth is not None
+    assert options.predictions is not None
+    files = _annotation_files(options.truth)
+    truths = [_prepared(read_posetrack(file), options) for file in files]
+    names = {video.name for video in truths}
+    found = [file for file in _annotation_files(options.predictions) if _video_name(file) in names]
+    twice = [name for name, n in Counter(map(_video_name, found)).items() if n > 1]
+    if twice:
+        raise DataError(f"{options.predictions}: two files of the video {twice[0]}")
+    predictions = [replace(read_posetrack(file), name=_video_name(file)) for file in found]
+    pairs = pair_videos(truths, predictions)
+    source = _Source(
+        name=options.predictions.resolve().name,
+        data_name=options.truth.resolve().name,
+        split=None,
+        boxes="those of the predictions",
+        facts={
+            "predictions": {"name": options.predictions.resolve().name, "sha256": _sha256(found)}
+        },
+        label_version=label_version(files[0]),
+        clips=None
+        if options.data is None
+        else posetrack_clips(truths, options.data, options.split),
+    )
+    return pairs, source
+
+
+def _video_name(file: Path) -> str:
+    """Also of what `predict --format posetrack` writes: NAME.posetrack.json."""
+    return file.stem.removesuffix(".posetrack")
+
+
+def _annotation_files(path: Path) -> list[Path]:
+    files = sorted(path.glob("[!.]*.json")) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"{path}: no annotation files (*.json)")
+    return files
+
+
+def _sha256(files: Sequence[Path]) -> str:
+    """Over the contents of the files, in order."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _pairs_of_model(
+    options: EvaluateOptions, progress: Progress | None
+) -> tuple[list[VideoPair], _Source]:
+    assert options.model is not None
+    assert options.data is not None
+    data = read_truth(options)
+    truths = data.videos
+    # What a metric lacks is said before the network works for an hour.
+    if options.metric in IN_HEAD_LENGTHS:
+        require_head_boxes(truths)
+        require_shapely(truths)
+    by_truth = options.boxes == TRUE_BOXES
+    detections = None if by_truth else load_detections(Path(options.boxes), options.box_score)
+    network = _network(options)
+    predictions, warnings = predict_truth(network, data, detections, options, progress)
+    boxes = "true boxes"
+    if not by_truth:
+        boxes = f"detections {Path(options.boxes).name} from score {options.box_score:g}"
+    source = _Source(
+        name=str(network.facts["name"]),
+        data_name=options.data.resolve().name,
+        split=_split(options),
+        boxes=boxes,
+        facts={"model": network.facts, "engine": network.engine, "settings": options.settings()},
+        label_version=data.label_version,
+        clips=data.clips,
+        warnings=warnings,
+    )
+    pairs = [
+        VideoPair(truth, found, by_truth) for truth, found in zip(truths, predictions, strict=True)
+    ]
+    return pairs, source
+
+
+def _split(options: EvaluateOptions) -> str:
+    """What of the data set is taken, in words."""
+    file = options.annotations
+    part = options.split
+    if options.layout == "coco" and file is not None:
+        # No folder of this machine's in a result.
+        part = file.name if file.is_absolute() else str(file)
+    return part if options.subset is None else f"{part}, subset {options.subset.name}"
+
+
+def _network(options: EvaluateOptions) -> PoseNetwork:
+    assert options.model is not None
+    is_openvino = (options.engine, options.device) == ("openvino", "auto")
+    return load_network(
+        options.model,
+        choose_device("cpu" if is_openvino else options.device),
+        engine=options.engine,
+        flip_test=options.flip_test,
+        num_inference_steps=options.num_inference_steps,
+    )
+
+
+def read_truth(options: EvaluateOptions) -> AnnotatedSet:
+    """The data set of the options, with the joints that the metric takes.
+
+    Raises:
+        DataError: If files are missing or malformed.
+    """
+    assert options.data is not None
+    if options.layout != "coco":
+        found = posetrack_set(options.data, options.split, options.subset)
+        return replace(found, videos=[_prepared(video, options) for video in found.videos])
+    assert options.annotations is not None
+    assert options.images is not None
+    return coco_set(
+        options.data, options.annotations, options.images, options.stride, options.subset
+    )
+
+
+def _prepared(video: AnnotatedVideo, options: EvaluateOptions) -> AnnotatedVideo:
+    """Every n-th of the frames with people keeps them; PoseTrack's own metrics take joints as they are."""
+    annotated = [index for index, frame in enumerate(video.frames) if frame.people]
+    kept = set(annotated[:: options.stride])
+    as_labelled = options.metric not in POSETRACK_METRICS
+    frames = []
+    for index, frame in enumerate(video.frames):
+        people = frame.people if index in kept else ()
+        if as_labelled:
+            people = (
+                replace(person, keypoints=usable_joints(person, frame, video.layout))
+                for person in people
+            )
+        frames.append(replace(frame, people=tuple(people)))
+    return replace(video, frames=tuple(frames))
+
+
+def predict_truth(
+    network: PoseNetwork,
+    data: AnnotatedSet,
+    detections: Detections | None,
+    options: EvaluateOptions,
+    progress: Progress | None,
+) -> tuple[list[AnnotatedVideo], tuple[str, ...]]:
+    """Predictions for every annotated frame, by the boxes of the truth or by detections; and warnings.
+
+    Raises:
+        DataError: If no detection belongs to a frame, or an image is missing.
+    """
+    warnings = []
+    truths = data.videos
+    if detections is None:
+        boxes = true_boxes(truths)
+        if options.metric in TRACKING:
+            warnings.append(
+                "the track ids are those of the truth: only positions are put to the test"
+            )
+    else:
+        boxes = detected_boxes(truths, detections)
+        if not boxes:
+            raise DataError(f"{options.boxes}: no detection belongs to an annotated frame")
+        frames = sum(bool(frame.people) for video in truths for frame in video.frames)
+        without = frames - len({(box.video, box.frame) for box in boxes})
+        if without:
+            warnings.append(f"{without} of {frames} annotated frames have no detection")
+    predictions = predict_annotated(
+        network,
+        truths,
+        data.clips,
+        boxes,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        on_person=progress(len(boxes)) if progress else None,
+    )
+    return predictions, tuple(warnings)
+
+
+# What is said of the figures -------------------------------------------------------------------------------------
+
+
+def _report(
+    options: EvaluateOptions,
+    pairs: list[VideoPair],
+    metric: Metric,
+    source: _Source,
+    published: PublishedFigures,
+) -> Report:
+    ones = np.ones(metric.num_videos, np.int64)
+    values = tuple(metric.row(ones).tolist())
+    intervals, notes = _intervals(metric, options)
+    warnings = (*source.warnings, *metric.warnings, *notes)
+    counts = _counts(pairs)
+    table = ScoreTable(
+        title=_title(options, source, counts),
+        columns=metric.columns,
+        measured=(ScoreRow(source.name, values, intervals),),
+        published=published.table_rows(metric.columns),
+        published_source=published.source,
+    )
+    facts: dict[str, Any] = {
+        "version": __version__,
+        "metric": options.metric,
+        **source.facts,
+        "data": source.data_name,
+        "split": source.split,
+        "label_version": source.label_version,
+        "boxes": source.boxes,
+        "counts": counts,
+        "values": dict(zip(metric.columns, values, strict=True)),
+        "joints": metric.joints(ones),
+        "intervals": None,
+        "published": None,
+        "warnings": warnings,
+    }
+    if intervals is not None:
+        facts["intervals"] = {
+            "share": COVERAGE,
+            "method": "bootstrap over videos",
+            "resamples": options.num_resamples,
+            "seed": options.seed,
+            "values": dict(zip(metric.columns, intervals, strict=True)),
+        }
+    if published.rows:
+        facts["published"] = {"source": published.source, "rows": dict(published.rows)}
+    return Report(facts, table, warnings, pairs, source.clips)
+
+
+def _intervals(
+    metric: Metric, options: EvaluateOptions
+) -> tuple[tuple[tuple[float, float], ...] | None, tuple[str, ...]]:
+    """Low and high of each column, or None, and then why."""
+    if not options.num_resamples:
+        return None, ()
+    if metric.num_videos == 1:
+        return None, ("one video: there is nothing to resample, so there are no intervals",)
+    low, high = bootstrap(metric, options.num_resamples, options.seed).tolist()
+    return tuple(zip(low, high, strict=True)), ()
+
+
+def _counts(pairs: Sequence[VideoPair]) -> dict[str, int]:
+    """Videos, annotated frames and their people."""
+    frames = [frame for pair in pairs for frame in pair.truth.frames if frame.people]
+    people = sum(len(frame.people) for frame in frames)
+    return {"videos": len(pairs), "frames": len(frames), "people": people}
+
+
+def _title(options: EvaluateOptions, source: _Source, counts: dict[str, int]) -> str:
+    """One line: metric, data, size, boxes."""
+    data = " ".join(part for part in (source.data_name, source.split) if part)
+    if source.label_version:
+        data += f" (labels {source.label_version})"
+    if options.layout == "coco":
+        counts = {"images": counts["frames"], "people": counts["people"]}
+    size = ", ".join(f"{number} {name}" for name, number in counts.items())
+    return f"{TITLES[options.metric]}; {data}; {size}; boxes: {source.boxes}"
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,48 @@
+import json
+
+import numpy as np
+import pytest
+
+from diffusionpose.data.annotated_sets import coco_set, label_version, posetrack_set
+from diffusionpose.data.coco import load_coco
+from tests.data.made import coco_root, posetrack_root
+
+
+def test_a_still_stands_in_for_its_neighbours(tmp_path):
+    root = coco_root(tmp_path)
+    found = coco_set(root, "train.json", "images")
+    records = load_coco(root, "train.json", "images")
+    assert [video.name for video in found.videos] == ["0", "1"]
+    # Other pictures have the numbers before and after, and are no neighbours.
+    for number in (0, 1):
+        assert found.clips(number, 0) == (root / "images" / f"{number}.png",) * 3
+    (person,) = found.videos[1].frames[0].people
+    np.testing.assert_array_equal(person.keypoints, records[1].keypoints)
+    np.testing.assert_array_equal(person.box, records[1].box)
+    assert len(coco_set(root, "train.json", "images", stride=2).videos) == 1
+
+
+def test_frames_of_videos_have_neighbours(tmp_path):
+    found = posetrack_set(posetrack_root(tmp_path), "val")
+    names = [[path.stem for path in found.clips(1, index)] for index in (0, 3, 5)]
+    assert names == [
+        ["000000", "000000", "000001"],
+        ["000002", "000003", "000004"],
+        ["000004", "000005", "000005"],
+    ]
+    assert {path.parent.name for path in found.clips(1, 0)} == {"000002_mpii"}
+
+
+@pytest.mark.parametrize(
+    ("folder", "info", "expected"),
+    [
+        ("posetrack18_v0.45_public/val", None, "0.45"),
+        ("posetrack18/val", None, None),
+        ("posetrack18_v0.2/val", {"version": 0.45}, "0.45"),
+    ],
+)
+def test_label_version(tmp_path, folder, info, expected):
+    path = tmp_path / folder / "x.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"images": []} | ({"info": info} if info else {})))
+    assert label_version(path) == expected

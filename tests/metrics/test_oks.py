@@ -1,0 +1,104 @@
+"""OKS and its AP, against pycocotools."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from diffusionpose.metrics.oks import OksAP, _annotations
+from diffusionpose.metrics.similarity import (
+    OKS_SIGMAS,
+    object_keypoint_similarity,
+    person_area,
+)
+from tests.metrics.made import pair, person, whole_person
+
+pytest.importorskip("faster_coco_eval")
+
+
+def made_pairs(num_videos=4):
+    rng = np.random.default_rng(5)
+    pairs = []
+    for number in range(num_videos):
+        truth = [[whole_person((90 + 200 * n, 120)) for n in range(3)] for _ in range(3)]
+        found = [
+            [
+                whole_person(
+                    (90 + 200 * n, 120), noise=5, seed=int(rng.integers(1e6)), score=rng.random()
+                )
+                for n in range(4)
+            ]
+            for _ in range(3)
+        ]
+        truth[0][1].keypoints[3:9] = np.nan
+        found[1][1].keypoints[2:5] = np.nan
+        pairs.append(pair(truth, found, name=f"v{number}"))
+    return pairs
+
+
+def reference(pairs):
+    """pycocotools' figures."""
+    coco = pytest.importorskip("pycocotools.coco")
+    from pycocotools.cocoeval import COCOeval
+
+    images = [
+        (list(true.people), list(found.people)) for one in pairs for true, found in one.frames
+    ]
+    sets = []
+    for side in (0, 1):
+        data = coco.COCO()
+        data.dataset = {
+            "images": [{"id": index} for index in range(len(images))],
+            "categories": [{"id": 1}],
+            "annotations": _annotations([image[side] for image in images]),
+        }
+        data.createIndex()
+        sets.append(data)
+    run = COCOeval(*sets, "keypoints")
+    run.params.kpt_oks_sigmas = OKS_SIGMAS
+    run.evaluate()
+    run.accumulate()
+    run.summarize()
+    return 100 * run.stats[[0, 1, 2, 5]]
+
+
+def test_agrees_with_pycocotools():
+    pairs = made_pairs()
+    found = OksAP(pairs).row(np.ones(4))
+    np.testing.assert_allclose(found, reference(pairs), atol=1e-9)
+    assert 10 < found[0] < 90
+
+
+def test_a_resample_is_what_the_videos_drawn_give():
+    pairs = made_pairs()
+    drawn = [pairs[0], pairs[0], pairs[2], pairs[3]]
+    metric = OksAP(pairs)
+    np.testing.assert_allclose(metric.row(np.array([2, 0, 1, 1])), reference(drawn), atol=1e-9)
+    assert (metric.row(np.array([0, 4, 0, 0])) != metric.row(np.ones(4))).any()
+
+
+def test_similarity_by_hand():
+    truth = whole_person((100, 100))
+    area = person_area(truth)
+    assert object_keypoint_similarity(truth.keypoints, truth.keypoints, area) == 1
+    moved, nose = truth.keypoints.copy(), 0
+    moved[nose, 0] += 2 * 0.026 * np.sqrt(2 * area)  # exp(-1)
+    expected = (14 + np.exp(-1)) / 15
+    assert object_keypoint_similarity(moved, truth.keypoints, area) == pytest.approx(expected)
+    moved[nose] = np.nan
+    assert object_keypoint_similarity(moved, truth.keypoints, area) == pytest.approx(14 / 15)
+    assert np.isnan(object_keypoint_similarity(moved, np.full((15, 2), np.nan), area))
+
+
+def test_area_is_of_the_box_or_of_the_joints():
+    truth = person({"nose": (10, 10), "left_hip": (30, 50)})
+    assert person_area(truth) == 800
+    assert person_area(replace(truth, box=np.array([0.0, 0, 10, 20]))) == 200
+    assert person_area(person({})) == 0
+
+
+def test_people_without_a_score_are_counted():
+    found = [[replace(whole_person((100, 100)), score=float("nan"))]]
+    metric = OksAP([pair([[whole_person((100, 100))]], found)])
+    assert metric.row(np.ones(1))[0] == pytest.approx(100)
+    assert metric.warnings[0].startswith("1 predicted people have no score")
