@@ -7,6 +7,7 @@ import torch
 from diffusionpose.config import OptimizerConfig, SourceConfig, TrainConfig, model_config
 from diffusionpose.data.clips import EpochSampler
 from diffusionpose.errors import ConfigError, DataError
+from diffusionpose.evaluate import EvaluateOptions, evaluate
 from diffusionpose.nn.heatmaps import encode
 from diffusionpose.skeleton import POSETRACK15
 from tests.data.made import coco_root, posetrack_root
@@ -252,3 +253,18 @@ def test_sources_may_be_subsets(tmp_path):
         assert {record.video for record in records} == {
             {"posetrack": "000002_mpii", "coco": "1"}[kind]
         }
+
+
+def test_posetrack_ap_of_a_validation_is_that_of_evaluate(tmp_path):
+    root = posetrack_root(tmp_path / "data")
+    source = {"kind": "posetrack", "root": str(root), "split": "val"}
+    config = recipe(root, validation=[source], validation_metric="posetrack-ap", epochs=2)
+    model = train(config, tmp_path / "run", progress=False)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    options = EvaluateOptions(model=str(model), data=root, split="val", batch_size=3)
+    expected = evaluate(options).facts["values"]["Mean"]
+    assert json.loads(lines[-1])["val/ap_data_val"] == pytest.approx(expected, abs=1e-3)
+    for file in (root / "posetrack_data" / "val").glob("*.json"):
+        file.write_text(file.read_text().replace('"bbox_head"', '"other"'))
+    with pytest.raises(DataError, match="head box"):
+        train(config, tmp_path / "other", progress=False)

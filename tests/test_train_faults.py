@@ -64,7 +64,12 @@ def start(path, run, *options, **popen):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=300)
+    try:
+        out, err = process.communicate(timeout=300)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
     return process.returncode, out, err
 
 
@@ -123,7 +128,7 @@ def test_a_killed_and_resumed_run_has_the_weights_of_a_straight_one(root, tmp_pa
 
 @pytest.mark.slow
 def test_twenty_kills_change_no_bit(root, tmp_path):
-    compare_with_straight_run(root, tmp_path, kills=20, epochs=300)
+    compare_with_straight_run(root, tmp_path, kills=20, epochs=40)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

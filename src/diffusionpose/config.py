@@ -238,6 +238,8 @@ class TrainConfig(Frozen):
     model: ModelConfig
     train: tuple[SourceConfig, ...] = Field(min_length=1)
     validation: tuple[SourceConfig, ...] = ()
+    validation_metric: Literal["pck", "posetrack-ap"] = "pck"
+    """`posetrack-ap`, of `posetrack` sources, is what `diffusionpose evaluate` finds with true boxes; PCK comes besides."""
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -22,13 +22,12 @@ from diffusionpose.data.annotated_sets import (
     AnnotatedSet,
     Clips,
     coco_set,
-    label_version,
     posetrack_clips,
     posetrack_set,
 )
 from diffusionpose.data.detections import Detections, load_detections
 from diffusionpose.data.posetrack import usable_joints
-from diffusionpose.data.posetrack_files import read_posetrack
+from diffusionpose.data.posetrack_files import label_version, read_posetrack
 from diffusionpose.errors import DataError, MissingExtraError, UsageError
 from diffusionpose.formats.published import PublishedFigures
 from diffusionpose.formats.score_table import ScoreRow, ScoreTable

@@ -14,26 +14,34 @@ import subprocess
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 import yaml
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import distributed
 from torch.utils.data import Dataset
 
-from diffusionpose.config import TrainConfig, parse, read_yaml
+from diffusionpose.config import SourceConfig, TrainConfig, parse, read_yaml
 from diffusionpose.data.clips import ClipDataset
 from diffusionpose.errors import ConfigError, DiffusionPoseError, first_line
+from diffusionpose.evaluate import EvaluateOptions, predict_truth, read_truth
+from diffusionpose.metrics.pairs import VideoPair
+from diffusionpose.metrics.posetrack_ap import PoseTrackAP
+from diffusionpose.metrics.posetrack_frames import require_head_boxes, require_shapely
 from diffusionpose.model.checkpoint import read_restricted
 from diffusionpose.model.model import DiffusionPose
+from diffusionpose.networks import TorchNetwork
 from diffusionpose.training.checkpoints import AtomicCheckpoints, KeepRun, StopSignals
 from diffusionpose.training.features import FeatureClips
 from diffusionpose.training.module import METRICS, PoseTraining
 from diffusionpose.training.optimizer import make_average
-from diffusionpose.training.sources import Ranks, RunData, make_loaders
+from diffusionpose.training.sources import Ranks, RunData, is_distributed, make_loaders
 from diffusionpose.version import __version__
 
 RECIPE, FACTS, CHECKPOINT = "recipe.yaml", "run.json", Path("checkpoints") / "last.ckpt"
@@ -62,7 +70,12 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
     ranks = Ranks.of_process()
     with _quiet(), StopSignals().heard() as signals:
         L.seed_everything(config.seed, workers=True, verbose=False)
-        module = PoseTraining(config, run)
+        evaluators = {
+            f"ap_{source.name}": PoseTrackValidation(source, config, ranks)
+            for source in config.validation
+            if config.validation_metric == "posetrack-ap" and source.kind == "posetrack"
+        }
+        module = PoseTraining(config, run, evaluators)
         data = make_loaders(config, ranks, _cached(config, module.model))
         if ranks.rank == 0:
             write_facts(config, run, data.fingerprint, resume=resume)
@@ -82,6 +95,52 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
         if trainer.is_global_zero:
             module.model.save_pretrained(run / "model", module.card())
     return run / "model"
+
+
+class PoseTrackValidation:
+    """PoseTrack AP of a validation set with true boxes, each rank finding people in some of the videos.
+
+    Args:
+        source: The set.
+        config: The recipe.
+        ranks: Which process of how many this is.
+
+    Raises:
+        DataError: If files are missing or malformed, or a person has no head box.
+        MissingExtraError: If there are ignore regions, and shapely is not installed.
+    """
+
+    def __init__(self, source: SourceConfig, config: TrainConfig, ranks: Ranks) -> None:
+        self._options = EvaluateOptions(
+            model=config.name,
+            data=source.root,
+            split=source.split or "",
+            subset=source.subset,
+            stride=source.stride,
+            batch_size=config.batch_size,
+        )
+        self._data, self._ranks = read_truth(self._options), ranks
+        require_head_boxes(self._data.videos)
+        require_shapely(self._data.videos)
+
+    def __call__(self, model: DiffusionPose, device: torch.device) -> float:
+        """Mean over joints, 0 to 100."""
+        data = self._data
+        mine = range(self._ranks.rank, len(data.videos), self._ranks.world)
+        part = replace(
+            data,
+            videos=[data.videos[n] for n in mine],
+            clips=lambda video, frame: data.clips(mine[video], frame),
+        )
+        network = TorchNetwork(model, device, {})
+        found, _ = predict_truth(network, part, None, self._options, None)
+        every = [found]
+        if is_distributed():
+            every = [[] for _ in range(self._ranks.world)]
+            distributed.all_gather_object(every, found)
+        by_name = {video.name: video for videos in every for video in videos}
+        pairs = [VideoPair(truth, by_name[truth.name], True) for truth in data.videos]
+        return float(PoseTrackAP(pairs).row(np.ones(len(pairs)))[-1])
 
 
 def _cached(

@@ -3,8 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from diffusionpose.data.annotated_sets import coco_set, label_version, posetrack_set
+from diffusionpose.data.annotated_sets import coco_set, posetrack_set
 from diffusionpose.data.coco import load_coco
+from diffusionpose.data.posetrack_files import label_version
 from tests.data.made import coco_root, posetrack_root
 
 

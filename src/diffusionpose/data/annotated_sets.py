@@ -1,6 +1,5 @@
 """Annotated data sets to evaluate on: all videos, and where the images of their frames and neighbours lie."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -12,9 +11,8 @@ from diffusionpose.annotations import AnnotatedFrame, AnnotatedPerson, Annotated
 from diffusionpose.data.clips import ClipRecord
 from diffusionpose.data.coco import load_coco
 from diffusionpose.data.frames import VideoImages, locate_images
-from diffusionpose.data.json_nodes import read_json
 from diffusionpose.data.posetrack import frame_names
-from diffusionpose.data.posetrack_files import find_annotations, read_posetrack
+from diffusionpose.data.posetrack_files import find_annotations, label_version, read_posetrack
 from diffusionpose.data.subset import Subset
 
 Clips = Callable[[int, int], tuple[Path, Path, Path]]
@@ -75,21 +73,6 @@ def posetrack_clips(videos: Sequence[AnnotatedVideo], root: Path, split: str) ->
         return locate_images(root, split, videos[video])
 
     return lambda video, frame: images(video).clip(frame)
-
-
-def label_version(file: Path) -> str | None:
-    """The version of the labels, such as 0.45, as the file or the name of a folder around it tells.
-
-    Figures by PoseTrack18's labels 0.2 and 0.45 differ by tens of points.
-    """
-    told = read_json(file).get("info").get("version").value
-    if told is not None:
-        return str(told)
-    for part in reversed(file.resolve().parts[-5:-1]):
-        found = re.search(r"v(\d+\.\d+)", part)
-        if found:
-            return found.group(1)
-    return None
 
 
 def coco_set(

@@ -60,15 +60,20 @@ def find_splits(root: Path) -> list[str]:
     return sorted({file.parent.name for file in files})
 
 
-def label_version(file: Path, content: Node) -> str | None:
+def label_version(file: Path, content: Node | None = None) -> str | None:
     """The version of the labels, as `0.45`, where the file (`info.version`, `version`) or a folder's name says it.
 
     PoseTrack18's labels v0.2 and v0.45 differ by tens of mAP.
+
+    Args:
+        file: Annotations.
+        content: Of the file, where it was read before.
     """
+    content = content or read_json(file)
     for node in (content.get("info").get("version"), content.get("version")):
         if isinstance(node.value, str | int | float) and not isinstance(node.value, bool):
             return shown(node.value).strip('"')
-    found = _VERSION.search("/".join(file.parent.parts))
+    found = _VERSION.search("/".join(file.resolve().parent.parts))
     return f"0.{found[1]}" if found else None
 
 

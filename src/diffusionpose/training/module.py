@@ -6,6 +6,7 @@ batches and ranks nor on what happened before, so that a run can stop and go on 
 
 import json
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from diffusionpose.training.sources import is_distributed
 from diffusionpose.version import __version__
 
 METRICS = "metrics.jsonl"
+Evaluator = Callable[[DiffusionPose, torch.device], float]
+"""A figure of the averaged model; all ranks call it together."""
 MOST_SKIPPED_STEPS = 3
 """Steps without finite gradients, after which a run ends."""
 
@@ -38,11 +41,14 @@ class PoseTraining(L.LightningModule):
     Args:
         config: The recipe.
         run: Folder for `metrics.jsonl` and `model/`.
+        evaluators: Figures of every validation besides PCK, by name.
     """
 
-    def __init__(self, config: TrainConfig, run: Path) -> None:
+    def __init__(
+        self, config: TrainConfig, run: Path, evaluators: Mapping[str, Evaluator] | None = None
+    ) -> None:
         super().__init__()
-        self.config, self.run = config, run
+        self.config, self.run, self.evaluators = config, run, dict(evaluators or {})
         self.model = DiffusionPose(config.model)
         if config.backbone_weights is not None:
             self.model.load_backbone(config.backbone_weights)
@@ -178,7 +184,9 @@ class PoseTraining(L.LightningModule):
             log_picture(self, f"val/{source.name}", batch["images"], maps, points, truth)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs PCK over all ranks."""
+        """Logs PCK over all ranks, and what else is asked for."""
+        for name, evaluator in self.evaluators.items():
+            self.log(f"val/{name}", evaluator(self.model, self.device), prog_bar=True)
         for source, metric in zip(self.config.validation, self.pck, strict=True):
             if is_distributed():
                 every: list[Any] = [None] * distributed.get_world_size()
