@@ -161,10 +161,12 @@ class PoseTraining(L.LightningModule):
         self._sums, self._batches = {}, 0
 
     def on_validation_epoch_start(self) -> None:
-        """Saves the averaged model; starts the metrics."""
-        # Here, and not at the end: the averaged weights are in place only during validation.
+        """Saves the averaged model, asks the evaluators, starts the metrics."""
+        # Here, and not at the end, when the averaged weights are out of place again.
         if self.global_step and self.trainer.is_global_zero:
             self.model.save_pretrained(self.run / "model", self.card())
+        for name, evaluator in self.evaluators.items():
+            self.log(f"val/{name}", evaluator(self.model, self.device), prog_bar=True)
         self.pck = [Pck(self.config.model.skeleton_graph) for _ in self.config.validation]
 
     def validation_step(
@@ -184,9 +186,7 @@ class PoseTraining(L.LightningModule):
             log_picture(self, f"val/{source.name}", batch["images"], maps, points, truth)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs PCK over all ranks, and what else is asked for."""
-        for name, evaluator in self.evaluators.items():
-            self.log(f"val/{name}", evaluator(self.model, self.device), prog_bar=True)
+        """Logs PCK over all ranks."""
         for source, metric in zip(self.config.validation, self.pck, strict=True):
             if is_distributed():
                 every: list[Any] = [None] * distributed.get_world_size()
