@@ -1,6 +1,7 @@
 """A suite of small runs, on kept features: all rows are run once, resumed where they stopped, and told in a table."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,6 +88,45 @@ def test_a_failing_row_is_named_and_the_others_are_run(root, tmp_path, capfd):
     assert [job.row.name for job in failed] == ["gone"]
     assert [job.is_done for job in jobs] == [True, False, True]
     assert f"{tmp_path}/absent" in capfd.readouterr().err
+
+
+def test_the_shipped_suite_has_every_row_of_the_papers_tables():
+    path = Path(__file__).parent.parent / "configs" / "ablations.yaml"
+    jobs = jobs_of(path, Path("out"), data=Path("/data"))
+    assert len({job.seed for job in jobs}) >= 3
+    rows = {job.row.name: job.config for job in jobs}
+    parts = {
+        name: (
+            config.model.encoder.kind,
+            config.model.decoder.kind,
+            config.model.decoder.position_conditions,
+            config.model.decoder.markov,
+            config.loss.alpha > 0,
+        )
+        for name, config in rows.items()
+    }
+    whole = ("spatio_temporal", "hcdb", True, True, True)
+    assert parts["full"] == whole
+    assert parts["no-encoder"] == ("none", *whole[1:])
+    assert parts["transformer"] == ("joint_attention", *whole[1:])
+    assert [parts[name][:2] for name in ("baseline", "encoder-unet")] == [
+        ("none", "unet"),
+        ("spatio_temporal", "unet"),
+    ]
+    added = [parts[name][2:] for name in ("features-only", "position", "markov-layer", "full")]
+    assert added == [(n > 0, n > 1, n > 2) for n in range(4)]
+    # One recipe under all of them: only what a row names differs.
+    assert (
+        len(
+            {
+                config.model_copy(
+                    update={"model": rows["full"].model, "loss": rows["full"].loss, "seed": 0}
+                ).model_dump_json()
+                for config in rows.values()
+            }
+        )
+        == 1
+    )
 
 
 def test_differences_are_taken_seed_by_seed():

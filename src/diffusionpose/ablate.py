@@ -100,13 +100,16 @@ def read_suite(path: Path) -> Suite:
     return parse(Suite, read_yaml(path), str(path))
 
 
-def jobs_of(path: Path, out: Path, settings: tuple[str, ...] = ()) -> list[Job]:
+def jobs_of(
+    path: Path, out: Path, settings: tuple[str, ...] = (), data: Path | None = None
+) -> list[Job]:
     """All runs of a suite, seed by seed, so that early results compare all rows.
 
     Args:
         path: The suite.
         out: Folder of the runs.
         settings: For every row, as `--set` has them; a row's own come after.
+        data: As `read_recipe`.
 
     Raises:
         ConfigError: If a row's settings are none of the recipe's.
@@ -117,7 +120,7 @@ def jobs_of(path: Path, out: Path, settings: tuple[str, ...] = ()) -> list[Job]:
         Job(
             row,
             seed,
-            read_recipe(recipe, (*settings, *row.settings, f"seed={seed}")),
+            read_recipe(recipe, (*settings, *row.settings, f"seed={seed}"), data),
             out / row.name / f"seed-{seed}",
         )
         for seed in suite.seeds

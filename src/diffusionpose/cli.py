@@ -127,6 +127,9 @@ FpsOption = Annotated[float | None, typer.Option(help="Images per second of a fo
 FlipTestOption = Annotated[
     bool, typer.Option(help="Average with the mirrored crop: slower, steadier.")
 ]
+DataOption = Annotated[
+    Path | None, typer.Option(help="The folder that DATA stands for in the recipe.")
+]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace files that are not of this video.")
 ]
@@ -325,6 +328,7 @@ def doctor() -> None:
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="Recipe, a YAML file.")],
+    data: DataOption = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME by default.")] = None,
     settings: Annotated[
         list[str] | None,
@@ -338,7 +342,7 @@ def train(
     """Train a model from a recipe (extra: train)."""
     from diffusionpose.config import read_recipe
 
-    recipe = read_recipe(config, settings or ())
+    recipe = read_recipe(config, settings or (), data)
     _need_extra("lightning", "train")
     from diffusionpose.train import train as train_recipe
 
@@ -351,6 +355,7 @@ def train(
 @app.command()
 def ablate(
     suite: Annotated[Path, typer.Argument(help="Rows, seeds and tables, a YAML file.")],
+    data: DataOption = None,
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/ablations"),
     settings: Annotated[
         list[str] | None,
@@ -366,7 +371,7 @@ def ablate(
     _need_extra("lightning", "train")
     from diffusionpose.ablate import Job, jobs_of, read_suite, report, run_all
 
-    jobs = jobs_of(suite, out, tuple(settings or ()))
+    jobs = jobs_of(suite, out, tuple(settings or ()), data)
 
     def on_done(job: Job, is_good: bool) -> None:
         number = sum(job.is_done for job in jobs)

@@ -345,16 +345,42 @@ def _parse_yaml(text: str, origin: str) -> Any:
         raise ConfigError(f"{origin}: no valid YAML: {first_line(error)}") from None
 
 
-def read_recipe(path: str | Path, settings: Sequence[str] = ()) -> TrainConfig:
+DATA = "DATA"
+"""What stands in recipes for the folder of the data sets."""
+
+
+def read_recipe(
+    path: str | Path, settings: Sequence[str] = (), data: Path | None = None
+) -> TrainConfig:
     """A training recipe; `model` may be the name of a size.
 
+    Args:
+        path: The file.
+        settings: As `override`.
+        data: For `DATA` at the start of the sources' roots.
+
     Raises:
-        ConfigError: As `parse`, `read_yaml` and `override`.
+        ConfigError: As `parse`, `read_yaml` and `override`; and if the recipe has `DATA` and there is no `data`.
     """
     values = read_yaml(path)
     if isinstance(values.get("model"), str):
         values["model"] = model_config(values["model"]).model_dump(mode="json")
-    return parse(TrainConfig, override(values, settings), str(path))
+    config = parse(TrainConfig, override(values, settings), str(path))
+    sources = {
+        name: tuple(_placed(source, data, str(path)) for source in getattr(config, name))
+        for name in ("train", "validation")
+    }
+    return config.model_copy(update=sources)
+
+
+def _placed(source: SourceConfig, data: Path | None, origin: str) -> SourceConfig:
+    if source.root.parts[:1] != (DATA,):
+        return source
+    if data is None:
+        raise ConfigError(
+            f"{origin}: {source.root}: say with --data which folder {DATA} stands for, or set another root"
+        )
+    return source.model_copy(update={"root": data.joinpath(*source.root.parts[1:])})
 
 
 def override(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
