@@ -174,8 +174,12 @@ class AugmentConfig(Frozen):
     """Share of clips with motion blur or defocus."""
     defocus: Share = 0.5
     """Of the blurred clips, the share out of focus; the others have motion blur."""
+    blur_each: Share = 0.0
+    """Of the blurred clips, the share in which each frame has a blur of its own, and neighbours may be sharp."""
     occlusion: Share = 0.3
     """Share of clips with patches that hide parts of the person."""
+    occluder_speed: float = Field(default=0.02, ge=0)
+    """Of these patches, in widths of the crop a frame (standard deviation): at 0.15, neighbours often show what they hide."""
     still_motion: Share = 0.04
     """Speed of the motion made from a still, in window sides a frame."""
     frame_jitter: Share = 0.0

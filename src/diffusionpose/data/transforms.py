@@ -66,10 +66,10 @@ def augment_clip(
         points = flip_keypoints(points, size[1], config.skeleton_graph)
         affine = _after(np.array([[-1.0, 0, size[1] - 1], [0, 1.0, 0]]), affine)
     if rng.random() < augment.occlusion:
-        _occlude(crops, points, rng)
+        _occlude(crops, points, augment.occluder_speed, rng)
     crops = _recolour(crops, augment, rng)
     if rng.random() < augment.blur:
-        crops = _blurred(crops, augment.defocus, rng)
+        crops = _blurred_clip(crops, augment, rng)
     return crops, points, invert(affine)
 
 
@@ -145,6 +145,19 @@ def _recolour(
     return [cv2.transform(crop, colour) for crop in crops]
 
 
+def _blurred_clip(
+    crops: list[np.ndarray], augment: AugmentConfig, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """All frames alike, or each by a blur of its own; then half of the key frame's neighbours stay sharp."""
+    if not augment.blur_each or rng.random() >= augment.blur_each:
+        return _blurred(crops, augment.defocus, rng)
+    key = len(crops) // 2
+    return [
+        crop if index != key and rng.random() < 0.5 else _blurred([crop], augment.defocus, rng)[0]
+        for index, crop in enumerate(crops)
+    ]
+
+
 def _blurred(crops: list[np.ndarray], defocus: float, rng: np.random.Generator) -> list[np.ndarray]:
     """Defocus with that probability, or motion blur; the same for all frames."""
     if rng.random() < defocus:
@@ -161,14 +174,16 @@ def _blurred(crops: list[np.ndarray], defocus: float, rng: np.random.Generator) 
     return [cv2.filter2D(crop, -1, kernel) for crop in crops]
 
 
-def _occlude(crops: list[np.ndarray], keypoints: np.ndarray, rng: np.random.Generator) -> None:
+def _occlude(
+    crops: list[np.ndarray], keypoints: np.ndarray, speed: float, rng: np.random.Generator
+) -> None:
     """Draws one to three patches over the person, in place, moving steadily from frame to frame."""
     height, width = crops[0].shape[:2]
     known = keypoints[np.isfinite(keypoints[:, 0])]
     for _ in range(int(rng.integers(1, 4))):
         target = known[rng.integers(len(known))] if len(known) else np.array([width, height]) / 2
         half = rng.uniform(0.04, 0.16, 2) * [width, width]
-        velocity = rng.normal(0, 0.02, 2) * width
+        velocity = rng.normal(0, speed, 2) * width
         colour = rng.integers(0, 256, 3)
         texture = rng.normal(0, rng.uniform(0, 40), (*crops[0].shape[:2], 3)) + colour
         round_ = rng.random() < 0.5
