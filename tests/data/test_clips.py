@@ -220,6 +220,45 @@ def test_blur_is_defocus_or_motion_as_asked(records):
     assert shapes[0.0] > 1.5
 
 
+def clip_of_one_image(records, seed, **settings):
+    """Three frames of one image, shifted in nothing, and the same untouched."""
+    image = read_image(records[0].frames[1])
+    still = {"scale": 0.0, "rotation": 0.0, "shift": 0.0}
+    return [
+        augment_clip(
+            [image] * 3, records[0].keypoints, records[0].box, CONFIG,
+            QUIET.model_copy(update=still | chosen), np.random.default_rng(seed), still=False,
+        )[0]
+        for chosen in (settings, {})
+    ]  # fmt: skip
+
+
+def test_blur_of_each_frame_hits_the_key_frame_and_half_of_its_neighbours(records):
+    sharp = []
+    for seed in range(40):
+        blurred, plain = clip_of_one_image(records, seed, blur=1.0, blur_each=1.0)
+        sharp.append([np.array_equal(a, b) for a, b in zip(blurred, plain, strict=True)])
+    first, key, last = np.mean(sharp, axis=0)
+    assert key == 0
+    assert 0.25 < first < 0.75
+    assert 0.25 < last < 0.75
+
+
+def test_fast_occluders_uncover_in_neighbours_what_they_hide(records):
+    def shared(speed):
+        """Of what the key frame hides, the share that its neighbours hide too."""
+        shares = []
+        for seed in range(30):
+            hidden, plain = clip_of_one_image(records, seed, occlusion=1.0, occluder_speed=speed)
+            masks = [(a != b).any(-1) for a, b in zip(hidden, plain, strict=True)]
+            shares += [(masks[1] & masks[n]).sum() / masks[1].sum() for n in (0, 2)]
+        return np.mean(shares)
+
+    assert shared(0.0) > 0.95
+    assert shared(0.02) > 0.6
+    assert shared(0.15) < 0.35
+
+
 def test_one_affine_serves_all_frames_and_leads_back(records):
     augment = AugmentConfig(occlusion=0, still_motion=0)
     image = read_image(records[0].frames[1])
