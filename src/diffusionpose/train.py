@@ -22,7 +22,7 @@ import lightning as L
 import numpy as np
 import torch
 import yaml
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import distributed
 from torch.utils.data import Dataset
@@ -258,6 +258,15 @@ def git_state() -> str | None:
     return done.stdout.strip() or None
 
 
+class Bar(RichProgressBar):
+    """Lightning's bar with rate and time left, without its number of the logger's version."""
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """What stands behind the bar."""
+        found = super().get_metrics(trainer, pl_module)
+        return {name: value for name, value in found.items() if name != "v_num"}
+
+
 def make_trainer(
     config: TrainConfig,
     run: Path,
@@ -268,6 +277,7 @@ def make_trainer(
     progress: bool,
 ) -> L.Trainer:
     """Lightning's trainer for a recipe."""
+    shows_bar = progress and ranks.rank == 0
     return L.Trainer(
         max_epochs=config.epochs,
         accelerator="auto",
@@ -282,10 +292,11 @@ def make_trainer(
             make_average(config.optimizer.ema_decay),
             LearningRateMonitor("step"),
             KeepRun(run / CHECKPOINT, config.checkpoint_minutes, signals),
+            *([Bar()] if shows_bar else []),
         ],
         plugins=[AtomicCheckpoints()],
         logger=TensorBoardLogger(run, name="", version="tensorboard"),
-        enable_progress_bar=progress and ranks.rank == 0,
+        enable_progress_bar=shows_bar,
         enable_model_summary=False,
         enable_checkpointing=False,
         num_sanity_val_steps=0,
