@@ -130,6 +130,29 @@ def test_bfloat16_trains_as_float32_does(root, tmp_path):
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_gradients_are_clipped_in_both_precisions(root, tmp_path, monkeypatch, precision):
+    norms = []
+    step = torch.optim.AdamW.step
+
+    def watched(self, closure=None):
+        # Lightning's closure computes the gradients, and our hook clips them.
+        def after():
+            loss = closure()
+            grads = [p.grad for g in self.param_groups for p in g["params"] if p.grad is not None]
+            norms.append(float(torch.nn.utils.get_total_norm(grads)))
+            return loss
+
+        return step(self, after)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    optimizer = {"gradient_clip": 1e-3, "warmup_steps": 1}
+    config = recipe(root, precision=precision, optimizer=optimizer, epochs=2)
+    model = train(config, tmp_path / "run", progress=False)
+    assert norms == pytest.approx([1e-3, 1e-3], rel=1e-2)
+    assert (model / "model.safetensors").is_file()
+
+
 def test_training_corrupts_the_true_heatmaps_at_the_drawn_steps(root, tmp_path, monkeypatch):
     config = recipe(root, final_timestep_share=0.0)
     loader = make_loaders(config).train

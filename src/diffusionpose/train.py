@@ -287,7 +287,6 @@ def make_trainer(
         sync_batchnorm=torch.cuda.is_available() and ranks.world > 1,
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         accumulate_grad_batches=config.accumulate,
-        gradient_clip_val=config.optimizer.gradient_clip,
         callbacks=[
             make_average(config.optimizer.ema_decay),
             LearningRateMonitor("step"),

@@ -12,7 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from diffusionpose.config import TrainConfig
 from diffusionpose.errors import DiffusionPoseError
@@ -124,15 +124,19 @@ class PoseTraining(L.LightningModule):
         return losses.total
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Leaves a step out whose gradients are not finite; too many of them end the run.
+        """Clips gradients by norm; leaves a step out whose gradients are not finite; too many of them end the run.
+
+        Lightning's own clipping refuses fused optimizers under mixed precision.
 
         Raises:
             DiffusionPoseError: After `MOST_SKIPPED_STEPS` of them, naming their clips.
         """
         clips, self._clips = self._clips, []
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None])
+        every = [p for group in optimizer.param_groups for p in group["params"]]
+        parameters = [p for p in every if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if norm.isfinite():
+            nn.utils.clip_grads_with_norm_(parameters, self.config.optimizer.gradient_clip, norm)
             return
         # Without gradients AdamW leaves weights and moments alone.
         optimizer.zero_grad(set_to_none=True)
