@@ -136,6 +136,7 @@ def run_job(job: Job) -> None:
     scores: dict[str, dict[str, float]] = {}
 
     def scored(clips: Any, is_training: bool) -> Dataset[Any]:
+        """Measures on each validation set as it is loaded."""
         if not is_training:
             source = job.config.validation[len(scores)].name
             found = FeatureClips(clips, model, folder) if folder else clips

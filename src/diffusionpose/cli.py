@@ -374,6 +374,7 @@ def ablate(
     jobs = jobs_of(suite, out, tuple(settings or ()), data)
 
     def on_done(job: Job, is_good: bool) -> None:
+        """A line for each run."""
         number = sum(job.is_done for job in jobs)
         what = "done" if is_good else "FAILED"
         print(f"{number}/{len(jobs)} {job.run} {what}", file=sys.stderr, flush=True)

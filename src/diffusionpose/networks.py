@@ -202,6 +202,7 @@ def _onnxruntime(content: bytes, path: Path, device: torch.device) -> tuple[Run,
     session = open_session(content, str(path), str(device))
 
     def run(images: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """As `Run`."""
         return session.run(["heatmaps"], {"images": images, "noise": noise})[0]
 
     return run, dict(session.get_modelmeta().custom_metadata_map)
@@ -223,6 +224,7 @@ def _openvino(content: bytes, path: Path, device: torch.device) -> tuple[Run, di
     facts = info["framework"].items() if "framework" in info else ()
 
     def run(images: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """As `Run`."""
         found: dict[Any, np.ndarray] = compiled({"images": images, "noise": noise})
         # A copy: the next call writes into the same memory.
         return found["heatmaps"].copy()
