@@ -224,7 +224,7 @@ def test_an_image_that_is_gone_is_named(root, tmp_path):
     gone.unlink()
     code, _, err = finish(start(written(own, tmp_path), tmp_path / "run"))
     assert code == 1
-    assert err.strip().splitlines() == [f"diffusionpose: error: {gone}: no such file"]
+    assert err.strip().splitlines() == [f"diffusionpose: error: {str(gone)!r}: no such file"]
 
 
 def free_port():

@@ -68,7 +68,8 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
     checkpoint = run / CHECKPOINT
     before = _check_run(run, checkpoint, resume=resume)
     ranks = Ranks.of_process()
-    with _quiet(), StopSignals().heard() as signals:
+    signals = StopSignals()
+    with _quiet():
         L.seed_everything(config.seed, workers=True, verbose=False)
         evaluators = {
             f"ap_{source.name}": PoseTrackValidation(source, config, ranks)
@@ -84,7 +85,7 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
             if ranks.rank == 0:
                 _forget_after(run / METRICS, before["global_step"])
         trainer = make_trainer(config, run, data, ranks, signals, progress=progress)
-        with _explained_workers(data):
+        with _explained_workers(data), signals.heard():
             trainer.fit(
                 module,
                 data.train,

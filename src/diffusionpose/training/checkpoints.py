@@ -62,15 +62,15 @@ class StopSignals:
         self.number = self.number or number
 
     @contextmanager
-    def heard(self) -> Iterator["StopSignals"]:
+    def heard(self) -> Iterator[None]:
         """Handles signals until the end of the block, where handlers can be set: in the main thread."""
         numbers = (signal.SIGINT, signal.SIGTERM)
         if threading.current_thread() is not threading.main_thread():
-            yield self
+            yield
             return
         before = {number: signal.signal(number, self._ask) for number in numbers}
         try:
-            yield self
+            yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
