@@ -59,7 +59,11 @@ ROWS = [
 
 
 def test_a_suite_is_run_once_and_told_in_a_table(root, tmp_path):
-    suite = written(root, tmp_path, ROWS)
+    tables = [
+        {"title": "T", "claim": "C", "reference": "head", "rows": ["head", "whole"]},
+        {"title": "S", "claim": "D", "reference": "whole", "rows": ["whole"]},
+    ]
+    suite = written(root, tmp_path, ROWS, tables=tables)
     jobs = jobs_of(suite, tmp_path / "out")
     assert [(job.seed, job.row.name) for job in jobs[:2]] == [(0, "head"), (0, "whole")]
     done = []
@@ -73,9 +77,23 @@ def test_a_suite_is_run_once_and_told_in_a_table(root, tmp_path):
     # What training measured and what is measured anew are the same thing.
     last = (tmp_path / "out" / "whole" / "seed-1" / "metrics.jsonl").read_text().splitlines()[-1]
     assert json.loads(last)["val/pck_data0_val"] == pytest.approx(content["pck"]["data0_val"]["1"])
-    text = "\n".join(report(read_suite(suite), jobs))
-    assert "Claim: C" in text
-    assert text.count("| the model | 2 |") == 1
+    by_difference, by_steps = "\n".join(report(read_suite(suite), jobs)).split("## ")[1:]
+    assert "Claim: C" in by_difference
+    row = next(line for line in by_difference.splitlines() if line.startswith("| the model | 2 |"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    whole, head = (
+        [
+            json.loads((tmp_path / "out" / name / f"seed-{seed}" / RESULT).read_text())["pck"]
+            for seed in (0, 1)
+        ]
+        for name in ("whole", "head")
+    )
+    clean = [100 * pck["data0_val"]["1"] for pck in whole]
+    gains = [
+        100 * (a["data0_val"]["1"] - b["data0_val"]["1"]) for a, b in zip(whole, head, strict=True)
+    ]
+    assert cells[2:4] == [f"{np.mean(v):.1f} ± {np.std(v, ddof=1):.1f}" for v in (clean, gains)]
+    assert "data0_val, 1 step | data0_val, 2 steps" in by_steps
     run_all(jobs, 2, lambda *_: pytest.fail("all was done"))
 
 

@@ -232,9 +232,13 @@ def _work(job: Job, threads: int) -> None:
         raise SystemExit(f"{job.run}: {error}") from None
 
 
-def results(jobs: list[Job]) -> dict[str, dict[int, dict[str, dict[str, float]]]]:
-    """What is done: row -> seed -> data set -> steps -> PCK."""
-    found: dict[str, dict[int, dict[str, dict[str, float]]]] = {}
+Results = dict[str, dict[int, dict[str, dict[str, float]]]]
+"""Row -> seed -> data set -> steps -> PCK."""
+
+
+def results(jobs: list[Job]) -> Results:
+    """What is done."""
+    found: Results = {}
     for job in jobs:
         if job.is_done:
             content = json.loads((job.run / RESULT).read_text())
@@ -243,7 +247,9 @@ def results(jobs: list[Job]) -> dict[str, dict[int, dict[str, dict[str, float]]]
 
 
 def spread(values: list[float]) -> str:
-    """Mean +- standard deviation, in points of PCK."""
+    """Mean +- standard deviation, in points of PCK; a dash for nothing."""
+    if not values:
+        return "-"
     mean = 100 * statistics.fmean(values)
     if len(values) == 1:
         return f"{mean:.1f}"
@@ -251,36 +257,56 @@ def spread(values: list[float]) -> str:
 
 
 def report(suite: Suite, jobs: list[Job]) -> Iterator[str]:
-    """Lines of Markdown: every table with its claim, rows over seeds, differences seed by seed."""
+    """Lines of Markdown: every table with its claim, rows over seeds, differences from its reference seed by seed."""
     found = results(jobs)
     rows = {row.name: row for row in suite.rows}
+    sources = [source.name for source in jobs[0].config.validation]
     for table in suite.tables:
         yield f"## {table.title}"
         yield f"Claim: {table.claim}"
         yield ""
-        sources = sorted({name for row in found.values() for run in row.values() for name in run})
-        heads = [f"{name}, {steps} steps" for name, steps in _columns(table, rows, sources)]
-        heads = [head.replace(", 1 steps", "") for head in heads]
-        yield "| row | seeds | " + " | ".join(f"{h} | minus reference" for h in heads) + " |"
-        yield "|---|---|" + "---|---|" * len(heads)
-        for name in table.rows:
-            seeds = found.get(name, {})
-            cells = [rows[name].label, str(len(seeds))]
-            for source, steps in _columns(table, rows, sources):
-                own = {s: v[source][steps] for s, v in seeds.items() if steps in v.get(source, {})}
-                base = {s: v[source]["1"] for s, v in found.get(table.reference, {}).items()}
-                gains = [value - base[seed] for seed, value in own.items() if seed in base]
-                cells += [spread(list(own.values())) if own else "-"]
-                same = name == table.reference and steps == "1"
-                cells += [spread(gains) if gains and not same else "-"]
-            yield f"| {' | '.join(cells)} |"
+        shown = [rows[name] for name in table.rows]
+        if all(len(row.steps) > 1 for row in shown):
+            yield from _by_steps(shown, found, sources)
+        else:
+            yield from _by_difference(shown, rows[table.reference], found, sources)
         yield ""
 
 
-def _columns(table: Table, rows: dict[str, Row], sources: list[str]) -> list[tuple[str, str]]:
-    steps = sorted({n for name in table.rows for n in rows[name].steps}) if len(table.rows) else []
-    shown = steps if all(len(rows[name].steps) > 1 for name in table.rows) else [1]
-    return [(source, str(n)) for source in sources for n in shown]
+def _by_difference(
+    rows: list[Row], reference: Row, found: Results, sources: list[str]
+) -> Iterator[str]:
+    heads = [head for source in sources for head in (source, f"minus {reference.label}")]
+    yield _line(["row", "seeds", *heads])
+    yield _line(["---"] * (len(heads) + 2))
+    base = found.get(reference.name, {})
+    for row in rows:
+        own = found.get(row.name, {})
+        cells = [row.label, str(len(own))]
+        for source in sources:
+            values = {seed: pck[source]["1"] for seed, pck in own.items()}
+            gains = [values[seed] - base[seed][source]["1"] for seed in values if seed in base]
+            cells += [spread(list(values.values())), "" if row is reference else spread(gains)]
+        yield _line(cells)
+
+
+def _by_steps(rows: list[Row], found: Results, sources: list[str]) -> Iterator[str]:
+    steps = sorted({n for row in rows for n in row.steps})
+    heads = [f"{source}, {n} step{'s' if n > 1 else ''}" for source in sources for n in steps]
+    yield _line(["row", "seeds", *heads])
+    yield _line(["---"] * (len(heads) + 2))
+    for row in rows:
+        own = found.get(row.name, {}).values()
+        cells = [
+            spread([pck[source][str(n)] for pck in own if str(n) in pck[source]])
+            for source in sources
+            for n in steps
+        ]
+        yield _line([row.label, str(len(own)), *cells])
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def curves(jobs: list[Job], source: str) -> dict[str, list[list[tuple[int, float]]]]:
