@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,7 @@ from tests.journeys.test_overfit import recipe
 pytest.importorskip("lightning")
 
 from diffusionpose.ablate import RESULT, jobs_of, read_suite, report, run_all, spread
+from diffusionpose.ablation_plots import plot_suite
 from diffusionpose.train import train
 from diffusionpose.training.features import FeatureClips
 from diffusionpose.training.sources import load_source
@@ -94,6 +96,10 @@ def test_a_suite_is_run_once_and_told_in_a_table(root, tmp_path):
     ]
     assert cells[2:4] == [f"{np.mean(v):.1f} ± {np.std(v, ddof=1):.1f}" for v in (clean, gains)]
     assert "data0_val, 1 step | data0_val, 2 steps" in by_steps
+    for file in plot_suite(read_suite(suite), jobs, tmp_path / "plots"):
+        picture = cv2.imread(str(file))
+        assert picture is not None
+        assert picture.std() > 5
     run_all(jobs, 2, lambda *_: pytest.fail("all was done"))
 
 

@@ -30,26 +30,30 @@ def plot_suite(suite: Suite, jobs: list[Job], folder: Path) -> list[Path]:
 
 
 def _training(suite: Suite, jobs: list[Job], sources: list[str], path: Path) -> Path:
+    """A line of the picture is a table, a column a validation set; a row of tables has its colour everywhere."""
     figure, axes = plt.subplots(
-        len(sources), len(suite.tables), squeeze=False, sharex=True, sharey="row", layout="tight",
-        figsize=(3.6 * len(suite.tables), 3.2 * len(sources)),
+        len(suite.tables), len(sources), squeeze=False, sharex=True, sharey="col",
+        layout="constrained", figsize=(3.6 * len(sources) + 2.6, 2.3 * len(suite.tables) + 0.3),
     )  # fmt: skip
+    colours = {row.name: plt.get_cmap("tab20")(n % 20) for n, row in enumerate(suite.rows)}
     labels = {row.name: row.label for row in suite.rows}
-    for source, line in zip(sources, axes, strict=True):
-        found = curves(jobs, source)
-        for table, axis in zip(suite.tables, line, strict=True):
+    found = {source: curves(jobs, source) for source in sources}
+    for table, line in zip(suite.tables, axes, strict=True):
+        for source, axis in zip(sources, line, strict=True):
             for name in table.rows:
-                runs = found.get(name, [])
+                runs = found[source].get(name, [])
                 if runs:
-                    steps = [step for step, _ in runs[0]]
                     values = np.array([[value for _, value in run] for run in runs])
-                    _band(axis, steps, 100 * values, labels[name])
-            axis.set_title(table.title, fontsize=9)
-            axis.legend(fontsize=6, loc="lower right")
+                    steps = [step for step, _ in runs[0]]
+                    _band(axis, steps, 100 * values, labels[name], colours[name])
             axis.grid(alpha=0.3)
-        line[0].set_ylabel(f"PCK, {source}", fontsize=8)
-    for axis in axes[-1]:
-        axis.set_xlabel("training steps", fontsize=8)
+        line[0].set_title(table.title, fontsize=9, loc="left")
+        handles, names = line[0].get_legend_handles_labels()
+        line[-1].legend(
+            handles, names, fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False
+        )
+    for source, axis in zip(sources, axes[-1], strict=True):
+        axis.set_xlabel(f"training steps; PCK on {source}", fontsize=8)
     return _saved(figure, path)
 
 
@@ -71,9 +75,11 @@ def _steps(suite: Suite, jobs: list[Job], sources: list[str], path: Path) -> Pat
     return _saved(figure, path)
 
 
-def _band(axis: Axes, x: list[int], values: np.ndarray, label: str) -> None:
+def _band(axis: Axes, x: list[int], values: np.ndarray, label: str, colour: object = None) -> None:
     """values: (seeds, len(x))."""
-    (line,) = axis.plot(x, values.mean(0), marker="o", markersize=3, linewidth=1.2, label=label)
+    (line,) = axis.plot(
+        x, values.mean(0), marker="o", markersize=3, linewidth=1.2, label=label, color=colour
+    )
     axis.fill_between(x, values.min(0), values.max(0), alpha=0.15, color=line.get_color())
 
 
