@@ -27,7 +27,7 @@ from diffusionpose.training.sources import load_source
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return posetrack_root(tmp_path_factory.mktemp("data"))
+    return posetrack_root(tmp_path_factory.mktemp("set") / "people")
 
 
 def settings(root, folder, **changes):
@@ -74,11 +74,13 @@ def test_a_suite_is_run_once_and_told_in_a_table(root, tmp_path):
     # Training and two validation sets, for each seed's initial backbone.
     assert len(list((tmp_path / "features").glob("*.keypoints.npy"))) == 6
     content = json.loads((tmp_path / "out" / "whole" / "seed-1" / RESULT).read_text())
-    assert set(content["pck"]) == {"data0_val", "data0_val_harder"}
-    assert set(content["pck"]["data0_val"]) == {"1", "2"}
+    assert set(content["pck"]) == {"people_val", "people_val_harder"}
+    assert set(content["pck"]["people_val"]) == {"1", "2"}
     # What training measured and what is measured anew are the same thing.
     last = (tmp_path / "out" / "whole" / "seed-1" / "metrics.jsonl").read_text().splitlines()[-1]
-    assert json.loads(last)["val/pck_data0_val"] == pytest.approx(content["pck"]["data0_val"]["1"])
+    assert json.loads(last)["val/pck_people_val"] == pytest.approx(
+        content["pck"]["people_val"]["1"]
+    )
     by_difference, by_steps = "\n".join(report(read_suite(suite), jobs)).split("## ")[1:]
     assert "Claim: C" in by_difference
     row = next(line for line in by_difference.splitlines() if line.startswith("| the model | 2 |"))
@@ -90,12 +92,13 @@ def test_a_suite_is_run_once_and_told_in_a_table(root, tmp_path):
         ]
         for name in ("whole", "head")
     )
-    clean = [100 * pck["data0_val"]["1"] for pck in whole]
+    clean = [100 * pck["people_val"]["1"] for pck in whole]
     gains = [
-        100 * (a["data0_val"]["1"] - b["data0_val"]["1"]) for a, b in zip(whole, head, strict=True)
+        100 * (a["people_val"]["1"] - b["people_val"]["1"])
+        for a, b in zip(whole, head, strict=True)
     ]
     assert cells[2:4] == [f"{np.mean(v):.1f} ± {np.std(v, ddof=1):.1f}" for v in (clean, gains)]
-    assert "data0_val, 1 step | data0_val, 2 steps" in by_steps
+    assert "people_val, 1 step | people_val, 2 steps" in by_steps
     for file in plot_suite(read_suite(suite), jobs, tmp_path / "plots"):
         picture = cv2.imread(str(file))
         assert picture is not None
