@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 from torch.utils.data import DataLoader, Dataset
 
 from diffusionpose.config import Frozen, TrainConfig, parse, read_recipe, read_yaml
+from diffusionpose.data.clips import ClipDataset
 from diffusionpose.errors import DiffusionPoseError
 from diffusionpose.formats import AtomicFile
 from diffusionpose.metrics.pck import Pck
@@ -32,7 +33,6 @@ from diffusionpose.training.module import METRICS, PoseTraining
 from diffusionpose.training.sources import make_loaders
 
 RESULT = "result.json"
-_BATCH = 16
 
 
 class Row(Frozen):
@@ -133,17 +133,15 @@ def run_job(job: Job) -> None:
     train(job.config, job.run, resume=(job.run / CHECKPOINT).is_file(), progress=False)
     model = DiffusionPose.from_pretrained(job.run / "model")
     folder = job.config.feature_cache
-    scores: dict[str, dict[str, float]] = {}
 
-    def scored(clips: Any, is_training: bool) -> Dataset[Any]:
-        """Measures on each validation set as it is loaded."""
-        if not is_training:
-            source = job.config.validation[len(scores)].name
-            found = FeatureClips(clips, model, folder) if folder else clips
-            scores[source] = {str(n): score(model, found, n) for n in job.row.steps}
-        return clips
+    def wrap(clips: ClipDataset, is_training: bool) -> Dataset[Any]:
+        return clips if folder is None or is_training else FeatureClips(clips, model, folder)
 
-    make_loaders(job.config, wrap=scored)
+    loaders = make_loaders(job.config, wrap=wrap).validation
+    scores = {
+        source.name: {str(n): score(model, loader, n) for n in job.row.steps}
+        for source, loader in zip(job.config.validation, loaders, strict=True)
+    }
     result = {"row": job.row.name, "seed": job.seed, "pck": scores}
     file = AtomicFile(job.run / RESULT)
     try:
@@ -154,10 +152,10 @@ def run_job(job: Job) -> None:
 
 
 @torch.inference_mode()
-def score(model: DiffusionPose, clips: Dataset[Any], num_inference_steps: int) -> float:
-    """Mean PCK of a data set with seeded noise."""
+def score(model: DiffusionPose, loader: DataLoader[Any], num_inference_steps: int) -> float:
+    """Mean PCK of a loader's clips with seeded noise."""
     metric = Pck(model.config.skeleton_graph)
-    for batch in DataLoader(clips, _BATCH):
+    for batch in loader:
         noise = torch.stack(
             [seeded_noise(model.noise_shape, (0, int(index))) for index in batch["index"]]
         )
