@@ -104,6 +104,12 @@ def test_written_predictions_score_the_same(options, root, tmp_path, layout):
     assert again.facts["values"] == pytest.approx(report.facts["values"], abs=1e-6)
     assert again.facts["predictions"]["name"] == "predictions"
     assert again.facts["boxes"] == "those of the predictions"
+    assert not any("nobody predicted" in note for note in again.warnings)
+    halved = evaluate(options(layout=layout, stride=2))
+    thinned = tmp_path / "thinned"
+    Deliveries(predictions=thinned).deliver(halved, chosen)
+    whole = evaluate(EvaluateOptions(truth=truth, predictions=thinned, num_resamples=0))
+    assert "4 of 10 annotated frames have nobody predicted" in whole.warnings
 
 
 def test_posetrack17_roots(untrained, tmp_path):
@@ -146,7 +152,7 @@ def test_detections_are_matched_and_counted(options, root, tmp_path):
     file.write_text(json.dumps(rows))
     report = evaluate(options(boxes=str(file), metric="pck"))
     assert report.facts["boxes"] == "detections boxes.json from score 0.2"
-    assert "4 of 10 annotated frames have no detection" in report.warnings
+    assert "4 of 10 annotated frames have nobody predicted" in report.warnings
     found = [p for one in report.pairs for f in one.predicted.frames for p in f.people]
     found = [person for person in found if person.has_points]
     assert len(found) == 6

@@ -9,7 +9,7 @@ import importlib.util
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -394,10 +394,6 @@ def predict_truth(
         boxes = detected_boxes(truths, detections)
         if not boxes:
             raise DataError(f"{options.boxes}: no detection belongs to an annotated frame")
-        frames = sum(bool(frame.people) for video in truths for frame in video.frames)
-        without = frames - len({(box.video, box.frame) for box in boxes})
-        if without:
-            warnings.append(f"{without} of {frames} annotated frames have no detection")
     predictions = predict_annotated(
         network,
         truths,
@@ -413,6 +409,19 @@ def predict_truth(
 # What is said of the figures -------------------------------------------------------------------------------------
 
 
+def _missed_frames(pairs: Sequence[VideoPair]) -> Iterator[str]:
+    """Says so where frames were left out, as by another stride: figures would look like a bad model's."""
+    predicted = [
+        any(person.has_points for person in found.people)
+        for pair in pairs
+        for truth, found in pair.frames
+        if truth.people
+    ]
+    if not all(predicted):
+        without = predicted.count(False)
+        yield f"{without} of {len(predicted)} annotated frames have nobody predicted"
+
+
 def _report(
     options: EvaluateOptions,
     pairs: list[VideoPair],
@@ -423,7 +432,7 @@ def _report(
     ones = np.ones(metric.num_videos, np.int64)
     values = tuple(metric.row(ones).tolist())
     intervals, notes = _intervals(metric, options)
-    warnings = (*source.warnings, *metric.warnings, *notes)
+    warnings = (*source.warnings, *_missed_frames(pairs), *metric.warnings, *notes)
     counts = _counts(pairs)
     table = ScoreTable(
         title=_title(options, source, counts),
