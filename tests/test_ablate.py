@@ -12,6 +12,7 @@ import yaml
 from diffusionpose.config import AugmentConfig
 from diffusionpose.data.clips import ClipDataset
 from diffusionpose.errors import ConfigError
+from diffusionpose.model.checkpoint import sha256_of
 from diffusionpose.model.model import DiffusionPose
 from tests.data.made import posetrack_root
 from tests.journeys.test_overfit import recipe
@@ -104,16 +105,28 @@ def test_a_suite_is_run_once_and_told_in_a_table(root, tmp_path):
         assert picture is not None
         assert picture.std() > 5
     run_all(jobs, 2, lambda *_: pytest.fail("all was done"))
+    # Results of other settings are not taken for these.
+    others = jobs_of(suite, tmp_path / "out", ("epochs=3",))
+    with pytest.raises(ConfigError, match=r"other settings \(epochs: 2 there, 3 here"):
+        run_all(others, 2, lambda *_: None)
+    # More steps of inference are measured with the weights that are there.
+    more = written(root, tmp_path, [ROWS[0] | {"steps": [1, 4]}], seeds=[0], tables=[])
+    (job,) = jobs_of(more, tmp_path / "out")
+    weights = sha256_of(job.run / "model" / "model.safetensors")
+    assert not job.is_done
+    assert run_all([job], 1, lambda *_: None) == []
+    assert job.is_done
+    assert sha256_of(job.run / "model" / "model.safetensors") == weights
 
 
 def test_a_failing_row_is_named_and_the_others_are_run(root, tmp_path, capfd):
     gone = {"name": "gone", "label": "gone", "settings": [f"init_from={tmp_path}/absent"]}
     last = ROWS[0] | {"name": "last"}
-    suite = written(root, tmp_path, [ROWS[0], gone, last], seeds=[0])
+    suite = written(root, tmp_path, [gone, ROWS[0], last], seeds=[0])
     jobs = jobs_of(suite, tmp_path / "out")
     failed = run_all(jobs, 1, lambda *_: None)
     assert [job.row.name for job in failed] == ["gone"]
-    assert [job.is_done for job in jobs] == [True, False, True]
+    assert [job.is_done for job in jobs] == [False, True, True]
     assert f"{tmp_path}/absent" in capfd.readouterr().err
 
 
@@ -168,6 +181,7 @@ def test_differences_are_taken_seed_by_seed():
         ({"tables": [{"title": "t", "claim": "c", "rows": ["x"], "reference": "head"}]}, "'x'"),
         ({"rows": [ROWS[0] | {"settings": ["model.colour=red"]}]}, "no such key"),
         ({"more": 1}, "no such key"),
+        ({"rows": [ROWS[0] | {"steps": [2]}]}, "1 among them"),
     ],
 )
 def test_mistakes_in_a_suite_are_named(root, tmp_path, change, message):

@@ -136,9 +136,9 @@ def test_coco_stills(untrained, tmp_path):
             device="cpu",
         )
     )
-    assert report.facts["counts"] == {"videos": 2, "frames": 2, "people": 2}
+    assert report.facts["counts"] == {"videos": 4, "frames": 4, "people": 3}
     assert report.facts["split"] == "train.json"
-    assert "coco train.json; 2 images, 2 people; boxes: true boxes" in report.table.title
+    assert "coco train.json; 4 images, 3 people; boxes: true boxes" in report.table.title
 
 
 def test_detections_are_matched_and_counted(options, root, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from diffusionpose.errors import ConfigError, first_line
 from diffusionpose.skeleton import SKELETONS, Skeleton
@@ -200,15 +200,19 @@ class SourceConfig(Frozen):
     subset: Path | None = None
     """Text file with a video, frame path or frame id a line, relative to the root: only these."""
     stride: int = Field(default=1, ge=1)
-    """Every n-th annotated frame."""
+    """Every n-th annotated frame or picture."""
     share: float = Field(default=1.0, gt=0)
     """Share of its people that an epoch draws; above 1 they repeat, each time augmented anew."""
     corruption: AugmentConfig | None = None
-    """Validation: changes drawn once for each clip, the same in every run, for a harder copy of the set."""
+    """Validation: changes drawn once for each clip, the same in every run, for a harder copy of the set (by PCK only)."""
+    label: str | None = Field(default=None, pattern=r"^\w[\w.-]*$")
+    """Validation: its name in metrics, in place of root and split or annotation file."""
 
     @property
     def name(self) -> str:
-        """Root and split or annotation file, for metrics."""
+        """Stands for it in metrics."""
+        if self.label is not None:
+            return self.label
         part = self.split or (self.annotations.stem if self.annotations else "")
         name = f"{self.root.name}_{part}" if part else self.root.name
         return f"{name}_harder" if self.corruption else name
@@ -260,12 +264,19 @@ class TrainConfig(Frozen):
     epochs: int = Field(default=20, ge=1)
     batch_size: Count = 32
     accumulate: Count = 1
-    precision: Literal["32", "bf16"] = "32"
+    precision: Annotated[Literal["32", "bf16"], BeforeValidator(str)] = "32"
     final_timestep_share: float = Field(default=0.3, ge=0, le=1)
     """Share of a batch at t = T - 1, the step that one-step inference starts from."""
     workers: int = Field(default=1, ge=0, le=1_000)
     seed: int = Field(default=0, ge=0, lt=2**32)
     checkpoint_minutes: float = Field(default=5.0, gt=0)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [source.name for source in self.validation]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two validation sources are called {twice}: give one a label")
+        return self
 
     @model_validator(mode="after")
     def _cache_needs_a_frozen_backbone(self) -> Self:

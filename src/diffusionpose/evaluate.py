@@ -415,7 +415,7 @@ def _missed_frames(pairs: Sequence[VideoPair]) -> Iterator[str]:
         any(person.has_points for person in found.people)
         for pair in pairs
         for truth, found in pair.frames
-        if truth.people
+        if any(person.has_joints for person in truth.people)
     ]
     if not all(predicted):
         without = predicted.count(False)
@@ -484,7 +484,7 @@ def _intervals(
 def _counts(pairs: Sequence[VideoPair]) -> dict[str, int]:
     """Videos, annotated frames and their people."""
     frames = [frame for pair in pairs for frame in pair.truth.frames if frame.people]
-    people = sum(len(frame.people) for frame in frames)
+    people = sum(person.has_joints for frame in frames for person in frame.people)
     return {"videos": len(pairs), "frames": len(frames), "people": people}
 
 

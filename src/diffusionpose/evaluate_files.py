@@ -5,7 +5,7 @@ from pathlib import Path
 
 from diffusionpose.errors import UsageError
 from diffusionpose.evaluate import EvaluateOptions, Report
-from diffusionpose.formats.atomic_file import AtomicFile, explained
+from diffusionpose.formats.atomic_file import write_text
 from diffusionpose.formats.posetrack_files import write_predictions
 from diffusionpose.formats.score_table import TABLE_FORMATS
 from diffusionpose.worst_people import PICTURES, worst_people, write_worst
@@ -63,7 +63,7 @@ class Deliveries:
         """
         files = []
         if self.json is not None:
-            _write_text(self.json, report.to_json())
+            write_text(self.json, report.to_json())
             files.append(self.json)
         if self.predictions is not None:
             layout = options.layout
@@ -81,13 +81,3 @@ class Deliveries:
     def table(self, report: Report) -> str:
         """The figures in the wanted format."""
         return TABLE_FORMATS[self.table_format](report.table)
-
-
-def _write_text(path: Path, text: str) -> None:
-    file = AtomicFile(path)
-    try:
-        with explained(path):
-            file.temporary.write_text(text, encoding="utf-8")
-        file.publish()
-    finally:
-        file.discard()
