@@ -1,6 +1,8 @@
 """A suite of small runs, on kept features: all rows are run once, resumed where they stopped, and told in a table."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -181,7 +183,8 @@ def test_differences_are_taken_seed_by_seed():
         ({"tables": [{"title": "t", "claim": "c", "rows": ["x"], "reference": "head"}]}, "'x'"),
         ({"rows": [ROWS[0] | {"settings": ["model.colour=red"]}]}, "no such key"),
         ({"more": 1}, "no such key"),
-        ({"rows": [ROWS[0] | {"steps": [2]}]}, "1 among them"),
+        ({"rows": [ROWS[0] | {"steps": [2]}]}, "steps must have 1 among them"),
+        ({"seeds": []}, "seeds: Tuple should have at least 1 item"),
     ],
 )
 def test_mistakes_in_a_suite_are_named(root, tmp_path, change, message):
@@ -214,6 +217,30 @@ def test_kept_features_are_those_of_the_clips(root, tmp_path):
     torch.nn.init.normal_(next(model.backbone.parameters()))
     FeatureClips(clips, model, tmp_path, draws=2)
     assert len(list(tmp_path.glob("*.npy"))) == 2 * len(files)
+
+
+def test_kept_features_are_made_anew_when_what_they_depend_on_changes(root, tmp_path):
+    own = Path(shutil.copytree(root, tmp_path / "people"))
+    config = recipe(own, **settings(own, tmp_path))
+    records = load_source(config.train[0], config.model.skeleton_graph)
+    heads = config.model.backbone.model_copy(update={"num_heads": 4})
+    others = config.model.model_copy(update={"backbone": heads})
+    names = set()
+
+    def kept(model_config, records):
+        torch.manual_seed(0)
+        clips = ClipDataset(records, model_config, AugmentConfig(), seed=3)
+        FeatureClips(clips, DiffusionPose(model_config).eval(), tmp_path / "features")
+        names.add(frozenset(path.name for path in (tmp_path / "features").iterdir()))
+        return len(names)
+
+    assert kept(config.model, records) == 1
+    assert kept(config.model, records) == 1
+    assert kept(others, records) == 2
+    assert kept(config.model, [replace(record, still=True) for record in records]) == 3
+    image = records[0].frames[1]
+    image.write_bytes(image.read_bytes() + b"more")
+    assert kept(config.model, records) == 4
 
 
 def test_a_cache_needs_a_frozen_backbone(root, tmp_path):

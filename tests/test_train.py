@@ -8,7 +8,8 @@ from filelock import FileLock
 from diffusionpose.config import OptimizerConfig, SourceConfig, TrainConfig, model_config
 from diffusionpose.data.clips import EpochSampler
 from diffusionpose.errors import ConfigError, DataError, StoppedError
-from diffusionpose.evaluate import EvaluateOptions, evaluate
+from diffusionpose.evaluate import evaluate
+from diffusionpose.evaluate_options import EvaluateOptions
 from diffusionpose.model.checkpoint import sha256_of
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.nn.heatmaps import encode

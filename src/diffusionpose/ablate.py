@@ -28,6 +28,7 @@ from diffusionpose.metrics.pck import Pck
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.diffusion import seeded_noise
+from diffusionpose.predict import choose_device
 from diffusionpose.train import CHECKPOINT, RECIPE, WITHOUT_EFFECT, changed_settings, train
 from diffusionpose.training.features import FeatureClips, features_of
 from diffusionpose.training.module import METRICS, PoseTraining
@@ -57,7 +58,7 @@ class Table(Frozen):
 
     title: str
     claim: str
-    rows: tuple[str, ...]
+    rows: tuple[str, ...] = Field(min_length=1)
     reference: str
     """The row from which differences are counted."""
 
@@ -67,8 +68,8 @@ class Suite(Frozen):
 
     recipe: Path
     """Relative to the suite's file."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    rows: tuple[Row, ...]
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    rows: tuple[Row, ...] = Field(min_length=1)
     tables: tuple[Table, ...] = ()
 
     @model_validator(mode="after")
@@ -150,7 +151,7 @@ def jobs_of(
 def run_job(job: Job) -> None:
     """Trains and evaluates one run, from its checkpoint if there is one, and writes its result."""
     train(job.config, job.run, resume=(job.run / CHECKPOINT).is_file(), progress=False)
-    model = DiffusionPose.from_pretrained(job.run / "model")
+    model = DiffusionPose.from_pretrained(job.run / "model").to(choose_device("auto"))
     folder = job.config.feature_cache
 
     def wrap(clips: ClipDataset, is_training: bool) -> Dataset[Any]:
@@ -168,14 +169,16 @@ def run_job(job: Job) -> None:
 @torch.inference_mode()
 def score(model: DiffusionPose, loader: DataLoader[Any], num_inference_steps: int) -> float:
     """Mean PCK of a loader's clips with seeded noise."""
-    metric = Pck(model.config.skeleton_graph)
+    metric, device = Pck(model.config.skeleton_graph), next(model.parameters()).device
     for batch in loader:
         noise = torch.stack(
             [seeded_noise(model.noise_shape, (0, int(index))) for index in batch["index"]]
         )
-        conditions = model.encode(features_of(batch, model))
-        points, _ = heatmaps.decode(model.generate(conditions, noise, num_inference_steps))
-        metric.update(points.double().numpy(), batch["keypoints"].double().numpy())
+        placed = {name: batch[name].to(device) for name in ("features", "images") if name in batch}
+        conditions = model.encode(features_of(placed, model))
+        maps = model.generate(conditions, noise.to(device), num_inference_steps)
+        points, _ = heatmaps.decode(maps)
+        metric.update(points.double().cpu().numpy(), batch["keypoints"].double().numpy())
     return metric.compute()["mean"]
 
 

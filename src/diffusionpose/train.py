@@ -32,7 +32,8 @@ from torch.utils.data import Dataset
 from diffusionpose.config import SourceConfig, TrainConfig, parse, read_yaml
 from diffusionpose.data.clips import ClipDataset
 from diffusionpose.errors import ConfigError, DiffusionPoseError, first_line
-from diffusionpose.evaluate import EvaluateOptions, predict_truth, read_truth
+from diffusionpose.evaluate import predict_truth, read_truth
+from diffusionpose.evaluate_options import EvaluateOptions
 from diffusionpose.formats import write_text
 from diffusionpose.metrics.pairs import VideoPair
 from diffusionpose.metrics.posetrack_ap import PoseTrackAP

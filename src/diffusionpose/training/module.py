@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, distributed, nn
 
 from diffusionpose.config import TrainConfig
-from diffusionpose.errors import DiffusionPoseError
+from diffusionpose.errors import ConfigError, DiffusionPoseError
 from diffusionpose.formats.atomic_file import explained
 from diffusionpose.metrics.pck import Pck
+from diffusionpose.model.checkpoint import bundled
 from diffusionpose.model.losses import total_loss
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.nn import heatmaps
@@ -37,6 +38,20 @@ MOST_SKIPPED_STEPS = 3
 """Steps without finite gradients, after which a run ends."""
 
 
+def weights_at(path: Path, setting: str) -> Path:
+    """A file, a folder, or the folder of a bundled model by its name.
+
+    Raises:
+        ConfigError: If it is none of them.
+    """
+    found = path if path.exists() else bundled().get(str(path))
+    if found is None:
+        raise ConfigError(
+            f"{setting}: {path}: no such file; give another with --set {setting}=PATH"
+        )
+    return found
+
+
 class PoseTraining(L.LightningModule):
     """The training of one model.
 
@@ -53,9 +68,9 @@ class PoseTraining(L.LightningModule):
         self.config, self.run, self.evaluators = config, run, dict(evaluators or {})
         self.model = DiffusionPose(config.model)
         if config.backbone_weights is not None:
-            self.model.load_backbone(config.backbone_weights)
+            self.model.load_backbone(weights_at(config.backbone_weights, "backbone_weights"))
         if config.init_from is not None:
-            self.model.load_matching(config.init_from, config.init_part)
+            self.model.load_matching(weights_at(config.init_from, "init_from"), config.init_part)
         self.frozen = config.optimizer.backbone_scale == 0
         self.model.backbone.requires_grad_(not self.frozen)
         if isinstance(self.model.backbone, HybridBackbone):
