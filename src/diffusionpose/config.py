@@ -68,6 +68,8 @@ class DecoderConfig(Frozen):
     markov: bool = True
     num_iterations: int | None = Field(default=None, ge=1)
     """None: exact messages on the limb tree; n: n rounds of flooding."""
+    messages: Literal["product", "log"] = "product"
+    """Eq. 1 as it stands, or on logarithms: products of many channels keep hardly more than one."""
 
 
 class DiffusionConfig(Frozen):
