@@ -331,7 +331,8 @@ def test_a_line_of_metrics_that_was_cut_short_does_not_stop_a_run(finished):
     assert json.loads(lines[2])["step"] == 3
 
 
-def test_two_processes_do_not_train_in_one_folder(root, tmp_path):
+def test_two_processes_do_not_train_in_one_folder(root, tmp_path, monkeypatch):
+    monkeypatch.setattr("diffusionpose.train.LOCK_SECONDS", 0)
     run = tmp_path / "run"
     run.mkdir()
     with FileLock(run / ".lock"), pytest.raises(ConfigError, match="another process is training"):
