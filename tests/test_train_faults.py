@@ -127,19 +127,6 @@ def test_a_killed_and_resumed_run_has_the_weights_of_a_straight_one(root, tmp_pa
     compare_with_straight_run(root, tmp_path, kills=1, epochs=8, **changes)
 
 
-def test_a_killed_run_is_resumed_though_its_workers_live_on(root, tmp_path):
-    path, run = written(root, tmp_path, workers=1, epochs=400), tmp_path / "run"
-    process = start(path, run, start_new_session=True)
-    wait_for_checkpoint(run, process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    for pipe in (process.stdout, process.stderr):
-        pipe.close()  # read to their end they would be waited for
-    path = written(root, tmp_path, workers=1, epochs=1)
-    code, _, err = finish(start(path, run, "--resume"))
-    assert (code, err) == (0, "")
-
-
 @pytest.mark.slow
 def test_twenty_kills_change_no_bit(root, tmp_path):
     compare_with_straight_run(root, tmp_path, kills=20, epochs=40)
