@@ -1,5 +1,6 @@
 """Pictures of a suite: accuracy as training goes on, and by steps of inference."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -11,6 +12,9 @@ from diffusionpose.ablate import Job, Suite, curves, results
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
+
+SHOWN = 8.0
+"""Points of PCK below the best row that a picture reaches; rows that end lower are off the scale, which their label says."""
 
 
 def plot_suite(suite: Suite, jobs: list[Job], folder: Path) -> list[Path]:
@@ -32,7 +36,7 @@ def plot_suite(suite: Suite, jobs: list[Job], folder: Path) -> list[Path]:
 def _training(suite: Suite, jobs: list[Job], sources: list[str], path: Path) -> Path:
     """A line of the picture is a table, a column a validation set; a row of tables has its colour everywhere."""
     figure, axes = plt.subplots(
-        len(suite.tables), len(sources), squeeze=False, sharex=True, sharey="col",
+        len(suite.tables), len(sources), squeeze=False, sharex=True,
         layout="constrained", figsize=(3.6 * len(sources) + 2.6, 2.3 * len(suite.tables) + 0.3),
     )  # fmt: skip
     colours = {row.name: plt.get_cmap("tab20")(n % 20) for n, row in enumerate(suite.rows)}
@@ -46,9 +50,15 @@ def _training(suite: Suite, jobs: list[Job], sources: list[str], path: Path) -> 
                     values = np.array([[value for _, value in run] for run in runs])
                     steps = [step for step, _ in runs[0]]
                     _band(axis, steps, 100 * values, labels[name], colours[name])
+            _near_the_best(axis)
             axis.grid(alpha=0.3)
         line[0].set_title(table.title, fontsize=9, loc="left")
         handles, names = line[0].get_legend_handles_labels()
+        hidden = [_is_off_the_scale(name, line) for name in names]
+        names = [
+            f"{name} (off the scale)" if off else name
+            for name, off in zip(names, hidden, strict=True)
+        ]
         line[-1].legend(
             handles, names, fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False
         )
@@ -70,6 +80,7 @@ def _steps(suite: Suite, jobs: list[Job], sources: list[str], path: Path) -> Pat
                 _band(axis, list(row.steps), 100 * values, row.label)
         axis.set(xlabel="DDIM steps", ylabel=f"PCK, {source}", xscale="log")
         axis.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+        axis.minorticks_off()
         axis.legend(fontsize=7)
         axis.grid(alpha=0.3)
     return _saved(figure, path)
@@ -81,6 +92,25 @@ def _band(axis: Axes, x: list[int], values: np.ndarray, label: str, colour: obje
         x, values.mean(0), marker="o", markersize=3, linewidth=1.2, label=label, color=colour
     )
     axis.fill_between(x, values.min(0), values.max(0), alpha=0.15, color=line.get_color())
+
+
+def _near_the_best(axis: Axes) -> None:
+    """Rows that differ by a point are told apart although another failed, or learns from nothing."""
+    ends = [float(np.asarray(line.get_ydata(), float)[-1]) for line in axis.get_lines()]
+    if ends and np.isfinite(ends).any():
+        best = float(np.nanmax(ends))
+        lowest = min((end for end in ends if end >= best - SHOWN), default=best)
+        axis.set_ylim(lowest - 4, best + 1)
+
+
+def _is_off_the_scale(label: str, axes: Sequence[Axes]) -> bool:
+    """In every picture of its line."""
+    return all(
+        float(np.asarray(line.get_ydata(), float)[-1]) < axis.get_ylim()[0]
+        for axis in axes
+        for line in axis.get_lines()
+        if line.get_label() == label
+    )
 
 
 def _saved(figure: Figure, path: Path) -> Path:
