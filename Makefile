@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 
 demo: setup
 	$(BIN)/diffusionpose predict examples/demo.mp4 --out demo-output --format json,csv
-	@echo "Results: demo-output/ (open demo-output/demo.mp4; keypoints in demo.poses.json and demo.csv)"
+	@echo "Results: demo-output/ (open demo-output/demo.mp4; keypoints in demo.poses.json and demo.poses.csv)"
 
 test: setup
 	$(BIN)/python -m pytest -n 2

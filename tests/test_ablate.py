@@ -1,6 +1,8 @@
 """A suite of small runs, on kept features: all rows are run once, resumed where they stopped, and told in a table."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,6 +14,7 @@ import yaml
 from diffusionpose.config import AugmentConfig
 from diffusionpose.data.clips import ClipDataset
 from diffusionpose.errors import ConfigError
+from diffusionpose.model.checkpoint import sha256_of
 from diffusionpose.model.model import DiffusionPose
 from tests.data.made import posetrack_root
 from tests.journeys.test_overfit import recipe
@@ -104,16 +107,28 @@ def test_a_suite_is_run_once_and_told_in_a_table(root, tmp_path):
         assert picture is not None
         assert picture.std() > 5
     run_all(jobs, 2, lambda *_: pytest.fail("all was done"))
+    # Results of other settings are not taken for these.
+    others = jobs_of(suite, tmp_path / "out", ("epochs=3",))
+    with pytest.raises(ConfigError, match=r"other settings \(epochs: 2 there, 3 here"):
+        run_all(others, 2, lambda *_: None)
+    # More steps of inference are measured with the weights that are there.
+    more = written(root, tmp_path, [ROWS[0] | {"steps": [1, 4]}], seeds=[0], tables=[])
+    (job,) = jobs_of(more, tmp_path / "out")
+    weights = sha256_of(job.run / "model" / "model.safetensors")
+    assert not job.is_done
+    assert run_all([job], 1, lambda *_: None) == []
+    assert job.is_done
+    assert sha256_of(job.run / "model" / "model.safetensors") == weights
 
 
 def test_a_failing_row_is_named_and_the_others_are_run(root, tmp_path, capfd):
     gone = {"name": "gone", "label": "gone", "settings": [f"init_from={tmp_path}/absent"]}
     last = ROWS[0] | {"name": "last"}
-    suite = written(root, tmp_path, [ROWS[0], gone, last], seeds=[0])
+    suite = written(root, tmp_path, [gone, ROWS[0], last], seeds=[0])
     jobs = jobs_of(suite, tmp_path / "out")
     failed = run_all(jobs, 1, lambda *_: None)
     assert [job.row.name for job in failed] == ["gone"]
-    assert [job.is_done for job in jobs] == [True, False, True]
+    assert [job.is_done for job in jobs] == [False, True, True]
     assert f"{tmp_path}/absent" in capfd.readouterr().err
 
 
@@ -168,6 +183,8 @@ def test_differences_are_taken_seed_by_seed():
         ({"tables": [{"title": "t", "claim": "c", "rows": ["x"], "reference": "head"}]}, "'x'"),
         ({"rows": [ROWS[0] | {"settings": ["model.colour=red"]}]}, "no such key"),
         ({"more": 1}, "no such key"),
+        ({"rows": [ROWS[0] | {"steps": [2]}]}, "steps must have 1 among them"),
+        ({"seeds": []}, "seeds: Tuple should have at least 1 item"),
     ],
 )
 def test_mistakes_in_a_suite_are_named(root, tmp_path, change, message):
@@ -200,6 +217,30 @@ def test_kept_features_are_those_of_the_clips(root, tmp_path):
     torch.nn.init.normal_(next(model.backbone.parameters()))
     FeatureClips(clips, model, tmp_path, draws=2)
     assert len(list(tmp_path.glob("*.npy"))) == 2 * len(files)
+
+
+def test_kept_features_are_made_anew_when_what_they_depend_on_changes(root, tmp_path):
+    own = Path(shutil.copytree(root, tmp_path / "people"))
+    config = recipe(own, **settings(own, tmp_path))
+    records = load_source(config.train[0], config.model.skeleton_graph)
+    heads = config.model.backbone.model_copy(update={"num_heads": 4})
+    others = config.model.model_copy(update={"backbone": heads})
+    names = set()
+
+    def kept(model_config, records):
+        torch.manual_seed(0)
+        clips = ClipDataset(records, model_config, AugmentConfig(), seed=3)
+        FeatureClips(clips, DiffusionPose(model_config).eval(), tmp_path / "features")
+        names.add(frozenset(path.name for path in (tmp_path / "features").iterdir()))
+        return len(names)
+
+    assert kept(config.model, records) == 1
+    assert kept(config.model, records) == 1
+    assert kept(others, records) == 2
+    assert kept(config.model, [replace(record, still=True) for record in records]) == 3
+    image = records[0].frames[1]
+    image.write_bytes(image.read_bytes() + b"more")
+    assert kept(config.model, records) == 4
 
 
 def test_a_cache_needs_a_frozen_backbone(root, tmp_path):

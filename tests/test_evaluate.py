@@ -10,8 +10,9 @@ import pytest
 from diffusionpose.data.clips import read_image
 from diffusionpose.data.posetrack_files import read_posetrack
 from diffusionpose.errors import DataError, MissingExtraError, UsageError
-from diffusionpose.evaluate import EvaluateOptions, evaluate
+from diffusionpose.evaluate import evaluate
 from diffusionpose.evaluate_files import Deliveries
+from diffusionpose.evaluate_options import EvaluateOptions
 from diffusionpose.formats.posetrack_files import write_predictions
 from diffusionpose.metrics.pck import Pck
 from diffusionpose.skeleton import POSETRACK15
@@ -136,9 +137,9 @@ def test_coco_stills(untrained, tmp_path):
             device="cpu",
         )
     )
-    assert report.facts["counts"] == {"videos": 2, "frames": 2, "people": 2}
+    assert report.facts["counts"] == {"videos": 4, "frames": 4, "people": 3}
     assert report.facts["split"] == "train.json"
-    assert "coco train.json; 2 images, 2 people; boxes: true boxes" in report.table.title
+    assert "coco train.json; 4 images, 3 people; boxes: true boxes" in report.table.title
 
 
 def test_detections_are_matched_and_counted(options, root, tmp_path):
@@ -152,6 +153,8 @@ def test_detections_are_matched_and_counted(options, root, tmp_path):
     file.write_text(json.dumps(rows))
     report = evaluate(options(boxes=str(file), metric="pck"))
     assert report.facts["boxes"] == "detections boxes.json from score 0.2"
+    left_out = {"below the score": 6, "without an area": 0, "of other categories": 0}
+    assert report.facts["detections"] == {"taken": 6} | left_out
     assert "4 of 10 annotated frames have nobody predicted" in report.warnings
     found = [p for one in report.pairs for f in one.predicted.frames for p in f.people]
     found = [person for person in found if person.has_points]
@@ -161,7 +164,7 @@ def test_detections_are_matched_and_counted(options, root, tmp_path):
     weak = evaluate(options(boxes=str(file), metric="pck", box_score=0.05))
     assert sum(p.has_points for v in weak.pairs for f in v.predicted.frames for p in f.people) == 12
     file.write_text(json.dumps(rows[1::2]))
-    with pytest.raises(DataError, match="no detection belongs to an annotated frame"):
+    with pytest.raises(DataError, match=r"an annotated frame \(0 taken, 6 below the score"):
         evaluate(options(boxes=str(file), metric="pck"))
 
 
@@ -204,6 +207,9 @@ def test_files_of_predict_may_keep_their_names(tmp_path):
         evaluate(options)
 
 
+FILES = {"model": None, "truth": Path("x"), "predictions": Path("y"), "device": "auto"}
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -213,12 +219,16 @@ def test_files_of_predict_may_keep_their_names(tmp_path):
         ({"data": None}, "--model needs --data"),
         ({"truth": "x"}, "either --model"),
         ({"layout": "coco"}, "needs --annotations and --images"),
-        ({"stride": 0}, "stride must be at least 1"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"num_resamples": -1}, "num_resamples"),
-        ({"box_score": 2.0}, "box_score"),
+        ({"annotations": Path("x.json")}, "are for --layout coco"),
+        ({"stride": 0}, "--stride must be at least 1"),
+        ({"batch_size": 0}, "--batch-size"),
+        ({"num_inference_steps": 0}, "--steps must be at least 1, not 0"),
+        ({"num_resamples": -1}, "--resamples"),
+        ({"box_score": 2.0}, "--box-score"),
         ({"metric": "mota", "boxes": "x.json"}, "track ids, which detections have not"),
-        ({"model": None, "truth": "x", "predictions": "y", "boxes": "z"}, "leave them out"),
+        (FILES | {"boxes": "z", "num_inference_steps": 2}, "--boxes, --steps: for --model"),
+        (FILES | {"data": None, "split": "other"}, "--split: for --model"),
+        (FILES | {"layout": "coco"}, "--layout coco is for --model"),
     ],
 )
 def test_options_that_contradict_each_other(options, fields, message):

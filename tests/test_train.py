@@ -3,11 +3,15 @@ import math
 
 import pytest
 import torch
+from filelock import FileLock
 
 from diffusionpose.config import OptimizerConfig, SourceConfig, TrainConfig, model_config
 from diffusionpose.data.clips import EpochSampler
-from diffusionpose.errors import ConfigError, DataError
-from diffusionpose.evaluate import EvaluateOptions, evaluate
+from diffusionpose.errors import ConfigError, DataError, StoppedError
+from diffusionpose.evaluate import evaluate
+from diffusionpose.evaluate_options import EvaluateOptions
+from diffusionpose.model.checkpoint import sha256_of
+from diffusionpose.model.model import DiffusionPose
 from diffusionpose.nn.heatmaps import encode
 from diffusionpose.skeleton import POSETRACK15
 from tests.data.made import coco_root, posetrack_root
@@ -15,10 +19,11 @@ from tests.journeys.test_overfit import recipe
 
 pytest.importorskip("lightning")
 
-from diffusionpose.train import train
+from diffusionpose.train import PoseTrackValidation, train
+from diffusionpose.training.checkpoints import StopSignals
 from diffusionpose.training.module import PoseTraining
 from diffusionpose.training.optimizer import make_average, make_optimizer, part_scale, rate_at
-from diffusionpose.training.sources import fingerprint, load_source, make_loaders
+from diffusionpose.training.sources import Ranks, fingerprint, load_source, make_loaders
 
 
 def test_learning_rate_of_the_papers_recipe():
@@ -198,8 +203,6 @@ def test_the_sampler_is_told_the_epoch(root, tmp_path, monkeypatch):
 
 
 def test_rates_and_decay_by_group():
-    from diffusionpose.model.model import DiffusionPose
-
     model = DiffusionPose(model_config("tiny"))
     config = OptimizerConfig(learning_rate=1.0, backbone_scale=0.5, stem_scale=0.1)
     groups = make_optimizer(model, config, lambda _: 1.0)["optimizer"].param_groups
@@ -238,16 +241,115 @@ def test_a_run_leaves_what_is_needed_to_repeat_it_and_to_go_on(root, tmp_path):
     assert json.loads((run / "run.json").read_text())["data_sha256"] == fingerprint(records)
     with pytest.raises(ConfigError, match="holds a run already"):
         train(config, run, progress=False)
-    longer = TrainConfig.model_validate(config.model_dump() | {"epochs": 3})
+    longer = TrainConfig.model_validate(config.model_dump() | {"epochs": 3, "workers": 0})
     train(longer, run, resume=True, progress=False)
-    other = config.model.model_copy(update={"sigma": 3.0})
-    with pytest.raises(ConfigError, match="another network"):
-        train(config.model_copy(update={"model": other}), run, resume=True, progress=False)
-    fewer = config.train[0].model_copy(update={"stride": 2})
-    with pytest.raises(ConfigError, match="other data"):
-        train(config.model_copy(update={"train": (fewer,)}), run, resume=True, progress=False)
     lines = (run / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == 3
+
+
+@pytest.fixture
+def finished(root, tmp_path):
+    """A recipe, and a run of it that has come to its end."""
+    validation = [{"kind": "posetrack", "root": str(root), "split": "val"}]
+    config = recipe(root, validation=validation, epochs=2)
+    train(config, tmp_path / "run", progress=False)
+    return config, tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": {"learning_rate": 1e-5}}, "optimizer.learning_rate: .* there, 1e-05 here"),
+        ({"seed": 5}, "seed: 0 there, 5 here"),
+        ({"batch_size": 1}, "batch_size"),
+        ({"model": {"sigma": 3.0}}, "model.sigma: 2.0 there, 3.0 here"),
+        ({"train": [{"stride": 2}]}, "train.0.stride: 1 there, 2 here"),
+    ],
+)
+def test_a_run_goes_on_with_its_own_settings_only(finished, changes, message):
+    config, run = finished
+    values = config.model_dump(mode="json")
+    for key, change in changes.items():
+        is_list = isinstance(change, list)
+        inner = values[key][0] if is_list else values[key]
+        changed = change[0] if is_list else change
+        merged = inner | changed if isinstance(changed, dict) else changed
+        values[key] = [merged] if is_list else merged
+    recipe_before = (run / "recipe.yaml").read_text()
+    with pytest.raises(ConfigError, match=message):
+        train(TrainConfig.model_validate(values), run, resume=True, progress=False)
+    assert (run / "recipe.yaml").read_text() == recipe_before
+
+
+def test_a_run_goes_on_with_its_own_data_and_processes_only(finished, root):
+    config, run = finished
+    facts = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(facts | {"processes": 2}))
+    with pytest.raises(ConfigError, match="a run of 2 processes, and here are 1"):
+        train(config, run, resume=True, progress=False)
+    (run / "run.json").write_text(json.dumps(facts))
+    (file,) = (root / "posetrack_data" / "val").glob("*.json")
+    content = json.loads(file.read_text())
+    content["annotations"][0]["keypoints"][0] += 1
+    file.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="other data"):
+        train(config, run, resume=True, progress=False)
+
+
+def test_a_finished_run_that_is_resumed_keeps_its_weights(finished):
+    config, run = finished
+    weights, metrics = run / "model" / "model.safetensors", run / "metrics.jsonl"
+    before, lines = sha256_of(weights), metrics.read_text()
+    card = (run / "model" / "README.md").read_text()
+    weights.unlink()  # as after a kill between the last checkpoint and the model
+    train(config, run, resume=True, progress=False)
+    assert sha256_of(weights) == before
+    assert metrics.read_text() == lines
+    assert (run / "model" / "README.md").read_text() == card
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(finished):
+    config, run = finished
+    expected = sha256_of(run / "model" / "model.safetensors")
+    (run / "checkpoints" / "last.ckpt").unlink()
+    with pytest.raises(ConfigError, match="leave --resume out"):
+        train(config, run, resume=True, progress=False)
+    train(config, run, progress=False)
+    assert sha256_of(run / "model" / "model.safetensors") == expected
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_line_of_metrics_that_was_cut_short_does_not_stop_a_run(finished):
+    config, run = finished
+    metrics = run / "metrics.jsonl"
+    whole = metrics.read_text()
+    metrics.write_text(whole + '{"epoch": 2, "st')
+    longer = config.model_copy(update={"epochs": 3})
+    train(longer, run, resume=True, progress=False)
+    lines = metrics.read_text().splitlines()
+    assert lines[:2] == whole.splitlines()
+    assert json.loads(lines[2])["step"] == 3
+
+
+def test_two_processes_do_not_train_in_one_folder(root, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    with FileLock(run / ".lock"), pytest.raises(ConfigError, match="another process is training"):
+        train(recipe(root), run, progress=False)
+
+
+def test_validation_sources_have_names_of_their_own(root):
+    source = {"kind": "posetrack", "root": str(root), "split": "val"}
+    with pytest.raises(ValueError, match="two validation sources are called data_val"):
+        recipe(root, validation=[source, source | {"stride": 2}])
+    labelled = recipe(root, validation=[source, source | {"stride": 2, "label": "half"}])
+    assert [one.name for one in labelled.validation] == ["data_val", "half"]
+
+
+def test_precision_may_be_a_number_as_yaml_reads_it(root):
+    assert recipe(root, precision=32).precision == "32"
+    with pytest.raises(ValueError, match="precision"):
+        recipe(root, precision=16)
 
 
 def test_sources_say_what_they_lack(tmp_path):
@@ -281,9 +383,13 @@ def test_sources_may_be_subsets(tmp_path):
 def test_posetrack_ap_of_a_validation_is_that_of_evaluate(tmp_path):
     root = posetrack_root(tmp_path / "data")
     source = {"kind": "posetrack", "root": str(root), "split": "val"}
-    config = recipe(root, validation=[source], validation_metric="posetrack-ap", epochs=2)
+    harder = source | {"corruption": {"blur": 1.0}}
+    config = recipe(root, validation=[source, harder], validation_metric="posetrack-ap", epochs=2)
     model = train(config, tmp_path / "run", progress=False)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    # A harder copy is measured by PCK alone: AP is of images as they are.
+    names = {key for key in json.loads(lines[-1]) if key.startswith("val/")}
+    assert names == {"val/ap_data_val", "val/pck_data_val", "val/pck_data_val_harder"}
     options = EvaluateOptions(model=str(model), data=root, batch_size=3, num_resamples=0)
     expected = evaluate(options).facts["values"]["Mean"]
     assert json.loads(lines[-1])["val/ap_data_val"] == pytest.approx(expected, abs=1e-3)
@@ -291,3 +397,15 @@ def test_posetrack_ap_of_a_validation_is_that_of_evaluate(tmp_path):
         file.write_text(file.read_text().replace('"bbox_head"', '"other"'))
     with pytest.raises(DataError, match="head box"):
         train(config, tmp_path / "other", progress=False)
+
+
+def test_posetrack_ap_heeds_signals(tmp_path):
+    root = posetrack_root(tmp_path / "data")
+    source = {"kind": "posetrack", "root": str(root), "split": "val"}
+    config, signals = recipe(root, validation=[source]), StopSignals(tmp_path / "last.ckpt")
+    evaluator = PoseTrackValidation(config.validation[0], config, Ranks(), signals)
+    model = DiffusionPose(config.model)
+    assert evaluator(model, torch.device("cpu")) >= 0
+    signals.number = 15
+    with pytest.raises(StoppedError, match="terminated: during validation; nothing is saved yet"):
+        evaluator(model, torch.device("cpu"))

@@ -1,6 +1,7 @@
 """What goes wrong in a long run: kills, signals, full disks, NaN, workers that die, several processes."""
 
 import json
+import math
 import os
 import random
 import re
@@ -171,6 +172,21 @@ def test_a_full_disk_leaves_the_old_checkpoint(root, tmp_path):
     assert finish(start(path, run, "--resume"))[0] == 0
 
 
+def test_a_full_disk_under_kept_features_is_one_line(root, tmp_path):
+    frozen = {"optimizer": {"backbone_scale": 0.0, "warmup_steps": 1}}
+    kept = {"feature_cache": str(tmp_path / "features"), "workers": 0}
+    path = written(root, tmp_path, **frozen, **kept)
+
+    def full():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    code, _, err = finish(start(path, tmp_path / "run", preexec_fn=full))
+    assert code == 1
+    assert len(err.strip().splitlines()) == 1
+    assert f"cannot write {tmp_path}/features/features-" in err
+    assert not list((tmp_path / "features").iterdir())
+
+
 def poisoned(config, run, monkeypatch, indices):
     """Trains with clips whose pixels make every loss NaN."""
     original = clips.ClipDataset.__getitem__
@@ -190,6 +206,7 @@ def test_a_step_that_is_not_finite_is_left_out_and_counted(root, tmp_path, monke
     poisoned(config, tmp_path / "run", monkeypatch, {3})
     lines = metrics(tmp_path / "run")
     assert [line["skipped_steps"] for line in lines] == [1, 2]
+    assert all(math.isfinite(line["train/total"]) for line in lines)
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert all(tensor.isfinite().all() for tensor in state["state_dict"].values())
     moments = state["optimizer_states"][0]["state"].values()

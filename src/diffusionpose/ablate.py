@@ -10,6 +10,7 @@ import os
 import signal
 import statistics
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -21,13 +22,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffusionpose.config import Frozen, TrainConfig, parse, read_recipe, read_yaml
 from diffusionpose.data.clips import ClipDataset
-from diffusionpose.errors import DiffusionPoseError
-from diffusionpose.formats import AtomicFile
+from diffusionpose.errors import ConfigError, DiffusionPoseError
+from diffusionpose.formats import write_text
 from diffusionpose.metrics.pck import Pck
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.diffusion import seeded_noise
-from diffusionpose.train import CHECKPOINT, train
+from diffusionpose.predict import choose_device
+from diffusionpose.train import CHECKPOINT, RECIPE, WITHOUT_EFFECT, changed_settings, train
 from diffusionpose.training.features import FeatureClips, features_of
 from diffusionpose.training.module import METRICS, PoseTraining
 from diffusionpose.training.sources import make_loaders
@@ -42,7 +44,13 @@ class Row(Frozen):
     label: str
     settings: tuple[str, ...] = ()
     steps: tuple[int, ...] = (1,)
-    """DDIM steps to evaluate with."""
+    """DDIM steps to evaluate with; tables of differences show 1."""
+
+    @model_validator(mode="after")
+    def _one_step_is_there(self) -> Self:
+        if 1 not in self.steps:
+            raise ValueError("steps must have 1 among them")
+        return self
 
 
 class Table(Frozen):
@@ -50,7 +58,7 @@ class Table(Frozen):
 
     title: str
     claim: str
-    rows: tuple[str, ...]
+    rows: tuple[str, ...] = Field(min_length=1)
     reference: str
     """The row from which differences are counted."""
 
@@ -60,8 +68,8 @@ class Suite(Frozen):
 
     recipe: Path
     """Relative to the suite's file."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    rows: tuple[Row, ...]
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    rows: tuple[Row, ...] = Field(min_length=1)
     tables: tuple[Table, ...] = ()
 
     @model_validator(mode="after")
@@ -87,8 +95,20 @@ class Job:
 
     @property
     def is_done(self) -> bool:
-        """Whether its result is written."""
-        return (self.run / RESULT).is_file()
+        """Whether its result is written.
+
+        Raises:
+            ConfigError: If the folder holds the result of other settings, which would be taken for this run's.
+        """
+        if not (self.run / RESULT).is_file():
+            return False
+        changed = changed_settings(self.run / RECIPE, self.config, WITHOUT_EFFECT)
+        if changed:
+            raise ConfigError(
+                f"{self.run} holds a run with other settings ({'; '.join(changed[:3])}): name another --out"
+            )
+        scored = json.loads((self.run / RESULT).read_text())["pck"].values()
+        return all({str(n) for n in self.row.steps} <= steps.keys() for steps in scored)
 
 
 def read_suite(path: Path) -> Suite:
@@ -131,7 +151,7 @@ def jobs_of(
 def run_job(job: Job) -> None:
     """Trains and evaluates one run, from its checkpoint if there is one, and writes its result."""
     train(job.config, job.run, resume=(job.run / CHECKPOINT).is_file(), progress=False)
-    model = DiffusionPose.from_pretrained(job.run / "model")
+    model = DiffusionPose.from_pretrained(job.run / "model").to(choose_device("auto"))
     folder = job.config.feature_cache
 
     def wrap(clips: ClipDataset, is_training: bool) -> Dataset[Any]:
@@ -143,25 +163,22 @@ def run_job(job: Job) -> None:
         for source, loader in zip(job.config.validation, loaders, strict=True)
     }
     result = {"row": job.row.name, "seed": job.seed, "pck": scores}
-    file = AtomicFile(job.run / RESULT)
-    try:
-        file.temporary.write_text(json.dumps(result, indent=2) + "\n")
-        file.publish()
-    finally:
-        file.discard()
+    write_text(job.run / RESULT, json.dumps(result, indent=2) + "\n")
 
 
 @torch.inference_mode()
 def score(model: DiffusionPose, loader: DataLoader[Any], num_inference_steps: int) -> float:
     """Mean PCK of a loader's clips with seeded noise."""
-    metric = Pck(model.config.skeleton_graph)
+    metric, device = Pck(model.config.skeleton_graph), next(model.parameters()).device
     for batch in loader:
         noise = torch.stack(
             [seeded_noise(model.noise_shape, (0, int(index))) for index in batch["index"]]
         )
-        conditions = model.encode(features_of(batch, model))
-        points, _ = heatmaps.decode(model.generate(conditions, noise, num_inference_steps))
-        metric.update(points.double().numpy(), batch["keypoints"].double().numpy())
+        placed = {name: batch[name].to(device) for name in ("features", "images") if name in batch}
+        conditions = model.encode(features_of(placed, model))
+        maps = model.generate(conditions, noise.to(device), num_inference_steps)
+        points, _ = heatmaps.decode(maps)
+        metric.update(points.double().cpu().numpy(), batch["keypoints"].double().numpy())
     return metric.compute()["mean"]
 
 
@@ -196,8 +213,10 @@ def run_all(jobs: list[Job], workers: int, on_done: Callable[[Job, bool], None])
     seen: set[int] = set()
     for job in waiting:
         if job.seed not in seen:
-            prepare(job)
-            seen.add(job.seed)
+            # What is wrong with a job it says itself, when it is run.
+            with suppress(DiffusionPoseError):
+                prepare(job)
+                seen.add(job.seed)
     running: dict[int, tuple[Any, Job]] = {}
     failed = []
     try:
@@ -314,6 +333,11 @@ def curves(jobs: list[Job], source: str) -> dict[str, list[list[tuple[int, float
         path = job.run / METRICS
         if job.is_done and path.is_file():
             lines = [json.loads(line) for line in path.read_text().splitlines()]
-            curve = [(line["step"], line[f"val/pck_{source}"]) for line in lines]
+            curve = [(line["step"], _number(line[f"val/pck_{source}"])) for line in lines]
             found.setdefault(job.row.name, []).append(curve)
     return found
+
+
+def _number(value: float | None) -> float:
+    """Metrics have null where there is none."""
+    return float("nan") if value is None else value

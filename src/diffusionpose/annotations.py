@@ -17,6 +17,7 @@ class AnnotatedPerson:
         head_box: xyxy pixels, the reference of PoseTrack's metric; None where the file has none.
         box: xyxy pixels of the body; None where the file has none.
         score: Of the whole person; NaN where the file has none.
+        is_crowd: A group under one outline, as COCO has them: any number of predictions there is neither right nor wrong.
         has_points: False where the file does not even hold an empty list of joints, which the metric tells apart.
     """
 
@@ -27,7 +28,13 @@ class AnnotatedPerson:
     head_box: np.ndarray | None = None
     box: np.ndarray | None = None
     score: float = float("nan")
+    is_crowd: bool = False
     has_points: bool = True
+
+    @property
+    def has_joints(self) -> bool:
+        """Whether there is a keypoint."""
+        return bool(np.isfinite(self.keypoints[:, 0]).any())
 
 
 @dataclass(frozen=True, eq=False)

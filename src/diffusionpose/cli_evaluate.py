@@ -17,7 +17,8 @@ def evaluate(
     truth: Annotated[Path | None, typer.Option(help="Annotation files: a folder, or one.")] = None,
     predictions: Annotated[Path | None, typer.Option(help="Likewise, of the same names.")] = None,
     metric: Annotated[
-        str, typer.Option(help="posetrack-ap, oks, pck, pckh, mota (extra: eval), hota.")
+        str,
+        typer.Option(help="posetrack-ap, pck, pckh; with extra eval: oks, mota; with hota: hota."),
     ] = "posetrack-ap",
     split: Annotated[str, typer.Option(help="Folder of the root's annotations.")] = "val",
     layout: Annotated[
@@ -49,9 +50,9 @@ def evaluate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Figures of a model over an annotated data set, or of files of predictions beside files of truth."""
-    from diffusionpose.evaluate import EvaluateOptions
     from diffusionpose.evaluate import evaluate as evaluate_options
     from diffusionpose.evaluate_files import Deliveries
+    from diffusionpose.evaluate_options import EvaluateOptions
 
     options = EvaluateOptions(
         metric=metric, model=model, data=data, truth=truth, predictions=predictions, split=split,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from diffusionpose.errors import ConfigError, first_line
 from diffusionpose.skeleton import SKELETONS, Skeleton
@@ -70,6 +70,8 @@ class DecoderConfig(Frozen):
     markov: bool = True
     num_iterations: int | None = Field(default=None, ge=1)
     """None: exact messages on the limb tree; n: n rounds of flooding."""
+    messages: Literal["product", "log"] = "product"
+    """Eq. 1 as it stands, or on logarithms: products of many channels keep hardly more than one."""
 
 
 class DiffusionConfig(Frozen):
@@ -188,6 +190,21 @@ class AugmentConfig(Frozen):
     """Share of neighbour frames that give way to the frame behind them (t-2, t+2) or to the key frame."""
 
 
+class CorruptionConfig(AugmentConfig):
+    """What makes a harder copy of a validation set; nothing but what is asked for."""
+
+    flip: Share = 0.0
+    scale: float = Field(default=0.0, ge=0, lt=1)
+    rotation_share: Share = 0.0
+    shift: Share = 0.0
+    half_body: Share = 0.0
+    colour: Share = 0.0
+    grey: Share = 0.0
+    blur: Share = 0.0
+    occlusion: Share = 0.0
+    still_motion: Share = 0.0
+
+
 class SourceConfig(Frozen):
     """One data set: a PoseTrack17, 18 or 21 root with a split, or COCO annotations with their images (docs/data.md)."""
 
@@ -202,15 +219,19 @@ class SourceConfig(Frozen):
     subset: Path | None = None
     """Text file with a video, frame path or frame id a line, relative to the root: only these."""
     stride: int = Field(default=1, ge=1)
-    """Every n-th annotated frame."""
+    """Every n-th annotated frame or picture."""
     share: float = Field(default=1.0, gt=0)
     """Share of its people that an epoch draws; above 1 they repeat, each time augmented anew."""
-    corruption: AugmentConfig | None = None
-    """Validation: changes drawn once for each clip, the same in every run, for a harder copy of the set."""
+    corruption: CorruptionConfig | None = None
+    """Validation: changes drawn once for each clip, the same in every run, for a harder copy of the set (by PCK only)."""
+    label: str | None = Field(default=None, pattern=r"^\w[\w.-]*$")
+    """Validation: its name in metrics, in place of root and split or annotation file."""
 
     @property
     def name(self) -> str:
-        """Root and split or annotation file, for metrics."""
+        """Stands for it in metrics."""
+        if self.label is not None:
+            return self.label
         part = self.split or (self.annotations.stem if self.annotations else "")
         name = f"{self.root.name}_{part}" if part else self.root.name
         return f"{name}_harder" if self.corruption else name
@@ -262,12 +283,25 @@ class TrainConfig(Frozen):
     epochs: int = Field(default=20, ge=1)
     batch_size: Count = 32
     accumulate: Count = 1
-    precision: Literal["32", "bf16"] = "32"
+    precision: Annotated[Literal["32", "bf16"], BeforeValidator(str)] = "32"
     final_timestep_share: float = Field(default=0.3, ge=0, le=1)
     """Share of a batch at t = T - 1, the step that one-step inference starts from."""
     workers: int = Field(default=1, ge=0, le=1_000)
     seed: int = Field(default=0, ge=0, lt=2**32)
     checkpoint_minutes: float = Field(default=5.0, gt=0)
+
+    @model_validator(mode="after")
+    def _training_is_not_corrupted(self) -> Self:
+        if any(source.corruption for source in self.train):
+            raise ValueError("corruption is for validation sources: set augment")
+        return self
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [source.name for source in self.validation]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two validation sources are called {twice}: give one a label")
+        return self
 
     @model_validator(mode="after")
     def _cache_needs_a_frozen_backbone(self) -> Self:
@@ -320,6 +354,7 @@ def parse(model: type[Config], values: dict[str, Any], origin: str) -> Config:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the whole"
         what = "no such key" if first["type"] == "extra_forbidden" else first["msg"]
+        what = what.removeprefix("Value error, ")
         raise ConfigError(f"{origin}: {key}: {what}") from None
 
 
@@ -330,7 +365,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         ConfigError: If it cannot be read or is not a mapping.
     """
     if not Path(path).is_file():
-        raise ConfigError(f"{path}: no such file")
+        what = "a folder, not a YAML file" if Path(path).is_dir() else "no such file"
+        raise ConfigError(f"{path}: {what}")
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -368,15 +404,25 @@ def read_recipe(
     Raises:
         ConfigError: As `parse`, `read_yaml` and `override`; and if the recipe has `DATA` and there is no `data`.
     """
-    values = read_yaml(path)
-    if isinstance(values.get("model"), str):
-        values["model"] = model_config(values["model"]).model_dump(mode="json")
-    config = parse(TrainConfig, override(values, settings), str(path))
+    values = _with_model(read_yaml(path))
+    # A size may be set as well, and then parts of it.
+    sizes = [setting for setting in settings if setting.startswith("model=")]
+    values = _with_model(override(values, sizes))
+    others = [setting for setting in settings if setting not in sizes]
+    config = parse(TrainConfig, override(values, others), str(path))
     sources = {
         name: tuple(_placed(source, data, str(path)) for source in getattr(config, name))
         for name in ("train", "validation")
     }
     return config.model_copy(update=sources)
+
+
+def _with_model(values: dict[str, Any]) -> dict[str, Any]:
+    """With the settings of a size in place of its name."""
+    size = values.get("model")
+    if not isinstance(size, str):
+        return values
+    return values | {"model": model_config(size).model_dump(mode="json")}
 
 
 def _placed(source: SourceConfig, data: Path | None, origin: str) -> SourceConfig:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Literal
 
-from diffusionpose.errors import DiffusionPoseError
+from diffusionpose.errors import DiffusionPoseError, install_command
 from diffusionpose.version import __version__
 
 EXTRAS = {
@@ -43,7 +43,7 @@ def examine() -> Iterator[Finding]:
         if importlib.util.find_spec(package):
             yield Finding(f"extra {extra}", "ok", f"{package} {version(package)}")
         else:
-            hint = f"pip install 'diffusionpose[{extra}]'"
+            hint = install_command(extra)
             yield Finding(f"extra {extra}", "absent", f"{package} is not installed: {hint}")
 
 

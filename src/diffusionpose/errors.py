@@ -43,13 +43,19 @@ class StoppedError(DiffusionPoseError):
         self.exit_code = 128 + number
 
 
+def install_command(extra: str) -> str:
+    """What brings an extra's packages."""
+    # Its extra asks for a second OpenCV, which where there is no libGL breaks the first.
+    if extra == "hota":
+        return "pip install --no-deps trackeval"
+    return f"pip install 'diffusionpose[{extra}]'"
+
+
 class MissingExtraError(DiffusionPoseError, ImportError):
     """A feature whose optional dependency is not installed. Exit code 1."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(
-            f"this needs the package {package!r}: pip install 'diffusionpose[{extra}]'"
-        )
+        super().__init__(f"this needs the package {package!r}: {install_command(extra)}")
 
 
 def first_line(error: BaseException) -> str:

@@ -28,28 +28,26 @@ from diffusionpose.data.annotated_sets import (
 from diffusionpose.data.detections import Detections, load_detections
 from diffusionpose.data.posetrack import usable_joints
 from diffusionpose.data.posetrack_files import label_version, read_posetrack
-from diffusionpose.errors import DataError, MissingExtraError, UsageError
+from diffusionpose.errors import DataError, MissingExtraError
+from diffusionpose.evaluate_options import (
+    IN_HEAD_LENGTHS,
+    METRICS,
+    PACKAGES,
+    POSETRACK_METRICS,
+    TRACKING,
+    TRUE_BOXES,
+    EvaluateOptions,
+)
 from diffusionpose.formats.published import PublishedFigures
 from diffusionpose.formats.score_table import ScoreRow, ScoreTable
 from diffusionpose.metrics.base import COVERAGE, JointMetric, Metric, bootstrap
 from diffusionpose.metrics.oks import OksAP
 from diffusionpose.metrics.pairs import VideoPair, pair_videos
-from diffusionpose.metrics.pck import VideoPck
-from diffusionpose.metrics.posetrack_ap import PoseTrackAP
 from diffusionpose.metrics.posetrack_frames import require_head_boxes, require_shapely
-from diffusionpose.metrics.tracking import Hota, PoseTrackMota
 from diffusionpose.networks import PoseNetwork, load_network
 from diffusionpose.predict import choose_device
 from diffusionpose.version import __version__
 
-METRICS: dict[str, Callable[[Sequence[VideoPair]], Metric]] = {
-    "posetrack-ap": PoseTrackAP,
-    "oks": OksAP,
-    "pck": VideoPck,
-    "pckh": lambda pairs: VideoPck(pairs, "head"),
-    "mota": PoseTrackMota,
-    "hota": Hota,
-}
 TITLES = {
     "posetrack-ap": "PoseTrack AP",
     "oks": "OKS AP",
@@ -58,109 +56,6 @@ TITLES = {
     "mota": "MOTA, mean over joints",
     "hota": "HOTA, mean over joints",
 }
-LAYOUTS = ("posetrack", "posetrack17", "posetrack18", "coco")
-TRUE_BOXES = "truth"
-TRACKING = ("mota", "hota")
-POSETRACK_METRICS = ("posetrack-ap", *TRACKING)
-IN_HEAD_LENGTHS = (*POSETRACK_METRICS, "pckh")
-PACKAGES = {
-    "oks": ("faster_coco_eval", "eval"),
-    "mota": ("motmetrics", "eval"),
-    "hota": ("trackeval", "hota"),
-}
-"""By metric, what it needs and the extra that brings it."""
-
-
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """What is evaluated, and how.
-
-    Args:
-        metric: One of `METRICS`.
-        model: As `load_network`; with `data`.
-        data: Root of an annotated data set; with `truth` only where the images are.
-        truth: Annotation file or folder of them; with `predictions`.
-        predictions: Likewise, of the same names.
-        split: Folder of the root's annotations.
-        layout: `posetrack` takes PoseTrack17, 18 and 21, told apart by their keys; `coco` needs `annotations` and
-            `images`. `posetrack17` and `posetrack18` are as `posetrack`, and also say how predictions are written.
-        annotations: `coco`: file relative to the root.
-        images: `coco`: folder relative to the root.
-        subset: File of the videos or frames wanted, relative to the root.
-        stride: Every n-th annotated frame of a video, or image of a COCO file.
-        boxes: `truth`, or a file or folder of detections.
-        box_score: Detections that score less are dropped.
-        seed: Of the noise, and of the resamples.
-        num_inference_steps: DDIM steps.
-        flip_test: Average with the mirrored crop.
-        batch_size: People a pass; changes speed, not results.
-        device: As `choose_device`.
-        engine: As `load_network`.
-        num_resamples: Of the videos, for the intervals; 0 for none.
-        published: YAML file of figures that somebody published.
-    """
-
-    metric: str = "posetrack-ap"
-    model: str | None = None
-    data: Path | None = None
-    truth: Path | None = None
-    predictions: Path | None = None
-    split: str = "val"
-    layout: str = "posetrack"
-    annotations: Path | None = None
-    images: Path | None = None
-    subset: Path | None = None
-    stride: int = 1
-    boxes: str = TRUE_BOXES
-    box_score: float = 0.2
-    seed: int = 0
-    num_inference_steps: int = 1
-    flip_test: bool = False
-    batch_size: int = 16
-    device: str = "auto"
-    engine: str | None = None
-    num_resamples: int = 1000
-    published: Path | None = None
-
-    def __post_init__(self) -> None:
-        for name, choices in (("metric", METRICS), ("layout", LAYOUTS)):
-            if getattr(self, name) not in choices:
-                raise UsageError(f"{name} {getattr(self, name)!r}: there are {', '.join(choices)}")
-        for name, least in (
-            ("stride", 1),
-            ("batch_size", 1),
-            ("num_inference_steps", 1),
-            ("num_resamples", 0),
-            ("seed", 0),
-        ):
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        if not 0 <= self.box_score <= 1:
-            raise UsageError(f"box_score must be between 0 and 1, not {self.box_score}")
-        self._check_sources()
-
-    def _check_sources(self) -> None:
-        by_files = self.truth is not None or self.predictions is not None
-        if self.model is not None and by_files:
-            raise UsageError("give either --model and --data, or --truth and --predictions")
-        if self.model is None and (self.truth is None or self.predictions is None):
-            raise UsageError("give --model and --data, or --truth and --predictions")
-        if self.model is not None and self.data is None:
-            raise UsageError("--model needs --data, the root of an annotated data set")
-        if by_files and (self.layout == "coco" or self.boxes != TRUE_BOXES or self.subset):
-            raise UsageError("--layout coco, --boxes and --subset are for --model: leave them out")
-        if self.layout == "coco" and (self.annotations is None or self.images is None):
-            raise UsageError("--layout coco needs --annotations and --images, relative to --data")
-        if self.boxes != TRUE_BOXES and self.metric in TRACKING:
-            raise UsageError(
-                f"--metric {self.metric} needs track ids, which detections have not: take --boxes truth, or evaluate "
-                "files of 'diffusionpose predict --format posetrack'"
-            )
-
-    def settings(self) -> dict[str, object]:
-        """What of it changes a model's figures."""
-        names = ("num_inference_steps", "flip_test", "stride", "seed", "engine")
-        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,6 +185,7 @@ def _pairs_of_model(
     # What a metric lacks is said before the network works for an hour.
     if options.metric in IN_HEAD_LENGTHS:
         require_head_boxes(truths)
+    if options.metric in POSETRACK_METRICS:
         require_shapely(truths)
     by_truth = options.boxes == TRUE_BOXES
     detections = None if by_truth else load_detections(Path(options.boxes), options.box_score)
@@ -303,7 +199,12 @@ def _pairs_of_model(
         data_name=options.data.resolve().name,
         split=_split(options),
         boxes=boxes,
-        facts={"model": network.facts, "engine": network.engine, "settings": options.settings()},
+        facts={
+            "model": network.facts,
+            "engine": network.engine,
+            "settings": options.settings(),
+            "detections": None if detections is None else detections.counted(),
+        },
         label_version=data.label_version,
         clips=data.clips,
         warnings=warnings,
@@ -393,7 +294,10 @@ def predict_truth(
     else:
         boxes = detected_boxes(truths, detections)
         if not boxes:
-            raise DataError(f"{options.boxes}: no detection belongs to an annotated frame")
+            counts = ", ".join(f"{number} {what}" for what, number in detections.counted().items())
+            raise DataError(
+                f"{options.boxes}: no detection belongs to an annotated frame ({counts})"
+            )
     predictions = predict_annotated(
         network,
         truths,
@@ -415,7 +319,7 @@ def _missed_frames(pairs: Sequence[VideoPair]) -> Iterator[str]:
         any(person.has_points for person in found.people)
         for pair in pairs
         for truth, found in pair.frames
-        if truth.people
+        if any(person.has_joints for person in truth.people)
     ]
     if not all(predicted):
         without = predicted.count(False)
@@ -484,7 +388,7 @@ def _intervals(
 def _counts(pairs: Sequence[VideoPair]) -> dict[str, int]:
     """Videos, annotated frames and their people."""
     frames = [frame for pair in pairs for frame in pair.truth.frames if frame.people]
-    people = sum(len(frame.people) for frame in frames)
+    people = sum(person.has_joints for frame in frames for person in frame.people)
     return {"videos": len(pairs), "frames": len(frames), "people": people}
 
 

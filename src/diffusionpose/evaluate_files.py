@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffusionpose.errors import UsageError
-from diffusionpose.evaluate import EvaluateOptions, Report
-from diffusionpose.formats.atomic_file import AtomicFile, explained
+from diffusionpose.evaluate import Report
+from diffusionpose.evaluate_options import EvaluateOptions
+from diffusionpose.formats.atomic_file import write_text
 from diffusionpose.formats.posetrack_files import write_predictions
 from diffusionpose.formats.score_table import TABLE_FORMATS
 from diffusionpose.worst_people import PICTURES, worst_people, write_worst
@@ -40,6 +41,9 @@ class Deliveries:
             raise UsageError(f"--format {self.table_format!r}: there are {known}")
         there = [path for path in (self.json, self.worst) if path is not None and path.exists()]
         there += [] if self.predictions is None else sorted(self.predictions.glob("*.json"))
+        for path in (self.json, self.worst):
+            if path is not None and path.is_dir():
+                raise UsageError(f"{path} is a folder: give a file's name")
         if there and not self.overwrite:
             raise UsageError(f"{there[0]} is there: give another name, or --overwrite")
         if self.worst is not None and self.worst.suffix.lower() not in PICTURES:
@@ -63,7 +67,7 @@ class Deliveries:
         """
         files = []
         if self.json is not None:
-            _write_text(self.json, report.to_json())
+            write_text(self.json, report.to_json())
             files.append(self.json)
         if self.predictions is not None:
             layout = options.layout
@@ -81,13 +85,3 @@ class Deliveries:
     def table(self, report: Report) -> str:
         """The figures in the wanted format."""
         return TABLE_FORMATS[self.table_format](report.table)
-
-
-def _write_text(path: Path, text: str) -> None:
-    file = AtomicFile(path)
-    try:
-        with explained(path):
-            file.temporary.write_text(text, encoding="utf-8")
-        file.publish()
-    finally:
-        file.discard()

@@ -7,6 +7,7 @@ latest validation.
 A run that was killed and resumed ends with the weights of one that was not, bit for bit on the CPU: see `training.module`.
 """
 
+import errno
 import json
 import logging
 import platform
@@ -22,6 +23,7 @@ import lightning as L
 import numpy as np
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import distributed
@@ -30,7 +32,9 @@ from torch.utils.data import Dataset
 from diffusionpose.config import SourceConfig, TrainConfig, parse, read_yaml
 from diffusionpose.data.clips import ClipDataset
 from diffusionpose.errors import ConfigError, DiffusionPoseError, first_line
-from diffusionpose.evaluate import EvaluateOptions, predict_truth, read_truth
+from diffusionpose.evaluate import predict_truth, read_truth
+from diffusionpose.evaluate_options import EvaluateOptions
+from diffusionpose.formats import write_text
 from diffusionpose.metrics.pairs import VideoPair
 from diffusionpose.metrics.posetrack_ap import PoseTrackAP
 from diffusionpose.metrics.posetrack_frames import require_head_boxes, require_shapely
@@ -45,6 +49,11 @@ from diffusionpose.training.sources import Ranks, RunData, is_distributed, make_
 from diffusionpose.version import __version__
 
 RECIPE, FACTS, CHECKPOINT = "recipe.yaml", "run.json", Path("checkpoints") / "last.ckpt"
+WITHOUT_EFFECT = frozenset({"workers", "checkpoint_minutes", "feature_cache"})
+"""Settings on which the weights do not depend."""
+CHANGEABLE = WITHOUT_EFFECT | {"epochs", "root"}
+"""Settings that a run may be resumed with otherwise; its data's fingerprint must be the same."""
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: bool = True) -> Path:
@@ -60,41 +69,49 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
         Folder of the averaged model.
 
     Raises:
-        ConfigError: If the run folder holds a run already, has nothing to resume from, or cannot be made.
+        ConfigError: If the run folder holds a run already, has nothing to resume from or a run of other settings, is
+            another process's, or cannot be made.
         CheckpointError: If the checkpoint to resume from is damaged.
         StoppedError: After SIGINT or SIGTERM, when everything is saved.
         DiffusionPoseError: If the disk is full, gradients are not finite, or a loader worker dies.
     """
-    checkpoint = run / CHECKPOINT
-    before = _check_run(run, checkpoint, resume=resume)
-    ranks = Ranks.of_process()
-    signals = StopSignals()
-    with _quiet():
+    ranks, signals = Ranks.of_process(), StopSignals(run / CHECKPOINT)
+    with _held(run, ranks), _explained_disk(run), _quiet():
+        before = _check_run(run, config, ranks, resume=resume)
         L.seed_everything(config.seed, workers=True, verbose=False)
         evaluators = {
-            f"ap_{source.name}": PoseTrackValidation(source, config, ranks)
+            f"ap_{source.name}": PoseTrackValidation(source, config, ranks, signals)
             for source in config.validation
-            if config.validation_metric == "posetrack-ap" and source.kind == "posetrack"
+            if config.validation_metric == "posetrack-ap"
+            and source.kind == "posetrack"
+            and source.corruption is None
         }
         module = PoseTraining(config, run, evaluators)
         data = make_loaders(config, ranks, _cached(config, module.model))
         if ranks.rank == 0:
-            write_facts(config, run, data.fingerprint, resume=resume)
+            _check_data(run, data.fingerprint, resume=resume)
+            write_facts(config, run, data.fingerprint, ranks)
+            _forget_after(run / METRICS, before["global_step"] if before else 0)
         if before is not None:
-            data.sampler.resume(*before["diffusionpose"]["position"])
-            if ranks.rank == 0:
-                _forget_after(run / METRICS, before["global_step"])
+            epoch, batches = before["diffusionpose"]["position"]
+            if epoch >= config.epochs:
+                # Nothing is left to learn, and Lightning would not put the averaged weights in place.
+                module.load_state_dict(before["state_dict"])
+                if ranks.rank == 0:
+                    module.save(before["global_step"])
+                return run / "model"
+            data.sampler.resume(epoch, batches)
         trainer = make_trainer(config, run, data, ranks, signals, progress=progress)
         with _explained_workers(data), signals.heard():
             trainer.fit(
                 module,
                 data.train,
                 list(data.validation) or None,
-                ckpt_path=str(checkpoint) if resume else None,
+                ckpt_path=str(run / CHECKPOINT) if resume else None,
                 weights_only=True,
             )
         if trainer.is_global_zero:
-            module.model.save_pretrained(run / "model", module.card())
+            module.save(module.global_step)
     return run / "model"
 
 
@@ -105,13 +122,16 @@ class PoseTrackValidation:
         source: The set.
         config: The recipe.
         ranks: Which process of how many this is.
+        signals: What asks for an end.
 
     Raises:
         DataError: If files are missing or malformed, or a person has no head box.
         MissingExtraError: If there are ignore regions, and shapely is not installed.
     """
 
-    def __init__(self, source: SourceConfig, config: TrainConfig, ranks: Ranks) -> None:
+    def __init__(
+        self, source: SourceConfig, config: TrainConfig, ranks: Ranks, signals: StopSignals
+    ) -> None:
         self._options = EvaluateOptions(
             model=config.name,
             data=source.root,
@@ -120,12 +140,20 @@ class PoseTrackValidation:
             stride=source.stride,
             batch_size=config.batch_size,
         )
-        self._data, self._ranks = read_truth(self._options), ranks
+        self._data, self._ranks, self._signals = read_truth(self._options), ranks, signals
         require_head_boxes(self._data.videos)
         require_shapely(self._data.videos)
 
+    def _heed(self) -> None:
+        if self._ranks.world == 1:
+            self._signals.end_validation()
+
     def __call__(self, model: DiffusionPose, device: torch.device) -> float:
-        """Mean over joints, 0 to 100."""
+        """Mean over joints, 0 to 100.
+
+        Raises:
+            StoppedError: After a signal, where this is the only process.
+        """
         data = self._data
         mine = range(self._ranks.rank, len(data.videos), self._ranks.world)
         part = replace(
@@ -134,7 +162,7 @@ class PoseTrackValidation:
             clips=lambda video, frame: data.clips(mine[video], frame),
         )
         network = TorchNetwork(model, device, {})
-        found, _ = predict_truth(network, part, None, self._options, None)
+        found, _ = predict_truth(network, part, None, self._options, lambda _: self._heed)
         every = [found]
         if is_distributed():
             every = [[] for _ in range(self._ranks.world)]
@@ -185,60 +213,138 @@ def _explained_workers(data: RunData) -> Iterator[None]:
             loader.close()
 
 
-def _check_run(run: Path, checkpoint: Path, *, resume: bool) -> dict[str, Any] | None:
-    """The checkpoint to resume from, if there is to be one."""
-    if resume and not checkpoint.is_file():
-        raise ConfigError(f"{checkpoint}: nothing to resume from; leave --resume out")
-    # A run that failed before it had learned anything stands in nobody's way.
-    if not resume and (checkpoint.exists() or (run / "model").exists()):
-        raise ConfigError(f"{run} holds a run already: resume it, or name another folder")
+@contextmanager
+def _held(run: Path, ranks: Ranks) -> Iterator[None]:
+    """Makes the run folder and keeps other processes out of it; a killed one leaves it free."""
+    if ranks.rank:
+        yield
+        return
     try:
         run.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(f"{run}: another process is training there") from None
     except OSError as error:
         raise ConfigError(f"{run} cannot be a run folder: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _explained_disk(run: Path) -> Iterator[None]:
+    """Of a full disk Lightning's loggers and ours say no more than the system does."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        raise DiffusionPoseError(f"{run}: {error.strerror}; make room, then --resume") from error
+
+
+def _check_run(
+    run: Path, config: TrainConfig, ranks: Ranks, *, resume: bool
+) -> dict[str, Any] | None:
+    """The checkpoint to resume from, if there is to be one."""
+    checkpoint = run / CHECKPOINT
     if not resume:
+        # A run that has not come to its first checkpoint stands in nobody's way.
+        if checkpoint.exists():
+            raise ConfigError(f"{run} holds a run already: resume it, or name another folder")
         return None
+    if not checkpoint.is_file():
+        raise ConfigError(f"{checkpoint}: nothing to resume from; leave --resume out")
     before = read_restricted(checkpoint)
     if not isinstance(before, dict) or "diffusionpose" not in before:
         raise ConfigError(f"{checkpoint}: not a checkpoint of this release; start the run anew")
+    if changed := changed_settings(run / RECIPE, config):
+        raise ConfigError(
+            f"{run} holds a run with other settings ({'; '.join(changed[:3])}): resume {run / RECIPE}, or name another "
+            "folder"
+        )
+    processes = _facts_of(run).get("processes", ranks.world)
+    if processes != ranks.world:
+        raise ConfigError(f"{run} holds a run of {processes} processes, and here are {ranks.world}")
     return before
 
 
-def _forget_after(metrics: Path, step: int) -> None:
-    """Leaves out the lines of epochs that are now run again."""
-    if not metrics.is_file():
-        return
-    lines = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] <= step]
-    metrics.write_text("".join(f"{line}\n" for line in lines))
+def changed_settings(
+    recipe: Path, config: TrainConfig, but: frozenset[str] = CHANGEABLE
+) -> list[str]:
+    """What of a run's resolved recipe is otherwise in another one, as `key: there, here`.
 
-
-def write_facts(config: TrainConfig, run: Path, data_sha256: str, *, resume: bool) -> None:
-    """The resolved recipe, and what the run depends on besides.
+    Args:
+        recipe: The run's.
+        config: The other one.
+        but: Keys that may differ.
 
     Raises:
-        ConfigError: If the run to resume has another network or other data, or lacks its facts.
+        ConfigError: If there is no such recipe, or not of this release.
     """
-    recipe, facts = run / RECIPE, run / FACTS
-    if resume:
-        before = parse(TrainConfig, read_yaml(recipe), str(recipe))
-        if before.model != config.model:
-            raise ConfigError(f"{run} holds a run of another network: name another folder")
-        try:
-            fingerprint_before = json.loads(facts.read_text())["data_sha256"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{facts}: cannot be read ({first_line(error)})") from None
-        if fingerprint_before != data_sha256:
-            raise ConfigError(f"{run} holds a run on other data: name another folder")
-    recipe.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    there, here = (
+        dict(_leaves(one.model_dump(mode="json")))
+        for one in (parse(TrainConfig, read_yaml(recipe), str(recipe)), config)
+    )
+    return [
+        f"{key}: {there.get(key)} there, {here.get(key)} here"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key) != here.get(key) and key.rpartition(".")[2] not in but
+    ]
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """`a.0.b` and the value there."""
+    items = enumerate(value) if isinstance(value, list) else value.items()
+    for key, child in items:
+        if isinstance(child, dict | list):
+            yield from _leaves(child, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", child
+
+
+def _facts_of(run: Path) -> dict[str, Any]:
+    facts = run / FACTS
+    try:
+        return dict(json.loads(facts.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{facts}: cannot be read ({first_line(error)})") from None
+
+
+def _check_data(run: Path, data_sha256: str, *, resume: bool) -> None:
+    if resume and _facts_of(run).get("data_sha256") != data_sha256:
+        raise ConfigError(f"{run} holds a run on other data: name another folder")
+
+
+def _forget_after(metrics: Path, step: int) -> None:
+    """Leaves out the lines of epochs that are now run again, and one that a kill or a full disk cut short."""
+    if not metrics.is_file():
+        return
+    lines = [line for line in metrics.read_text().splitlines() if 0 < _step_of(line) <= step]
+    write_text(metrics, "".join(f"{line}\n" for line in lines))
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except ValueError:
+        return 0
+
+
+def write_facts(config: TrainConfig, run: Path, data_sha256: str, ranks: Ranks) -> None:
+    """The resolved recipe, and what the run depends on besides."""
     content = {
         "version": __version__,
         "git": git_state(),
         "data_sha256": data_sha256,
+        "processes": ranks.world,
         "torch": torch.__version__,
         "machine": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
     }
-    facts.write_text(json.dumps(content, indent=2) + "\n")
+    write_text(run / RECIPE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    write_text(run / FACTS, json.dumps(content, indent=2) + "\n")
 
 
 def git_state() -> str | None:
@@ -291,7 +397,7 @@ def make_trainer(
         callbacks=[
             make_average(config.optimizer.ema_decay),
             LearningRateMonitor("step"),
-            KeepRun(run / CHECKPOINT, config.checkpoint_minutes, signals),
+            KeepRun(config.checkpoint_minutes, signals),
             *([Bar()] if shows_bar else []),
         ],
         plugins=[AtomicCheckpoints()],

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,16 +12,24 @@ from tests.data.made import coco_root, posetrack_root
 
 def test_a_still_stands_in_for_its_neighbours(tmp_path):
     root = coco_root(tmp_path)
-    found = coco_set(root, "train.json", "images")
-    records = load_coco(root, "train.json", "images")
-    assert [video.name for video in found.videos] == ["0", "1"]
+    found = coco_set(root, Path("train.json"), Path("images"))
+    records = load_coco(root, Path("train.json"), Path("images"))
+    assert [video.name for video in found.videos] == ["0", "1", "2", "3"]
+    people = [video.frames[0].people[0] for video in found.videos]
+    # Three joints are too few to learn from; the crowd is nobody.
+    assert [int(np.isfinite(one.keypoints[:, 0]).sum()) for one in people] == [14, 14, 3, 0]
+    assert [one.is_crowd for one in people] == [False, False, False, True]
+    assert len(records) == 2
     # Other pictures have the numbers before and after, and are no neighbours.
     for number in (0, 1):
         assert found.clips(number, 0) == (root / "images" / f"{number}.png",) * 3
     (person,) = found.videos[1].frames[0].people
     np.testing.assert_array_equal(person.keypoints, records[1].keypoints)
     np.testing.assert_array_equal(person.box, records[1].box)
-    assert len(coco_set(root, "train.json", "images", stride=2).videos) == 1
+    assert len(coco_set(root, Path("train.json"), Path("images"), stride=2).videos) == 2
+    elsewhere = coco_set(root, Path("train.json"), (root / "images").absolute())
+    assert elsewhere.clips(1, 0)[0] == root / "images" / "1.png"
+    assert elsewhere.videos[1].frames[0].file_name == "1.png"
 
 
 def test_frames_of_videos_have_neighbours(tmp_path):

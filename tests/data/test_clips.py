@@ -125,6 +125,15 @@ def test_sampler_order_follows_seed_and_epoch_and_shares():
     assert {epoch for epoch, _, _ in sampler} == {1}
 
 
+def test_shares_of_different_sources_do_not_shift_each_other():
+    sampler = EpochSampler(np.array([0.1] * 100 + [0.45] * 100 + [1.95] * 100))
+    drawn = np.zeros(3)
+    for epoch in range(20):
+        sampler.set_epoch(epoch)
+        drawn += np.bincount([index // 100 for _, _, index in sampler], minlength=3)
+    assert (drawn / 20).tolist() == [10, 45, 195]
+
+
 @pytest.mark.parametrize("name", ["nothing.jpg", "nothing\0.jpg", "nothing\ud800", "nothing" * 99])
 def test_missing_images_are_named(tmp_path, name):
     with pytest.raises(DataError, match=r"nothing.*: no such file"):

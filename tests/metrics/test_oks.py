@@ -77,6 +77,20 @@ def test_a_resample_is_what_the_videos_drawn_give():
     assert (metric.row(np.array([0, 4, 0, 0])) != metric.row(np.ones(4))).any()
 
 
+def test_predictions_on_crowds_and_people_without_joints_are_not_wrong():
+    nothing = np.full((15, 2), np.nan)
+    known = whole_person((100, 100), score=0.5)
+    crowd = replace(whole_person((400, 100)), keypoints=nothing, is_crowd=True)
+    jointless = replace(whole_person((700, 100)), keypoints=nothing)
+    # Better scores than the right one has, and two of them on the crowd.
+    others = [whole_person((x, 100), score=0.9) for x in (395, 405, 700)]
+    pairs = [pair([[known, crowd, jointless]], [[known, *others]])]
+    np.testing.assert_allclose(OksAP(pairs).row(np.ones(1)), 100)
+    np.testing.assert_allclose(reference(pairs), 100)
+    wrong = [pair([[known]], [[known, *others]])]
+    assert OksAP(wrong).row(np.ones(1))[0] < 50
+
+
 def test_similarity_by_hand():
     truth = whole_person((100, 100))
     area = person_area(truth)

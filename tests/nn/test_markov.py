@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusionpose.nn.markov import (
+    RULES,
     MarkovOptimizationLayer,
     MessageSchedule,
     flooding_messages,
@@ -19,9 +20,9 @@ def random_tree(parents):
     return Skeleton("random", tuple(f"j{i}" for i in range(len(parents) + 1)), limbs)
 
 
-def layer_and_states(skeleton, seed=0, dim=6):
+def layer_and_states(skeleton, seed=0, dim=6, rule="product"):
     torch.manual_seed(seed)
-    layer = MarkovOptimizationLayer(dim, skeleton).double()
+    layer = MarkovOptimizationLayer(dim, skeleton, rule=RULES[rule]).double()
     torch.nn.init.ones_(layer.gate)
     return layer, torch.randn(2, skeleton.num_joints, 3, dim, dtype=torch.float64)
 
@@ -51,6 +52,39 @@ def test_messages_equal_brute_force_on_random_trees(skeleton, seed):
     schedule = layer.schedule
     for index, (j, i) in enumerate(zip(schedule.sources, schedule.targets, strict=True)):
         torch.testing.assert_close(found[:, index], expected[j, i], atol=1e-10, rtol=1e-10)
+
+
+@settings(max_examples=20, deadline=None)
+@given(trees, st.integers(0, 1000))
+def test_logarithms_add_up_over_the_subtree(skeleton, seed):
+    layer, states = layer_and_states(skeleton, seed, rule="log")
+    local = layer.local_potentials(states)
+    found = tree_messages(local, layer.schedule, layer.rule)
+    limbs = list(zip(layer.schedule.sources, layer.schedule.targets, strict=True))
+
+    def behind(j, i):
+        """The limbs that lead to j, and the limb from j to i."""
+        others = [k for k in skeleton.neighbours[j] if k != i]
+        return [limbs.index((j, i)), *(limb for k in others for limb in behind(k, j))]
+
+    for index, limb in enumerate(limbs):
+        total = local[:, behind(*limb)].sum(1)
+        expected = total - total.mean(-1, keepdim=True)
+        torch.testing.assert_close(found[:, index], expected, atol=1e-10, rtol=1e-10)
+    flooded = flooding_messages(local, layer.schedule, len(limbs), layer.rule)
+    torch.testing.assert_close(flooded, found, atol=1e-10, rtol=1e-10)
+
+
+def test_logarithms_keep_their_channels_where_products_lose_them():
+    """Effective number of channels of the messages from the trunk, of 64."""
+    kept = {}
+    for rule in RULES:
+        layer, states = layer_and_states(POSETRACK15, dim=64, rule=rule)
+        messages = layer.messages(states).detach()
+        share = messages.square().sum(-1) ** 2 / messages.pow(4).sum(-1)
+        kept[rule] = float(share.mean((0, 2)).min())
+    assert kept["product"] < 4
+    assert kept["log"] > 12
 
 
 def test_potentials_are_equation_2():

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusionpose.annotations import AnnotatedFrame, AnnotatedPerson, AnnotatedVideo
-from diffusionpose.data.clips import ClipRecord
-from diffusionpose.data.coco import load_coco
+from diffusionpose.data.coco import CocoPerson, read_coco
 from diffusionpose.data.frames import VideoImages, locate_images
 from diffusionpose.data.posetrack import frame_names
 from diffusionpose.data.posetrack_files import find_annotations, label_version, read_posetrack
@@ -78,7 +77,7 @@ def posetrack_clips(videos: Sequence[AnnotatedVideo], root: Path, split: str) ->
 def coco_set(
     root: Path, annotations: Path, images: Path, stride: int = 1, subset: Path | None = None
 ) -> AnnotatedSet:
-    """The stills of a COCO keypoint file, as `load_coco` takes its people.
+    """The stills of a COCO keypoint file with everybody in them, crowds and people without joints too.
 
     Args:
         root: Of the data set.
@@ -90,28 +89,35 @@ def coco_set(
     Raises:
         DataError: If the file is missing or malformed.
     """
-    by_image: dict[int, list[ClipRecord]] = {}
-    for record in load_coco(root, annotations, images, subset=subset):
-        by_image.setdefault(record.image_id, []).append(record)
-    kept = list(by_image.items())[::stride]
-    videos = [_still(image_id, people, root) for image_id, people in kept]
+    files, people = read_coco(root, annotations, subset=subset)
+    by_image: dict[int, list[CocoPerson]] = {}
+    for person in people:
+        by_image.setdefault(person.image_id, []).append(person)
+    kept = list(by_image)[::stride]
+    videos = [_still(image, files[image], images, by_image[image]) for image in kept]
 
     def clip(video: int, frame: int) -> tuple[Path, Path, Path]:
         """A picture without neighbours stands in for them."""
-        file = root / videos[video].frames[frame].file_name
+        del frame
+        file = root / images / files[kept[video]]
         return file, file, file
 
     return AnnotatedSet(videos, clip)
 
 
-def _still(image_id: int, people: Sequence[ClipRecord], root: Path) -> AnnotatedVideo:
-    file = people[0].frames[1].relative_to(root)
+def _still(image_id: int, name: str, images: Path, people: Sequence[CocoPerson]) -> AnnotatedVideo:
+    # No folder of this machine's in a result.
+    file = Path(name) if images.is_absolute() else images / name
     frame = AnnotatedFrame(
         str(file), tuple(map(_person, people)), is_labelled=True, frame_id=image_id
     )
-    return AnnotatedVideo(people[0].video, (frame,), layout="posetrack18")
+    return AnnotatedVideo(Path(name).stem, (frame,), layout="posetrack18")
 
 
-def _person(record: ClipRecord) -> AnnotatedPerson:
-    unknown = np.full(len(record.keypoints), np.nan)
-    return AnnotatedPerson(record.track_id, record.keypoints, unknown, unknown, box=record.box)
+def _person(person: CocoPerson) -> AnnotatedPerson:
+    unknown = np.full(len(person.keypoints), np.nan)
+    # Joints of a crowd are nobody's.
+    keypoints = np.full_like(person.keypoints, np.nan) if person.is_crowd else person.keypoints
+    return AnnotatedPerson(
+        person.number, keypoints, unknown, unknown, box=person.box, is_crowd=person.is_crowd
+    )

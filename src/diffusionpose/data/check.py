@@ -18,11 +18,12 @@ from diffusionpose.annotations import AnnotatedFrame, AnnotatedPerson, Annotated
 from diffusionpose.data import check_rules as rules
 from diffusionpose.data.coco import (
     MIN_JOINTS,
+    CocoPerson,
     coco_joints,
     image_files,
     known_image,
     num_labelled,
-    usable_annotation,
+    read_person,
 )
 from diffusionpose.data.frames import is_file, locate_images
 from diffusionpose.data.json_nodes import Finding, Node, read_json
@@ -322,7 +323,7 @@ class _Check:
         people = rules.people_places(content, "coco")
         for person in people:
             known_image(person.node, files)
-        usable = [usable_annotation(person.node, names) if names else None for person in people]
+        records = [read_person(person.node, 0, names) if names else None for person in people]
         is_refused = len(self.findings) > before
         images = self._still_images(file, content)
         sizes = [image.size for image in images]
@@ -332,27 +333,28 @@ class _Check:
         self.dropped["people of no frame"] += sum(person.frame is None for person in people)
         self._count_files(images, is_refused=is_refused)
         good = {index for index, image in enumerate(images) if image.is_good and not is_refused}
-        self._count_stills(people, usable, good)
+        self._count_stills(people, records, good)
         self.found["frames"] += len(images)
 
     def _count_stills(
         self,
         people: Sequence[rules.PersonPlace],
-        usable: Sequence[tuple[np.ndarray, np.ndarray] | None],
+        records: Sequence[CocoPerson | None],
         good: set[int],
     ) -> None:
         """Adds people and joints; `good` are the frames that training can use."""
         few = f"people with fewer than {MIN_JOINTS} joints or without a box"
         kept: set[int] = set()
-        for person, record in zip(people, usable, strict=True):
-            is_crowd = bool(person.node.get("iscrowd").flag())
+        for person, record in zip(people, records, strict=True):
+            teaches = record is not None and record.teaches
+            is_crowd = record is not None and record.is_crowd
             self.found["joints"] += num_labelled(person.node)
             self.dropped["crowds"] += is_crowd
-            self.dropped[few] += record is None and not is_crowd
-            if record is not None and person.frame in good:
+            self.dropped[few] += not teaches and not is_crowd
+            if record is not None and teaches and person.frame in good:
                 kept.add(person.frame)
                 self.usable["people"] += 1
-                self.usable["joints"] += int(np.isfinite(record[0][:, 0]).sum())
+                self.usable["joints"] += int(np.isfinite(record.keypoints[:, 0]).sum())
         self.found["people"] += len(people)
         self.found["labelled frames"] += len({person.frame for person in people} - {None})
         self.usable["labelled frames"] += len(kept)

@@ -156,7 +156,8 @@ class EpochSampler(Sampler[DrawKey]):
     every rank are left to the next epoch; a single rank with less than one batch takes what there is.
 
     Args:
-        shares: For each record how often an epoch draws it on average; fractions are drawn at random.
+        shares: For each record how often an epoch draws it on average; of records with the same fraction, every epoch
+            draws the same number at random.
         seed: Of order and draws.
         batch_size: Of each rank.
         rank: Which of them this is.
@@ -172,7 +173,11 @@ class EpochSampler(Sampler[DrawKey]):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.shares, self.seed, self.epoch = np.asarray(shares, float), seed, 0
+        self.whole, fraction = np.divmod(np.asarray(shares, float), 1)
+        # Each group by itself: drawn together without replacement, large and small shares would come closer.
+        groups = [np.flatnonzero(fraction == value) for value in np.unique(fraction[fraction > 0])]
+        self.drawn = [(group, round(fraction[group].sum())) for group in groups]
+        self.seed, self.epoch = seed, 0
         self.batch_size, self.rank, self.world = batch_size, rank, world
         self._done = (0, 0)
 
@@ -187,20 +192,16 @@ class EpochSampler(Sampler[DrawKey]):
     def draws(self) -> list[tuple[int, int]]:
         """This epoch's (repeat, index) pairs of all ranks, in order."""
         rng = np.random.default_rng([self.seed, self.epoch])
-        whole, fraction = np.divmod(self.shares, 1)
-        # A fixed number of fractional draws keeps the length of every epoch the same.
-        number = round(fraction.sum())
-        if number:
-            chosen = rng.choice(len(whole), number, replace=False, p=fraction / fraction.sum())
-            whole[chosen] += 1
+        whole = self.whole.copy()
+        for group, number in self.drawn:
+            whole[rng.choice(group, number, replace=False)] += 1
         pairs = [
             (repeat, index) for index, times in enumerate(whole) for repeat in range(int(times))
         ]
         return [pairs[place] for place in rng.permutation(len(pairs))]
 
     def __len__(self) -> int:
-        whole, fraction = np.divmod(self.shares, 1)
-        number = int(whole.sum()) + round(fraction.sum())
+        number = int(self.whole.sum()) + sum(number for _, number in self.drawn)
         if self.world == 1 and number < self.batch_size:
             return number
         return number // (self.batch_size * self.world) * self.batch_size

@@ -5,6 +5,7 @@ PoseTrack's; eyes and ears have no counterpart; there is no head_top. head_botto
 when both are labelled, which is where PoseTrack's annotators put the bottom of the head to within a few pixels.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,19 +23,43 @@ BOX_FACTOR = 1.25
 """By how much the extents of the keypoints grow to a box where the file's box has no area."""
 
 
-def load_coco(
+@dataclass(frozen=True, eq=False)
+class CocoPerson:
+    """One annotation.
+
+    Args:
+        image_id: Of the file.
+        number: The annotation's id.
+        keypoints: (num_joints, 2) pixels, NaN where missing.
+        num_labelled: Joints of the file that have a place among these.
+        box: xyxy pixels, the file's, or the keypoints' where that has no area; None where neither has one.
+        is_crowd: A group under one outline.
+    """
+
+    image_id: int
+    number: int
+    keypoints: np.ndarray
+    num_labelled: int
+    box: np.ndarray | None
+    is_crowd: bool
+
+    @property
+    def teaches(self) -> bool:
+        """Whether training takes it."""
+        return not self.is_crowd and self.num_labelled >= MIN_JOINTS and self.box is not None
+
+
+def read_coco(
     root: Path,
     annotations: Path,
-    images: Path,
     skeleton: Skeleton = POSETRACK15,
     subset: Path | None = None,
-) -> list[ClipRecord]:
-    """Every person of a COCO keypoint file with at least `MIN_JOINTS` labelled joints; crowds are left out.
+) -> tuple[dict[int, str], list[CocoPerson]]:
+    """File names of the images by id, and everybody annotated in them, crowds too.
 
     Args:
         root: Data set root.
         annotations: The json file, relative to the root.
-        images: The image folder, relative to the root.
         skeleton: The joints wanted, matched by name with the file's own category.
         subset: File of the images wanted, by file name or id, relative to the root (`Subset`).
 
@@ -45,29 +70,59 @@ def load_coco(
     content = read_json(Path(root) / annotations)
     names = coco_joints(content)
     files = image_files(content)
-    wanted = Subset.read(Path(root) / subset) if subset else None
-    kept = {
-        image_id
-        for image_id, name in files.items()
-        if wanted is None or wanted.holds((name, str(image_id)))
-    }
-    if wanted is not None:
+    kept = files
+    if subset is not None:
+        wanted = Subset.read(Path(root) / subset)
+        kept = {key: name for key, name in files.items() if wanted.holds((name, str(key)))}
         wanted.check()
-    records = []
+    people = []
     for annotation in content.need("annotations").items():
+        # Read before it is left out: what is malformed is an error wherever it stands.
         image_id = known_image(annotation, files)
-        usable = usable_annotation(annotation, names, skeleton)
-        if image_id is None or image_id not in kept or usable is None:
+        person = read_person(annotation, image_id or 0, names, skeleton)
+        if image_id in kept:
+            people.append(person)
+    return kept, people
+
+
+def load_coco(
+    root: Path,
+    annotations: Path,
+    images: Path,
+    skeleton: Skeleton = POSETRACK15,
+    subset: Path | None = None,
+    stride: int = 1,
+) -> list[ClipRecord]:
+    """Every person of a COCO keypoint file with at least `MIN_JOINTS` labelled joints and a box; crowds are left out.
+
+    Args:
+        root: Data set root.
+        annotations: As `read_coco`.
+        images: The image folder, relative to the root.
+        skeleton: As `read_coco`.
+        subset: As `read_coco`.
+        stride: Keep the people of every n-th image.
+
+    Raises:
+        DataError: As `read_coco`.
+    """
+    files, people = read_coco(root, annotations, skeleton, subset)
+    people = [person for person in people if person.teaches]
+    kept = set(list(dict.fromkeys(person.image_id for person in people))[::stride])
+    records = []
+    for person in people:
+        if person.image_id not in kept:
             continue
-        path = Path(root) / images / files[image_id]
+        assert person.box is not None
+        path = Path(root) / images / files[person.image_id]
         records.append(
             ClipRecord(
                 frames=(path, path, path),
-                keypoints=usable[0],
-                box=usable[1],
+                keypoints=person.keypoints,
+                box=person.box,
                 video=path.stem,
-                image_id=image_id,
-                track_id=annotation.need("id").integer() or 0,
+                image_id=person.image_id,
+                track_id=person.number,
                 still=True,
             )
         )
@@ -111,24 +166,30 @@ def num_labelled(annotation: Node) -> int:
     return 0 if values is None else int((values[2::3] > 0).sum())
 
 
-def usable_annotation(
-    annotation: Node, names: tuple[str, ...], skeleton: Skeleton = POSETRACK15
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """What training uses of an annotation; None for crowds, people with few joints, and boxes without an area.
-
-    Returns:
-        (num_joints, 2) keypoints in pixels, NaN where missing; xyxy box in pixels.
-    """
-    is_crowd = annotation.get("iscrowd").flag()
+def read_person(
+    annotation: Node, image_id: int, names: tuple[str, ...], skeleton: Skeleton = POSETRACK15
+) -> CocoPerson:
+    """An annotation, its joints matched by name."""
+    is_crowd = bool(annotation.get("iscrowd").flag())
     triples = named_keypoints(annotation.need("keypoints"), names, skeleton.joints)
     keypoints = np.where(triples[:, 2:] > 0, triples[:, :2], np.nan)
+    labelled = int(np.isfinite(keypoints[:, 0]).sum())
     keypoints = _with_head_bottom(keypoints, names, skeleton)
     box = xywh_box(annotation.need("bbox"))
-    if is_crowd or np.isfinite(keypoints[:, 0]).sum() < MIN_JOINTS:
-        return None
-    if box is None or not (box[2:] > box[:2]).all():
+    if labelled and not _has_area(box):
         box = keypoint_box(keypoints, BOX_FACTOR)
-    return (keypoints, box) if (box[2:] > box[:2]).all() else None
+    return CocoPerson(
+        image_id=image_id,
+        number=annotation.need("id").integer() or 0,
+        keypoints=keypoints,
+        num_labelled=labelled,
+        box=box if _has_area(box) else None,
+        is_crowd=is_crowd,
+    )
+
+
+def _has_area(box: np.ndarray | None) -> bool:
+    return box is not None and bool((box[2:] > box[:2]).all())
 
 
 def _with_head_bottom(

@@ -38,6 +38,15 @@ class Detections:
                 return self.by_image[key]
         return Boxes.empty()
 
+    def counted(self) -> dict[str, int]:
+        """How many there are, and how many were left out for what."""
+        return {
+            "taken": len(self),
+            "below the score": self.num_weak,
+            "without an area": self.num_flat,
+            "of other categories": self.num_others,
+        }
+
     def __len__(self) -> int:
         return sum(map(len, self.by_image.values()))
 

@@ -11,7 +11,7 @@ The bytes depend on the poses alone: no dates, no paths. `docs/formats.md` descr
 Pixels are those of the displayed image, x to the right, y down, integers at pixel centres.
 """
 
-from diffusionpose.formats.atomic_file import AtomicFile
+from diffusionpose.formats.atomic_file import AtomicFile, write_text
 from diffusionpose.formats.datasets import posetrack_sequence
 from diffusionpose.formats.encoders import CSV_COLUMNS
 from diffusionpose.formats.reader import is_result_of, read_poses
@@ -31,4 +31,5 @@ __all__ = [
     "posetrack_sequence",
     "read_poses",
     "write_poses",
+    "write_text",
 ]

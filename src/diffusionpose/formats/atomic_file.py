@@ -73,3 +73,18 @@ class AtomicFile:
         with suppress(OSError):
             self.temporary.unlink()
         _unpublished.discard(self.temporary)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A small text file, complete or not at all.
+
+    Raises:
+        DiffusionPoseError: If it cannot be written; what was there stays.
+    """
+    file = AtomicFile(path)
+    try:
+        with explained(path):
+            file.temporary.write_text(text, encoding="utf-8")
+        file.publish()
+    finally:
+        file.discard()

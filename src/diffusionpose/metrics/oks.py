@@ -19,7 +19,8 @@ class OksAP(Metric):
     """COCO's keypoint AP over the joints of `POSETRACK15` that are annotated.
 
     The area that distances are measured by is that of the person's box. Of COCO's people, eyes and ears are left out:
-    their figures are not those of COCO's own table.
+    their figures are not those of COCO's own table. Predictions on crowds, and on people without joints, are neither right
+    nor wrong.
 
     Args:
         pairs: Videos; frames without people in the truth do not count.
@@ -121,7 +122,7 @@ def _annotation(person: AnnotatedPerson) -> dict[str, Any]:
         "num_keypoints": int(known.sum()),
         "bbox": [*low.tolist(), *(high - low).tolist()],
         "area": person_area(person),
-        "iscrowd": 0,
+        "iscrowd": int(person.is_crowd),
         "score": _score(person),
     }
 

@@ -110,7 +110,13 @@ class VideoPck(JointMetric):
         if reference == "head":
             return
         torso = [POSETRACK15.index(joint) for joint in ("left_shoulder", "right_hip")]
-        people = [p for pair in pairs for frame in pair.truth.frames for p in frame.people]
+        people = [
+            person
+            for pair in pairs
+            for frame in pair.truth.frames
+            for person in frame.people
+            if person.has_joints
+        ]
         without = sum(not np.isfinite(person.keypoints[torso]).all() for person in people)
         if without:
             self.warnings.append(

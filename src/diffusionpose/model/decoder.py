@@ -20,7 +20,7 @@ from diffusionpose.model.encoder import Conditions
 from diffusionpose.model.upsampler import Upsampler
 from diffusionpose.nn.attention import Attention, FeedForward, TimeEmbedding, grid_embedding
 from diffusionpose.nn.backbone import grid_of
-from diffusionpose.nn.markov import MarkovOptimizationLayer
+from diffusionpose.nn.markov import RULES, MarkovOptimizationLayer
 
 States = Float[Tensor, "batch joints patches dim"]
 
@@ -101,7 +101,9 @@ class HeatmapConditionalDenoisingBlock(nn.Module):
             else None
         )
         self.markov = (
-            MarkovOptimizationLayer(dim, config.skeleton_graph, decoder.num_iterations)
+            MarkovOptimizationLayer(
+                dim, config.skeleton_graph, decoder.num_iterations, RULES[decoder.messages]
+            )
             if decoder.markov
             else None
         )

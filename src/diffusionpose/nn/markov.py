@@ -11,8 +11,12 @@
 Eq. 1 refers to itself; on a tree it ends at the leaves, where the product is empty. So each directed limb gets its
 message once, when all it depends on is there: exact, from the leaves inwards and back out. Products are element by
 element. "Proportional to" is taken as division by the root mean square over channels.
+
+Ours besides (`RULES["log"]`): the same with the potentials of Eq. 2 and the messages as logarithms, so that products become
+sums and "proportional to" leaves a constant open, which the mean over channels takes away.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -79,13 +83,43 @@ def normalised(message: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape di
     return scaled * torch.rsqrt(mean_square)
 
 
+def centred(message: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
+    """Mean 0 over channels."""
+    return message - message.mean(-1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class MessageRule:
+    """How the factors of Eq. 1 come together.
+
+    Args:
+        combine: Two factors.
+        scale: What "proportional to" leaves open is set by it.
+        neutral: The factor of a leaf, which gets no messages.
+    """
+
+    combine: Callable[[Tensor, Tensor], Tensor]
+    scale: Callable[[Tensor], Tensor]
+    neutral: float
+
+
+RULES = {
+    "product": MessageRule(torch.mul, normalised, 1.0),
+    "log": MessageRule(torch.add, centred, 0.0),
+}
+
+
 def tree_messages(
-    local: Float[Tensor, "batch messages patches dim"], schedule: MessageSchedule
+    local: Float[Tensor, "batch messages patches dim"],
+    schedule: MessageSchedule,
+    rule: MessageRule = RULES["product"],
 ) -> Float[Tensor, "batch messages patches dim"]:
     """All messages of Eq. 1, exact on a tree.
 
     Args:
         local: psi_i phi_ij for every message j -> i of the schedule.
+        schedule: Of the skeleton.
+        rule: How factors come together.
 
     Raises:
         ValueError: If the schedule has no levels, as the graph has a cycle.
@@ -94,13 +128,14 @@ def tree_messages(
         raise ValueError("exact messages need a tree; use flooding_messages")
     found: list[Tensor | None] = [None] * len(schedule.sources)
     for level in schedule.levels:
-        # A level's messages have different numbers of factors: multiplied one rank at a time, 1 where there is none.
+        # A level's messages have different numbers of factors: taken one rank at a time, the neutral where there is none.
         product = local[:, list(level)]
         for rank in range(max(len(schedule.incoming[message]) for message in level)):
             factors = [_factor(found, schedule.incoming[message], rank) for message in level]
-            ones = torch.ones_like(local[:, 0])
-            product = product * torch.stack([ones if f is None else f for f in factors], dim=1)
-        for message, value in zip(level, normalised(product).unbind(1), strict=True):
+            none = torch.full_like(local[:, 0], rule.neutral)
+            others = torch.stack([none if f is None else f for f in factors], dim=1)
+            product = rule.combine(product, others)
+        for message, value in zip(level, rule.scale(product).unbind(1), strict=True):
             found[message] = value
     return torch.stack([value for value in found if value is not None], dim=1)
 
@@ -113,20 +148,22 @@ def flooding_messages(
     local: Float[Tensor, "batch messages patches dim"],
     schedule: MessageSchedule,
     num_iterations: int,
+    rule: MessageRule = RULES["product"],
 ) -> Float[Tensor, "batch messages patches dim"]:
-    """Eq. 1 iterated from messages of 1, all at once: for graphs with cycles; on a tree exact after as many rounds as
+    """Eq. 1 iterated from neutral messages, all at once: for graphs with cycles; on a tree exact after as many rounds as
     its longest path has limbs."""
     width = max(map(len, schedule.incoming), default=0)
     padding = len(schedule.sources)
     table = [[*needs, *[padding] * (width - len(needs))] for needs in schedule.incoming]
     index = torch.tensor(table, device=local.device)
-    messages = torch.ones_like(local)
+    messages = torch.full_like(local, rule.neutral)
     for _ in range(num_iterations):
-        with_one = torch.cat([messages, torch.ones_like(messages[:, :1])], dim=1)
+        none = torch.full_like(messages[:, :1], rule.neutral)
+        with_none = torch.cat([messages, none], dim=1)
         product = local
         for rank in range(width):
-            product = product * with_one[:, index[:, rank]]
-        messages = normalised(product)
+            product = rule.combine(product, with_none[:, index[:, rank]])
+        messages = rule.scale(product)
     return messages
 
 
@@ -139,11 +176,18 @@ class MarkovOptimizationLayer(nn.Module):
         dim: Channels of a state.
         skeleton: The graph.
         num_iterations: None for exact messages on a tree, else rounds of flooding.
+        rule: How the factors of messages come together.
     """
 
-    def __init__(self, dim: int, skeleton: Skeleton, num_iterations: int | None = None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        skeleton: Skeleton,
+        num_iterations: int | None = None,
+        rule: MessageRule = RULES["product"],
+    ) -> None:
         super().__init__()
-        self.num_iterations = num_iterations
+        self.num_iterations, self.rule = num_iterations, rule
         self.schedule = MessageSchedule.of(skeleton)
         self.node = nn.Linear(dim, dim, bias=False)
         self.edge = nn.Linear(2 * dim, dim, bias=False)
@@ -168,11 +212,11 @@ class MarkovOptimizationLayer(nn.Module):
     def local_potentials(
         self, states: Float[Tensor, "batch joints patches dim"]
     ) -> Float[Tensor, "batch messages patches dim"]:
-        """psi_i phi_ij of every message (Eq. 2); the two halves of W_e act on N_i and N_j once a joint."""
+        """psi_i and phi_ij of every message (Eq. 2), combined; the two halves of W_e act on N_i and N_j once a joint."""
         own, other = self.edge.weight.chunk(2, dim=1)
         targets, sources = list(self.schedule.targets), list(self.schedule.sources)
         edge = (states @ own.T)[:, targets] + (states @ other.T)[:, sources]
-        return self.node(states)[:, targets] * edge
+        return self.rule.combine(self.node(states)[:, targets], edge)
 
     def messages(
         self, states: Float[Tensor, "batch joints patches dim"]
@@ -180,8 +224,8 @@ class MarkovOptimizationLayer(nn.Module):
         """Eq. 1 for every directed limb."""
         local = self.local_potentials(states)
         if self.num_iterations is None:
-            return tree_messages(local, self.schedule)
-        return flooding_messages(local, self.schedule, self.num_iterations)
+            return tree_messages(local, self.schedule, self.rule)
+        return flooding_messages(local, self.schedule, self.num_iterations, self.rule)
 
     def _gather(
         self, messages: Float[Tensor, "batch messages patches dim"]

@@ -52,14 +52,29 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 class StopSignals:
-    """SIGINT and SIGTERM as a request that the run heeds when it can save; later ones are ignored."""
+    """SIGINT and SIGTERM as a request that the run heeds when it can save; later ones are ignored.
 
-    def __init__(self) -> None:
-        self.number = 0
+    Args:
+        checkpoint: Where the run saves.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint, self.number = checkpoint, 0
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         del frame
         self.number = self.number or number
+
+    def end_validation(self) -> None:
+        """Ends the run here when a signal asked for it; its last steps are then repeated on resuming.
+
+        Raises:
+            StoppedError: After a signal.
+        """
+        if self.number:
+            there = self.checkpoint.exists()
+            saved = f"{self.checkpoint} is from before" if there else "nothing is saved yet"
+            raise StoppedError(self.number, f"during validation; {saved}")
 
     @contextmanager
     def heard(self) -> Iterator[None]:
@@ -90,13 +105,12 @@ class KeepRun(L.Callback):
     It saves between two optimizer steps, and heeds signals there. It comes after the callback that averages weights.
 
     Args:
-        path: The checkpoint.
-        minutes: Between two.
-        signals: What asks for an end.
+        minutes: Between two checkpoints.
+        signals: What asks for an end, and where to save.
     """
 
-    def __init__(self, path: Path, minutes: float, signals: StopSignals) -> None:
-        self.path, self.minutes, self.signals = path, minutes, signals
+    def __init__(self, minutes: float, signals: StopSignals) -> None:
+        self.path, self.minutes, self.signals = signals.checkpoint, minutes, signals
         self._saved = time.monotonic()
 
     def _age(self) -> float:
@@ -157,9 +171,8 @@ class KeepRun(L.Callback):
         """
         del pl_module, outputs, batch, batch_idx, dataloader_idx
         # Ranks validate different numbers of batches and could not agree here: they stop in the next epoch.
-        if trainer.world_size == 1 and self.signals.number:
-            saved = f"{self.path} is from before" if self.path.exists() else "nothing is saved yet"
-            raise StoppedError(self.signals.number, f"during validation; {saved}")
+        if trainer.world_size == 1:
+            self.signals.end_validation()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the epoch's metrics; saves when it is time, when the run is over, and on a signal.

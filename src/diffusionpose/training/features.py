@@ -1,10 +1,11 @@
 """A frozen backbone's features, computed once and kept on disk: training what stands above it then costs little.
 
 A record is augmented `draws` times; epoch e shows draw e modulo `draws`. The file is named by what decides its content:
-backbone, data, augmentation, seed.
+backbone, data, images' sizes and times, augmentation, seed.
 """
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from diffusionpose.data.clips import ClipDataset, ClipRecord, DrawKey
-from diffusionpose.formats import AtomicFile
+from diffusionpose.formats.atomic_file import AtomicFile, explained
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.training.sources import fingerprint
 
 BATCH = 16
+FORMAT = 2
+"""Of these files; to be raised when clips are cut or features computed in another way."""
 
 
 class FeatureClips(Dataset[dict[str, Any]]):
@@ -58,8 +61,23 @@ class FeatureClips(Dataset[dict[str, Any]]):
 
 
 def _name(clips: ClipDataset, model: DiffusionPose, draws: int) -> str:
+    """By all that a feature depends on; images by size and time, for to read them is most of the work."""
+    config = model.config
     digest = hashlib.sha256(fingerprint(clips.records).encode())
-    digest.update(f"{clips.seed} {draws} {clips.augment} {model.config.num_frames}".encode())
+    digest.update(f"{FORMAT} {clips.seed} {draws} {clips.augment} {config.num_frames}".encode())
+    digest.update(f"{config.backbone} {config.image_size} {config.skeleton}".encode())
+    for record in clips.records:
+        digest.update(
+            f"{record.still} {[path.name for path in record.further]}".encode(
+                errors="surrogatepass"
+            )
+        )
+    for path in dict.fromkeys(
+        path for one in clips.records for path in (*one.frames, *one.further)
+    ):
+        if path.is_file():  # one that is not there is named when it is read
+            stat = path.stat()
+            digest.update(f"{stat.st_size} {stat.st_mtime_ns}".encode())
     for name, tensor in model.backbone.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().float().numpy().tobytes())
@@ -69,27 +87,22 @@ def _name(clips: ClipDataset, model: DiffusionPose, draws: int) -> str:
 @torch.inference_mode()
 def _write(clips: ClipDataset, model: DiffusionPose, path: Path, draws: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     file, keypoints = AtomicFile(path), []
     try:
-        stored: np.ndarray | None = None
-        done = 0
-        for draw in range(draws):
-            keys: Any = _Draw(clips, draw)
-            for batch in DataLoader(Subset(keys, range(len(clips))), BATCH):
-                found = model.extract(batch["images"].to(device)).half().cpu().numpy()
-                if stored is None:
-                    shape = (draws * len(clips), *found.shape[1:])
-                    stored = np.lib.format.open_memmap(
-                        file.temporary, mode="w+", dtype=np.float16, shape=shape
-                    )
-                stored[done : done + len(found)] = found
-                keypoints.append(batch["keypoints"].numpy())
-                done += len(found)
-        assert stored is not None
-        stored.flush()
+        # Written as it comes, not mapped: a full disk is then an error and no signal.
+        with explained(path), file.temporary.open("wb") as stream:
+            for features, points in _passes(clips, model, draws):
+                if not keypoints:
+                    header = {
+                        "descr": np.lib.format.dtype_to_descr(features.dtype),
+                        "fortran_order": False,
+                        "shape": (draws * len(clips), *features.shape[1:]),
+                    }
+                    np.lib.format.write_array_header_1_0(stream, header)
+                stream.write(features.tobytes())
+                keypoints.append(points)
         _save(path.with_suffix(".keypoints.npy"), np.concatenate(keypoints))
         # Last: whoever sees the features finds their keypoints.
         file.publish()
@@ -98,10 +111,22 @@ def _write(clips: ClipDataset, model: DiffusionPose, path: Path, draws: int) -> 
         model.train(was_training)
 
 
+def _passes(
+    clips: ClipDataset, model: DiffusionPose, draws: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Features in half precision and keypoints, draw by draw."""
+    device = next(model.parameters()).device
+    for draw in range(draws):
+        keys: Any = _Draw(clips, draw)
+        for batch in DataLoader(Subset(keys, range(len(clips))), BATCH):
+            found = model.extract(batch["images"].to(device))
+            yield found.half().cpu().numpy(), batch["keypoints"].numpy()
+
+
 def _save(path: Path, values: np.ndarray) -> None:
     file = AtomicFile(path)
     try:
-        with file.temporary.open("wb") as stream:
+        with explained(path), file.temporary.open("wb") as stream:
             np.save(stream, values)
         file.publish()
     finally:

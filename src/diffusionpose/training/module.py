@@ -5,6 +5,7 @@ batches and ranks nor on what happened before, so that a run can stop and go on 
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,8 +16,10 @@ import torch
 from torch import Tensor, distributed, nn
 
 from diffusionpose.config import TrainConfig
-from diffusionpose.errors import DiffusionPoseError
+from diffusionpose.errors import ConfigError, DiffusionPoseError
+from diffusionpose.formats.atomic_file import explained
 from diffusionpose.metrics.pck import Pck
+from diffusionpose.model.checkpoint import bundled
 from diffusionpose.model.losses import total_loss
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.nn import heatmaps
@@ -35,6 +38,20 @@ MOST_SKIPPED_STEPS = 3
 """Steps without finite gradients, after which a run ends."""
 
 
+def weights_at(path: Path, setting: str) -> Path:
+    """A file, a folder, or the folder of a bundled model by its name.
+
+    Raises:
+        ConfigError: If it is none of them.
+    """
+    found = path if path.exists() else bundled().get(str(path))
+    if found is None:
+        raise ConfigError(
+            f"{setting}: {path}: no such file; give another with --set {setting}=PATH"
+        )
+    return found
+
+
 class PoseTraining(L.LightningModule):
     """The training of one model.
 
@@ -51,9 +68,9 @@ class PoseTraining(L.LightningModule):
         self.config, self.run, self.evaluators = config, run, dict(evaluators or {})
         self.model = DiffusionPose(config.model)
         if config.backbone_weights is not None:
-            self.model.load_backbone(config.backbone_weights)
+            self.model.load_backbone(weights_at(config.backbone_weights, "backbone_weights"))
         if config.init_from is not None:
-            self.model.load_matching(config.init_from, config.init_part)
+            self.model.load_matching(weights_at(config.init_from, "init_from"), config.init_part)
         self.frozen = config.optimizer.backbone_scale == 0
         self.model.backbone.requires_grad_(not self.frozen)
         if isinstance(self.model.backbone, HybridBackbone):
@@ -67,7 +84,7 @@ class PoseTraining(L.LightningModule):
         self.skipped: list[list[str]] = []
         """The clips of each step that was left out."""
         self._sums: dict[str, Tensor] = {}
-        self._batches = 0
+        """By loss: its sum over the epoch's steps where it was finite, and their number."""
         self._clips: list[Tensor] = []
 
     def train(self, mode: bool = True) -> "PoseTraining":
@@ -116,10 +133,11 @@ class PoseTraining(L.LightningModule):
             predicted, target, keypoints, labelled, skeleton, self.config.loss, number
         )
         self._clips.append(batch["index"])
-        self._batches += 1
         for name, value in losses._asdict().items():
             mean = self._mean_of_ranks(value.detach())
-            self._sums[name] = self._sums.get(name, 0.0) + mean
+            # One bad step, which is left out, must not hide the epoch's other losses.
+            known = torch.stack([mean.nan_to_num(0.0, 0.0, 0.0), mean.isfinite().to(mean.dtype)])
+            self._sums[name] = self._sums.get(name, 0.0) + known
             self.log(f"train/{name}", mean, prog_bar=name == "total")
         return losses.total
 
@@ -162,13 +180,13 @@ class PoseTraining(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Empties the epoch's sums; not called when an epoch is gone on with."""
-        self._sums, self._batches = {}, 0
+        self._sums = {}
 
     def on_validation_epoch_start(self) -> None:
         """Saves the averaged model, asks the evaluators, starts the metrics."""
         # Here, and not at the end, when the averaged weights are out of place again.
         if self.global_step and self.trainer.is_global_zero:
-            self.model.save_pretrained(self.run / "model", self.card())
+            self.save(self.global_step)
         for name, evaluator in self.evaluators.items():
             self.log(f"val/{name}", evaluator(self.model, self.device), prog_bar=True)
         self.pck = [Pck(self.config.model.skeleton_graph) for _ in self.config.validation]
@@ -202,7 +220,7 @@ class PoseTraining(L.LightningModule):
 
     def write_metrics(self) -> None:
         """One line of `metrics.jsonl`: epoch, step, mean losses, validation, and steps left out so far."""
-        means = {f"train/{k}": float(v) / self._batches for k, v in self._sums.items()}
+        means = {f"train/{k}": float(v[0] / v[1]) for k, v in self._sums.items()}
         validation = {
             k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("val/")
         }
@@ -213,9 +231,12 @@ class PoseTraining(L.LightningModule):
             "learning_rate": max(group["lr"] for group in self.trainer.optimizers[0].param_groups),
             "skipped_steps": len(self.skipped),
         }
-        rounded = {k: float(f"{v:.6g}") for k, v in (means | validation).items()}
-        with (self.run / METRICS).open("a") as file:
-            file.write(json.dumps(line | rounded) + "\n")
+        rounded = {
+            k: float(f"{v:.6g}") if math.isfinite(v) else None
+            for k, v in (means | validation).items()
+        }
+        with explained(self.run / METRICS), (self.run / METRICS).open("a") as file:
+            file.write(json.dumps(line | rounded, allow_nan=False) + "\n")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what Lightning does not know of: where in the epoch, its sums, the steps left out."""
@@ -223,22 +244,25 @@ class PoseTraining(L.LightningModule):
             "position": list(self.position),
             "skipped": self.skipped,
             "sums": self._sums,
-            "batches": self._batches,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes it back."""
         own = checkpoint["diffusionpose"]
-        self.skipped, self._sums, self._batches = own["skipped"], own["sums"], own["batches"]
+        self.skipped, self._sums = own["skipped"], own["sums"]
 
-    def card(self) -> str:
+    def save(self, steps: int) -> None:
+        """The weights as they are, as a model with a card."""
+        self.model.save_pretrained(self.run / "model", self.card(steps))
+
+    def card(self, steps: int) -> str:
         """Model card of a run's weights: what they were trained on, and that nothing more is known."""
         sources = "\n".join(
             f"- {s.kind} `{s.root.name}` {s.split or ''}" for s in self.config.train
         )
         return (
             f"# {self.config.name}\n\nTrained by diffusionpose {__version__}, recipe `{self.config.name}`, "
-            f"{self.global_step} steps, on:\n\n{sources}\n"
+            f"{steps} steps, on:\n\n{sources}\n"
         )
 
     def configure_optimizers(self) -> Any:

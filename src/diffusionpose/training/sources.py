@@ -59,8 +59,8 @@ def load_source(source: SourceConfig, skeleton: Skeleton) -> list[ClipRecord]:
         if source.annotations is None or source.images is None:
             raise ConfigError(f"{source.root}: a coco source needs `annotations` and `images`")
         records = load_coco(
-            source.root, source.annotations, source.images, skeleton, source.subset
-        )[:: source.stride]
+            source.root, source.annotations, source.images, skeleton, source.subset, source.stride
+        )
     if not records:
         raise DataError(f"{source.root}: no annotated people")
     return records
