@@ -61,12 +61,26 @@ def crossed(scores: np.ndarray, right: np.ndarray, halves: np.ndarray) -> np.nda
 
 def draw(found: dict[str, tuple[Reliability, Reliability]], path: Path) -> None:
     """Share of right joints against score, before and after."""
-    figure, axes = plt.subplots(1, len(found), figsize=(4 * len(found), 3.8), squeeze=False, layout="tight")
+    figure, axes = plt.subplots(
+        1, len(found), figsize=(4 * len(found), 3.8), squeeze=False, layout="tight"
+    )
     for axis, (name, pair) in zip(axes[0], found.items(), strict=True):
         axis.plot([0, 1], [0, 1], color="0.7", linewidth=1)
         for label, one in zip(("heatmap maximum", "calibrated"), pair, strict=True):
-            axis.plot(one.score, one.right, marker="o", markersize=4, label=f"{label}, ECE {one.error:.3f}")
-        axis.set(title=name, xlabel="score", ylabel="share of joints that are right", xlim=(0, 1), ylim=(0, 1))
+            axis.plot(
+                one.score,
+                one.right,
+                marker="o",
+                markersize=4,
+                label=f"{label}, ECE {one.error:.3f}",
+            )
+        axis.set(
+            title=name,
+            xlabel="score",
+            ylabel="share of joints that are right",
+            xlim=(0, 1),
+            ylim=(0, 1),
+        )
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, loc="upper left")
     figure.savefig(path, dpi=110)
@@ -75,7 +89,9 @@ def draw(found: dict[str, tuple[Reliability, Reliability]], path: Path) -> None:
 def main(folder: str, data: str, diagram: str) -> None:
     model = DiffusionPose.from_pretrained(folder).eval()
     parts = {
-        name: scored(model, SourceConfig.model_validate(fields | {"root": Path(data) / fields["root"]}))
+        name: scored(
+            model, SourceConfig.model_validate(fields | {"root": Path(data) / fields["root"]})
+        )
         for name, fields in SETS.items()
     }
     scores, right = (np.concatenate([part[n] for part in parts.values()]) for n in (0, 1))
@@ -83,14 +99,21 @@ def main(folder: str, data: str, diagram: str) -> None:
     owner = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts.values()])
     chances = crossed(scores, right, halves)
     found = {
-        name: (reliability(scores[owner == n], right[owner == n]), reliability(chances[owner == n], right[owner == n]))
+        name: (
+            reliability(scores[owner == n], right[owner == n]),
+            reliability(chances[owner == n], right[owner == n]),
+        )
         for n, name in enumerate(parts)
     }
     for name, (before, after) in found.items():
-        print(f"{name}: expected calibration error {before.error:.3f} before, {after.error:.3f} after")
+        print(
+            f"{name}: expected calibration error {before.error:.3f} before, {after.error:.3f} after"
+        )
     draw(found, Path(diagram))
-    config = model.config.model_copy(update={"calibration": fit(scores, right, ", ".join(parts))})
-    (Path(folder) / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
+    path = Path(folder) / CONFIG
+    content = json.loads(path.read_text())
+    content["model"]["calibration"] = fit(scores, right, ", ".join(parts)).model_dump(mode="json")
+    path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":
