@@ -164,7 +164,8 @@ def test_the_shipped_suite_has_every_row_of_the_papers_tables():
                 config.model_copy(
                     update={"model": rows["full"].model, "loss": rows["full"].loss, "seed": 0}
                 ).model_dump_json()
-                for config in rows.values()
+                for name, config in rows.items()
+                if name != "last-step"
             }
         )
         == 1

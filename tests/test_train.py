@@ -1,5 +1,6 @@
 import json
 import math
+from threading import Timer
 
 import pytest
 import torch
@@ -331,11 +332,18 @@ def test_a_line_of_metrics_that_was_cut_short_does_not_stop_a_run(finished):
     assert json.loads(lines[2])["step"] == 3
 
 
-def test_two_processes_do_not_train_in_one_folder(root, tmp_path):
+def test_two_processes_do_not_train_in_one_folder(root, tmp_path, monkeypatch):
     run = tmp_path / "run"
     run.mkdir()
-    with FileLock(run / ".lock"), pytest.raises(ConfigError, match="another process is training"):
+    lock = FileLock(run / ".lock", thread_local=False)
+    lock.acquire()
+    monkeypatch.setattr("diffusionpose.train.LOCK_SECONDS", 0.0)
+    with pytest.raises(ConfigError, match="another process is training"):
         train(recipe(root), run, progress=False)
+    # As the loader workers of a killed run, which hold on for some seconds.
+    monkeypatch.setattr("diffusionpose.train.LOCK_SECONDS", 30.0)
+    Timer(0.5, lock.release).start()
+    assert train(recipe(root), run, progress=False).is_dir()
 
 
 def test_validation_sources_have_names_of_their_own(root):

@@ -53,6 +53,8 @@ WITHOUT_EFFECT = frozenset({"workers", "checkpoint_minutes", "feature_cache"})
 """Settings on which the weights do not depend."""
 CHANGEABLE = WITHOUT_EFFECT | {"epochs", "root"}
 """Settings that a run may be resumed with otherwise; its data's fingerprint must be the same."""
+LOCK_SECONDS = 10.0
+"""Loader workers of a killed run hold its lock until they notice, every five seconds."""
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -221,7 +223,7 @@ def _held(run: Path, ranks: Ranks) -> Iterator[None]:
         return
     try:
         run.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run / ".lock", timeout=0)
+        lock = FileLock(run / ".lock", timeout=LOCK_SECONDS)
         lock.acquire()
     except Timeout:
         raise ConfigError(f"{run}: another process is training there") from None
