@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 
 from diffusionpose.nn import native_scan, scan_operator
-from diffusionpose.nn.blocked_scan import BLOCK
+from diffusionpose.nn.blocked_scan import MOST_STEPS
 from diffusionpose.nn.mamba import Mamba
 from diffusionpose.nn.selective_scan import engine_for, scan_engine, selective_scan
 from tests.oracles.scan import selective_scan_loop
 
-LENGTHS = [1, 2, 7, BLOCK - 1, BLOCK, BLOCK + 1, 100, 2 * BLOCK, 209, 627, 700]
+LENGTHS = [1, 2, 7, MOST_STEPS - 1, MOST_STEPS, MOST_STEPS + 1, 100, 2 * MOST_STEPS, 209, 627, 700]
 needs_native = pytest.mark.skipif(
     not native_scan.is_available(), reason="the native library was not built"
 )
@@ -85,6 +85,10 @@ def assert_equals_the_loop(name, tensors, bound):
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_equals_the_loop_with_gradients(length, name, dtype, bound):
     assert_equals_the_loop(name, inputs(length, dtype), bound)
+
+
+def test_short_blocks_of_large_inputs_equal_the_loop():
+    assert_equals_the_loop("blocked", inputs(21, torch.float64, 3, 1536, 16), 1e-10)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -212,7 +216,7 @@ def test_optional_arguments(given, softplus):
 
 @pytest.mark.parametrize("name", ["blocked", "two_level"])
 def test_gradcheck(name):
-    tensors = inputs(2 * BLOCK + 3, torch.float64, batch=1, dim=2, state=2)
+    tensors = inputs(2 * MOST_STEPS + 3, torch.float64, batch=1, dim=2, state=2)
     with scan_engine(name):
         assert torch.autograd.gradcheck(
             lambda *args: selective_scan(*args, delta_softplus=True), tuple(tensors.values())
