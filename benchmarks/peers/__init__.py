@@ -65,7 +65,7 @@ def squares(
 
 
 def movenet(name: str, size: int) -> Callable[[np.ndarray], np.ndarray]:
-    """MoveNet: crops -> (n, 12, 2) pixels of the crop."""
+    """MoveNet: crops -> (n, 17, 3) pixels of the crop and scores, of COCO's joints."""
 
     def run(crops: np.ndarray) -> np.ndarray:
         done = subprocess.run(
@@ -74,15 +74,15 @@ def movenet(name: str, size: int) -> Callable[[np.ndarray], np.ndarray]:
             capture_output=True,
             check=True,
         )
-        found = np.frombuffer(done.stdout, np.float32).reshape(len(crops), 17, 3)
+        found = np.frombuffer(done.stdout, np.float32).reshape(len(crops), 17, 3).astype(np.float64)
         # Shares of the side count from the edge; pixels from the middle of the first.
-        return size * found[:, _COCO][..., [1, 0]].astype(np.float64) - 0.5
+        return np.dstack([size * found[..., [1, 0]] - 0.5, found[..., 2]])
 
     return run
 
 
 def blazepose(size: int = 256) -> Callable[[np.ndarray], np.ndarray]:
-    """BlazePose heavy, the landmark network alone: no detector that would turn the crop upright."""
+    """BlazePose heavy, crops -> (n, 39, 2): its landmark network alone, no detector that would turn the crop upright."""
     from ai_edge_litert.interpreter import Interpreter
 
     model = HERE / "node_modules" / "@mediapipe" / "pose" / "pose_landmark_heavy.tflite"
@@ -96,31 +96,35 @@ def blazepose(size: int = 256) -> Callable[[np.ndarray], np.ndarray]:
         for crop in crops:
             interpreter.set_tensor(given["index"], crop[None].astype(np.float32) / 255)
             interpreter.invoke()
-            found.append(interpreter.get_tensor(landmarks["index"]).reshape(39, 5)[_BLAZEPOSE, :2])
+            found.append(interpreter.get_tensor(landmarks["index"]).reshape(39, 5)[:, :2])
         return np.stack(found).astype(np.float64) * size / 256 - 0.5
 
     return run
 
 
-PEERS: dict[str, tuple[int, Callable[[], Callable[[np.ndarray], np.ndarray]]]] = {
-    "MoveNet Thunder": (256, lambda: movenet("thunder", 256)),
-    "MoveNet Lightning": (192, lambda: movenet("lightning", 192)),
-    "BlazePose heavy": (256, blazepose),
+PEERS: dict[str, tuple[int, Callable[[], Callable[[np.ndarray], np.ndarray]], list[int]]] = {
+    "MoveNet Thunder": (256, lambda: movenet("thunder", 256), _COCO),
+    "MoveNet Lightning": (192, lambda: movenet("lightning", 192), _COCO),
+    "BlazePose heavy": (256, blazepose, _BLAZEPOSE),
 }
-"""Side of the crop, and what makes the network."""
+"""Side of the crop, what makes the network, and where the joints of the limbs stand in what it finds."""
+
+
+def keypoints(name: str, records: Sequence[ClipRecord]) -> Iterator[np.ndarray]:
+    """All that a peer finds of each person, (its joints, 2 or 3): image pixels of the key frame, and a score."""
+    size, make, _ = PEERS[name]
+    run = make()
+    for crops, maps in squares(records, size):
+        for found, to_image in zip(run(crops), maps, strict=True):
+            yield np.column_stack([transform(found[:, :2], to_image), found[:, 2:]])
 
 
 def predict(
     name: str, records: Sequence[ClipRecord], skeleton: Skeleton = POSETRACK15
 ) -> np.ndarray:
     """(people, joints, 2) image pixels of the key frame; NaN for joints other than the 12 of the limbs."""
-    size, make = PEERS[name]
-    run = make()
     out = np.full((len(records), skeleton.num_joints, 2), np.nan)
     columns = [skeleton.index(joint) for joint in _NAMES]
-    done = 0
-    for crops, maps in squares(records, size):
-        for points, to_image in zip(run(crops), maps, strict=True):
-            out[done, columns] = transform(points, to_image)
-            done += 1
+    for row, found in zip(out, keypoints(name, records), strict=True):
+        row[columns] = found[PEERS[name][2], :2]
     return out
