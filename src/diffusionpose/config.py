@@ -35,6 +35,8 @@ class BackboneConfig(Frozen):
     num_heads: Count = 12
     mlp_ratio: Count = 4
     patch_size: Literal[16] = 16
+    stem_width: Literal[1.0, 1.75] = 1.0
+    """`hybrid`: MobileNetV2's, as in MoveNet Lightning or Thunder."""
 
 
 class EncoderConfig(Frozen):
@@ -80,6 +82,26 @@ class DiffusionConfig(Frozen):
     """Heatmaps h become x_0 = (2h - 1) * signal_scale."""
 
 
+class CalibrationConfig(Frozen):
+    """What makes a joint's heatmap maximum s the chance that the joint is right: sigmoid(scale logit(s) + shift).
+
+    Right means within 0.2 of the torso, or half a head length.
+    """
+
+    scale: tuple[float, ...]
+    """One a joint; at least 0, so that the order of scores stays."""
+    shift: tuple[float, ...]
+    """One a joint."""
+    measured_on: str
+    """What they were fitted on, in words."""
+
+    @model_validator(mode="after")
+    def _keeps_the_order(self) -> Self:
+        if len(self.scale) != len(self.shift) or any(scale <= 0 for scale in self.scale):
+            raise ValueError("scale and shift need one value a joint each, scales above 0")
+        return self
+
+
 class ModelConfig(Frozen):
     """One network, whole. The defaults are the paper's scale (ViT-B)."""
 
@@ -94,11 +116,18 @@ class ModelConfig(Frozen):
     encoder: EncoderConfig = EncoderConfig()
     decoder: DecoderConfig = DecoderConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
+    calibration: CalibrationConfig | None = None
+    """Of the scores; without it they are the heatmaps' maxima."""
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> Self:
         if self.skeleton not in SKELETONS:
             raise ValueError(f"skeleton {self.skeleton!r} is not one of {', '.join(SKELETONS)}")
+        joints = self.skeleton_graph.num_joints
+        if self.calibration is not None and len(self.calibration.scale) != joints:
+            raise ValueError(
+                f"calibration is of {len(self.calibration.scale)} joints, not {joints}"
+            )
         patch = self.backbone.patch_size
         if any(side % patch for side in self.image_size):
             raise ValueError(

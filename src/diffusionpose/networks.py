@@ -26,8 +26,10 @@ from diffusionpose.errors import (
     UsageError,
     first_line,
 )
+from diffusionpose.metrics.calibration import calibrated
 from diffusionpose.model.checkpoint import WEIGHTS, bundled, find_pretrained, sha256_of
 from diffusionpose.model.model import DiffusionPose
+from diffusionpose.nn import heatmaps
 
 Precision = Literal["float32", "bfloat16"]
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -90,6 +92,11 @@ class PoseNetwork(ABC):
             mirrored = self._generate(features[:, :, 1], noise.flip(-1)[:, :, flip])
             mean = (mean + mirrored.flip(-1)[:, flip]) / 2
         return mean
+
+    def keypoints(self, maps: Tensor) -> tuple[Tensor, np.ndarray]:
+        """(batch, joints, 2) heatmap pixels, and (batch, joints) scores: chances where the model is calibrated."""
+        points, scores = heatmaps.decode(maps)
+        return points, calibrated(scores.double().cpu().numpy(), self.config.calibration)
 
     @abstractmethod
     def _extract(self, cuts: Tensor) -> Tensor:

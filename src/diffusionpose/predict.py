@@ -359,13 +359,10 @@ class PosePipeline:
         """(num_joints, 3) x, y, score in image pixels for each crop."""
         noise = torch.stack([self._noise(crop.noise_key) for crop in crops]).to(self.network.device)
         maps = self.network.heatmaps(features.of(crops), noise)
-        points, scores = heatmaps.decode(maps)
+        points, scores = self.network.keypoints(maps)
         points = heatmaps.heatmap_to_crop(points).double().cpu().numpy()
         placed = [transform(p, invert(c.affine)) for p, c in zip(points, crops, strict=True)]
-        return [
-            np.column_stack(both)
-            for both in zip(placed, scores.double().cpu().numpy(), strict=True)
-        ]
+        return [np.column_stack(both) for both in zip(placed, scores, strict=True)]
 
     def _noise(self, key: tuple[int, int]) -> Tensor:
         """(num_hypotheses, joints, height, width), decided by seed, track and frame alone."""

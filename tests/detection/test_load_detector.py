@@ -10,9 +10,9 @@ from diffusionpose.errors import UsageError
 from tests.detection.helpers import draw_person
 
 
-def test_ssdlite_is_the_default_and_keeps_to_the_threshold() -> None:
+def test_nanodet_is_the_default_and_keeps_to_the_threshold() -> None:
     image = draw_person(480, 640, x=300, feet=440, size=360)
-    assert load_detector(None).name == load_detector("ssdlite").name == "ssdlite"
+    assert load_detector(None).name == load_detector("nanodet").name == "nanodet"
     strict = load_detector(None, score_threshold=0.99)
     loose = load_detector(None, score_threshold=0.01)
     assert strict.start_score == 0.99
@@ -26,9 +26,9 @@ def test_a_threshold_out_of_range_is_refused(threshold: float) -> None:
         load_detector(None, score_threshold=threshold)
 
 
-@pytest.mark.parametrize("name", ["ssdlit", "/no/such/folder", "", "a b/c"])
+@pytest.mark.parametrize("name", ["nanode", "/no/such/folder", "", "a b/c"])
 def test_an_unknown_name_says_what_there_is(name: str) -> None:
-    with pytest.raises(UsageError, match="ssdlite"):
+    with pytest.raises(UsageError, match="nanodet"):
         load_detector(name)
 
 

@@ -15,15 +15,15 @@ import numpy as np
 
 from diffusionpose.detection.boxes_file import BoxesFile
 from diffusionpose.detection.huggingface import TransformersDetector
-from diffusionpose.detection.ssdlite import SSDLiteDetector
+from diffusionpose.detection.nanodet import NanoDetDetector
 from diffusionpose.detection.yolox import YOLOXDetector
 from diffusionpose.errors import UsageError
 from diffusionpose.structures import Boxes
 
 __all__ = [
     "BoxesFile",
+    "NanoDetDetector",
     "PersonDetector",
-    "SSDLiteDetector",
     "TransformersDetector",
     "YOLOXDetector",
     "load_detector",
@@ -55,7 +55,7 @@ def load_detector(
     """The detector of that name.
 
     Args:
-        name: None or `ssdlite` for the one that comes with the package; a YOLOX file ending in
+        name: None or `nanodet` for the one that comes with the package; a YOLOX file ending in
             `.onnx`; or a folder or Hugging Face id of a transformers object detector. Only an id
             that is not a local folder may cause a download.
         device: Torch's name of a device. ONNX models run on the CPU unless onnxruntime has CUDA.
@@ -68,8 +68,8 @@ def load_detector(
     """
     if score_threshold is not None and not 0 <= score_threshold <= 1:
         raise UsageError(f"the detector's score threshold must be in [0, 1], not {score_threshold}")
-    if name is None or name == "ssdlite":
-        return SSDLiteDetector(device=device, score_threshold=score_threshold)
+    if name is None or name == "nanodet":
+        return NanoDetDetector(device=device, score_threshold=score_threshold)
     path = Path(name or "-").expanduser()  # Path("") would be the current folder
     if path.suffix.lower() == ".onnx":
         return YOLOXDetector(path, device=device, score_threshold=score_threshold)
@@ -77,6 +77,6 @@ def load_detector(
     if path.is_dir() or is_id:
         return TransformersDetector(str(name), device=device, score_threshold=score_threshold)
     raise UsageError(
-        f"no such detector: {str(name)!r}; give 'ssdlite', a YOLOX .onnx file, or a folder or "
+        f"no such detector: {str(name)!r}; give 'nanodet', a YOLOX .onnx file, or a folder or "
         "Hugging Face id (owner/name) of an object detector"
     )

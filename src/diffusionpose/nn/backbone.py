@@ -89,7 +89,7 @@ class HybridBackbone(nn.Module):
 
     def __init__(self, config: BackboneConfig, image_size: Size) -> None:
         super().__init__()
-        self.stem = MobileNetV2FPN()
+        self.stem = MobileNetV2FPN(config.stem_width)
         folded = sum(
             dim * fold**2 for dim, fold in zip(self.stem.channels, self._FOLDS, strict=True)
         )

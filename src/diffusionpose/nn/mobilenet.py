@@ -1,7 +1,8 @@
 """MobileNetV2 with a feature pyramid, the stem of the hybrid backbone.
 
-The network below MoveNet's heads: MobileNetV2 (width 1.0, Table 2 of its paper), whose features at strides 32, 16 and 8
-are added, upsampled, to the next finer ones. Batch norms are folded into the convolutions, as in the published weights.
+The network below MoveNet's heads: MobileNetV2 (Table 2 of its paper; width 1.0 in MoveNet Lightning, 1.75 in Thunder), whose
+features at strides 32, 16 and 8 are added, upsampled, to the next finer ones. Batch norms are folded into the convolutions,
+as in the published weights.
 """
 
 import torch.nn.functional as F
@@ -54,8 +55,19 @@ class SeparableConv(nn.Module):
         return F.relu(self.pointwise(self.depthwise(x)))
 
 
+def scaled_channels(channels: int, width: float) -> int:
+    """Channels at a width, in multiples of 8 and no more than a tenth below (MobileNetV2's rule)."""
+    scaled = channels * width
+    rounded = max(8, int(scaled + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * scaled else rounded
+
+
 class MobileNetV2FPN(nn.Module):
-    """Crops to features at strides 4, 8 and 16."""
+    """Crops to features at strides 4, 8 and 16.
+
+    Args:
+        width: Factor of MobileNetV2's channels; the pyramid's are the same at every width.
+    """
 
     # (expansion, channels, repeats, stride)
     _STAGES = (
@@ -70,23 +82,29 @@ class MobileNetV2FPN(nn.Module):
     _TAPS = (2, 5, 9)
     """Blocks whose outputs, at strides 4, 8 and 16, enter the pyramid."""
     _TOP = 1280
-    _LATERAL = ((24, 24), (32, 32), (64, 64), (_TOP, 64))
+    _LATERAL = (24, 32, 64, 64)
     _SMOOTH = ((24, 24), (32, 24), (64, 32))
     channels = tuple(dim for _, dim in _SMOOTH)
 
-    def __init__(self) -> None:
+    def __init__(self, width: float = 1.0) -> None:
         super().__init__()
-        self.first = ConvSame(3, 32, 3, stride=2)
-        blocks, width = [], 32
+        dim = scaled_channels(32, width)
+        self.first = ConvSame(3, dim, 3, stride=2)
+        blocks, tapped = [], []
         for expansion, channels, repeats, first_stride in self._STAGES:
             for repeat in range(repeats):
                 stride = first_stride if repeat == 0 else 1
-                blocks.append(InvertedResidual(width, channels, stride, expansion))
-                width = channels
+                following = scaled_channels(channels, width)
+                blocks.append(InvertedResidual(dim, following, stride, expansion))
+                dim = following
+                if len(blocks) - 1 in self._TAPS:
+                    tapped.append(dim)
         self.blocks = nn.ModuleList(blocks)
-        self.top = ConvSame(width, self._TOP)
+        self.top = ConvSame(dim, self._TOP)
         # Fine to coarse, as `_TAPS`; the last lateral one is of `top`.
-        self.lateral = nn.ModuleList(ConvSame(*dims) for dims in self._LATERAL)
+        self.lateral = nn.ModuleList(
+            ConvSame(*dims) for dims in zip((*tapped, self._TOP), self._LATERAL, strict=True)
+        )
         self.smooth = nn.ModuleList(SeparableConv(*dims) for dims in self._SMOOTH)
 
     def freeze(self, num_blocks: int) -> None:

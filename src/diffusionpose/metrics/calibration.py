@@ -1,0 +1,99 @@
+"""Scores as chances: how well they are calibrated, and what calibrates them (Platt 1999; Guo et al. 2017)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+
+from diffusionpose.config import CalibrationConfig
+
+MARGIN = 1e-3
+"""Scores are kept this far from 0 and 1, whose logits are infinite."""
+MIN_SAMPLES = 100
+"""Joints with fewer get what fits all joints together."""
+BINS = 10
+
+
+def logit(scores: np.ndarray) -> np.ndarray:
+    """log(s / (1 - s)), finite."""
+    kept = np.clip(scores, MARGIN, 1 - MARGIN)
+    return np.log(kept) - np.log1p(-kept)
+
+
+def calibrated(scores: np.ndarray, calibration: CalibrationConfig | None) -> np.ndarray:
+    """Chances that joints are right.
+
+    Args:
+        scores: (..., num_joints) maxima of heatmaps.
+        calibration: None leaves scores as they are.
+    """
+    if calibration is None:
+        return scores
+    value = np.array(calibration.scale) * logit(scores) + np.array(calibration.shift)
+    return 1 / (1 + np.exp(-value))
+
+
+def fit(scores: np.ndarray, right: np.ndarray, measured_on: str) -> CalibrationConfig:
+    """Scale and shift of each joint by the greatest likelihood.
+
+    Args:
+        scores: (num_people, num_joints) maxima of heatmaps.
+        right: Likewise 1 for right, 0 for wrong, NaN where there is no truth.
+        measured_on: In words.
+    """
+    together = _fit_one(scores.ravel(), right.ravel())
+    joints = [
+        _fit_one(*pair) if np.isfinite(pair[1]).sum() >= MIN_SAMPLES else together
+        for pair in zip(scores.T, right.T, strict=True)
+    ]
+    scale, shift = (
+        tuple(round(float(v), 4) for v in values) for values in zip(*joints, strict=True)
+    )
+    return CalibrationConfig(scale=scale, shift=shift, measured_on=measured_on)
+
+
+def _fit_one(scores: np.ndarray, right: np.ndarray) -> tuple[float, float]:
+    known = np.isfinite(right)
+    x, y = logit(scores[known]), right[known]
+
+    def loss(parameters: np.ndarray) -> float:
+        value = np.exp(parameters[0]) * x + parameters[1]
+        # A little prior: a joint that is always right would otherwise get an infinite shift.
+        prior = 1e-3 * float(np.square(parameters).sum())
+        return float(np.mean(np.logaddexp(0, value) - y * value)) + prior
+
+    found = minimize(loss, np.zeros(2), method="BFGS").x
+    return float(np.exp(found[0])), float(found[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """Scores in bins of equal width.
+
+    Args:
+        score: (bins,) mean score of each, NaN where it is empty.
+        right: (bins,) share of joints that are right.
+        count: (bins,) joints.
+    """
+
+    score: np.ndarray
+    right: np.ndarray
+    count: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: mean distance of score and share, by joints."""
+        filled = self.count > 0
+        distance = np.abs(self.score - self.right)[filled]
+        return float((distance * self.count[filled]).sum() / self.count.sum())
+
+
+def reliability(scores: np.ndarray, right: np.ndarray, bins: int = BINS) -> Reliability:
+    """Args: scores and whether joints are right, of one shape; NaN where there is no truth."""
+    known = np.isfinite(right)
+    scores, right = scores[known], right[known]
+    place = np.minimum((scores * bins).astype(int), bins - 1)
+    count = np.bincount(place, minlength=bins)
+    sums = [np.bincount(place, values, minlength=bins) for values in (scores, right)]
+    means = [np.divide(total, count, out=np.full(bins, np.nan), where=count > 0) for total in sums]
+    return Reliability(means[0], means[1], count)

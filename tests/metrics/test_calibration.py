@@ -1,0 +1,67 @@
+"""Scores as chances."""
+
+import numpy as np
+import pytest
+
+from diffusionpose.config import CalibrationConfig, ModelConfig
+from diffusionpose.metrics.calibration import calibrated, fit, logit, reliability
+
+
+def sample(number, scales, shifts, seed=0):
+    """Scores, and right or wrong by known chances."""
+    rng = np.random.default_rng(seed)
+    scores = rng.uniform(0.05, 0.95, (number, len(scales)))
+    chance = 1 / (1 + np.exp(-(np.array(scales) * logit(scores) + np.array(shifts))))
+    return scores, (rng.random(chance.shape) < chance).astype(float)
+
+
+def test_what_calibrates_is_found_joint_by_joint():
+    scales, shifts = (2.0, 0.7, 1.0), (0.5, -1.0, 0.0)
+    scores, right = sample(20_000, scales, shifts)
+    right[::2, 1] = np.nan  # half of a joint without truth
+    found = fit(scores, right, "made")
+    np.testing.assert_allclose(found.scale, scales, rtol=0.08)
+    np.testing.assert_allclose(found.shift, shifts, atol=0.06)
+    assert reliability(scores[:, 1], right[:, 1]).error > 0.1
+    fresh = sample(20_000, scales, shifts, seed=1)
+    chances = calibrated(fresh[0], found)
+    assert all(reliability(*pair).error < 0.015 for pair in zip(chances.T, fresh[1].T, strict=True))
+
+
+def test_a_joint_with_little_truth_gets_what_fits_all():
+    scores, right = sample(5_000, (2.0, 2.0, 2.0), (0.5, 0.5, 0.5))
+    right[99:, 2] = np.nan
+    right[:, 2] *= 0  # always wrong, in too few people to believe it
+    found = fit(scores, right, "made")
+    assert found.scale[2] == pytest.approx(2, rel=0.1)
+    assert np.isfinite(fit(scores, np.ones_like(right), "made").shift).all()
+
+
+def test_expected_calibration_error_by_hand():
+    scores, right = np.array([0.95, 0.95, 0.15, 0.3]), np.array([1.0, 0.0, 0.0, np.nan])
+    found = reliability(scores, right)
+    assert found.count.tolist() == [0, 1, 0, 0, 0, 0, 0, 0, 0, 2]
+    assert found.error == pytest.approx((2 * 0.45 + 0.15) / 3)
+
+
+def test_order_stays_and_ends_are_finite():
+    calibration = CalibrationConfig(scale=(0.5,) * 15, shift=(1.0,) * 15, measured_on="made")
+    scores = np.linspace(0, 1, 31)[:, None].repeat(15, 1)
+    found = calibrated(scores, calibration)
+    assert np.isfinite(found).all()
+    assert (np.diff(found, axis=0) >= 0).all()
+    assert calibrated(scores, None) is scores
+    assert ModelConfig(calibration=calibration).calibration == calibration
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"scale": (1.0,) * 15, "shift": (0.0,) * 14}, "one value a joint"),
+        ({"scale": (0.0,) * 15, "shift": (0.0,) * 15}, "above 0"),
+        ({"scale": (1.0,) * 3, "shift": (0.0,) * 3}, "of 3 joints, not 15"),
+    ],
+)
+def test_impossible_calibrations_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        ModelConfig.model_validate({"calibration": fields | {"measured_on": "x"}})

@@ -1,0 +1,120 @@
+"""Fits what turns a model's scores into chances, writes it into its config.json, and draws the reliability diagram.
+
+python tools/calibrate.py MODEL_FOLDER DATA diagram.png
+
+DATA is as in docs/default-model.md. A joint is right within 0.2 of the torso. What is reported is measured on people that the
+fit has not seen: it is made twice, on every other video, and each is measured on the rest; what is written is fitted on all.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from diffusionpose.config import SourceConfig
+from diffusionpose.data.clips import ClipDataset
+from diffusionpose.metrics.calibration import Reliability, calibrated, fit, reliability
+from diffusionpose.metrics.pck import Pck
+from diffusionpose.model.checkpoint import CONFIG
+from diffusionpose.model.model import DiffusionPose
+from diffusionpose.nn import heatmaps
+from diffusionpose.nn.diffusion import seeded_noise
+from diffusionpose.training.sources import load_source
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+SETS = {
+    "LSPET val": {"kind": "coco", "root": "lspet", "annotations": "annotations/val.json", "images": "images"},
+    "JHMDB val": {"kind": "posetrack", "root": "jhmdb", "split": "val", "stride": 4},
+}  # fmt: skip
+
+
+@torch.inference_mode()
+def scored(model: DiffusionPose, source: SourceConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(people, joints) scores; whether joints are right, NaN without truth; (people,) number of the video."""
+    records = load_source(source, model.config.skeleton_graph)
+    metric = Pck(model.config.skeleton_graph, joints=model.config.skeleton_graph.joints)
+    scores = []
+    for batch in DataLoader(ClipDataset(records, model.config), batch_size=16, num_workers=1):
+        noise = torch.stack([seeded_noise(model.noise_shape, (0, int(i))) for i in batch["index"]])
+        maps = model.generate(model.encode(model.extract(batch["images"])), noise)
+        points, found = heatmaps.decode(maps)
+        metric.update(points.double().numpy(), batch["keypoints"].double().numpy())
+        scores.append(found.double().numpy())
+    videos = np.unique([record.video for record in records], return_inverse=True)[1]
+    return np.concatenate(scores), np.concatenate(metric.hits()), videos
+
+
+def crossed(scores: np.ndarray, right: np.ndarray, halves: np.ndarray) -> np.ndarray:
+    """Chances of each half by the fit of the other."""
+    out = np.empty_like(scores)
+    for half in (0, 1):
+        own = halves == half
+        out[own] = calibrated(scores[own], fit(scores[~own], right[~own], ""))
+    return out
+
+
+def draw(found: dict[str, tuple[Reliability, Reliability]], path: Path) -> None:
+    """Share of right joints against score, before and after."""
+    figure, axes = plt.subplots(
+        1, len(found), figsize=(4 * len(found), 3.8), squeeze=False, layout="tight"
+    )
+    for axis, (name, pair) in zip(axes[0], found.items(), strict=True):
+        axis.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+        for label, one in zip(("heatmap maximum", "calibrated"), pair, strict=True):
+            axis.plot(
+                one.score,
+                one.right,
+                marker="o",
+                markersize=4,
+                label=f"{label}, ECE {one.error:.3f}",
+            )
+        axis.set(
+            title=name,
+            xlabel="score",
+            ylabel="share of joints that are right",
+            xlim=(0, 1),
+            ylim=(0, 1),
+        )
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8, loc="upper left")
+    figure.savefig(path, dpi=110)
+
+
+def main(folder: str, data: str, diagram: str) -> None:
+    model = DiffusionPose.from_pretrained(folder).eval()
+    parts = {
+        name: scored(
+            model, SourceConfig.model_validate(fields | {"root": Path(data) / fields["root"]})
+        )
+        for name, fields in SETS.items()
+    }
+    scores, right = (np.concatenate([part[n] for part in parts.values()]) for n in (0, 1))
+    halves = np.concatenate([part[2] % 2 for part in parts.values()])
+    owner = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts.values()])
+    chances = crossed(scores, right, halves)
+    found = {
+        name: (
+            reliability(scores[owner == n], right[owner == n]),
+            reliability(chances[owner == n], right[owner == n]),
+        )
+        for n, name in enumerate(parts)
+    }
+    for name, (before, after) in found.items():
+        print(
+            f"{name}: expected calibration error {before.error:.3f} before, {after.error:.3f} after"
+        )
+    draw(found, Path(diagram))
+    path = Path(folder) / CONFIG
+    content = json.loads(path.read_text())
+    content["model"]["calibration"] = fit(scores, right, ", ".join(parts)).model_dump(mode="json")
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

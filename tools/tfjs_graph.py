@@ -1,0 +1,36 @@
+"""Graph models of TensorFlow.js out of an npm archive: a JSON that names nodes and tensors, and values one after another."""
+
+import json
+import tarfile
+from typing import Any
+
+import numpy as np
+
+_STORED = {"float16": np.float16, "float32": np.float32, "int32": np.int32, "bool": np.bool_}
+
+
+def read_graph(
+    archive: tarfile.TarFile, name: str
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """Nodes in order of execution, and constants by name; halves become float32.
+
+    Args:
+        archive: Of the package.
+        name: The model's, without suffix, in the package's folder `models`.
+    """
+
+    def content(suffix: str) -> bytes:
+        file = archive.extractfile(f"package/models/{name}{suffix}")
+        assert file is not None
+        return file.read()
+
+    graph, values, offset, constants = json.loads(content(".json")), content(".bin"), 0, {}
+    (group,) = graph["weightsManifest"]
+    for entry in group["weights"]:
+        stored = np.dtype(_STORED[entry.get("quantization", entry)["dtype"]])
+        count = int(np.prod(entry["shape"]))
+        array = np.frombuffer(values, stored, count, offset).reshape(entry["shape"])
+        offset += array.nbytes
+        constants[entry["name"]] = array.astype(np.float32) if stored == np.float16 else array
+    assert offset == len(values)
+    return graph["modelTopology"]["node"], constants
