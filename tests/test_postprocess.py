@@ -27,9 +27,7 @@ def make_poses(paths, times=None, absent=()):
         )
         other = replace(person, track_id=NO_TRACK)
         time = rate * index if times is None else times[index]
-        frames.append(
-            FramePoses(index, time, (other, person) if index not in absent else (other,))
-        )
+        frames.append(FramePoses(index, time, (other, person) if index not in absent else (other,)))
     return VideoPoses.from_frames(make_header(JOINTS), frames, VERDICT)
 
 
@@ -84,7 +82,7 @@ def test_a_path_is_filled_by_time_and_not_by_number():
 def test_frames_stay_as_they_are_without_gaps():
     poses = make_poses(straight())
     found = fill_gaps(poses, 10)
-    assert [frame.people for frame in found.frames()][0][0].track_id == NO_TRACK
+    assert next(frame.people for frame in found.frames())[0].track_id == NO_TRACK
     for name in ("frame_index", "track_id", "box", "keypoints", "keypoint_scores"):
         np.testing.assert_array_equal(getattr(found, name), getattr(poses, name))
 
@@ -138,7 +136,7 @@ def test_a_joint_at_rest_stays_and_gaps_are_not_bridged(name):
 
 
 def test_short_paths_stay_as_they_are():
-    clean, found = noisy(num_frames=6)
+    _clean, found = noisy(num_frames=6)
     poses = make_poses(found)
     np.testing.assert_array_equal(smooth(poses, Butterworth()).keypoints, poses.keypoints)
 
@@ -159,5 +157,7 @@ def test_other_names_are_refused(text):
 
 def test_a_cutoff_beyond_the_frame_rate_is_refused():
     _, found = noisy()
-    with pytest.raises(UsageError, match=r"needs more than 30 frames a second: take less than 12 Hz"):
+    with pytest.raises(
+        UsageError, match=r"needs more than 30 frames a second: take less than 12 Hz"
+    ):
         smooth(make_poses(found), parse_smoother("butterworth:14"))

@@ -22,6 +22,11 @@ _PADDING = 3 * (2 * _ORDER + 1)
 class Smoother(Protocol):
     """Smooths one uninterrupted path."""
 
+    @property
+    def name(self) -> str:
+        """As `parse_smoother` takes it."""
+        ...
+
     def __call__(self, times: np.ndarray, points: np.ndarray, size: float) -> np.ndarray:
         """(n, 2) pixels at (n,) seconds, increasing, of a person of that size in pixels -> (n, 2)."""
         ...
@@ -40,6 +45,7 @@ class OneEuro:
     min_cutoff: float = 1.5
     beta: float = 8.0
     speed_cutoff: float = 1.0
+    name = "one-euro"
 
     def __call__(self, times: np.ndarray, points: np.ndarray, size: float) -> np.ndarray:
         """As `Smoother`."""
@@ -69,6 +75,11 @@ class Butterworth:
     """
 
     cutoff: float = 6.0
+
+    @property
+    def name(self) -> str:
+        """With its cut-off."""
+        return f"butterworth:{self.cutoff:g}"
 
     def __call__(self, times: np.ndarray, points: np.ndarray, size: float) -> np.ndarray:
         """As `Smoother`; paths too short for the filter's ends stay as they are.
