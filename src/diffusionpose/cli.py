@@ -123,6 +123,9 @@ AnglesOption = Annotated[
     bool,
     typer.Option("--angles", help="Also NAME.angles.csv: elbows, knees, shoulders, hips, trunk."),
 ]
+BlurFacesOption = Annotated[
+    bool, typer.Option("--blur-faces", help="Cover faces in the annotated video.")
+]
 HeightOption = Annotated[
     float | None, typer.Option(help="The person's height in metres, for trc and c3d.")
 ]
@@ -174,6 +177,7 @@ def predict(
     fill_gaps: FillGapsOption = 0,
     angles: AnglesOption = False,
     height_m: HeightOption = None,
+    hide_faces: BlurFacesOption = False,
     overwrite: OverwriteOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
@@ -210,6 +214,7 @@ def predict(
                 out,
                 wanted,
                 video=video,
+                hide_faces=hide_faces,
                 overwrite=overwrite,
                 on_frame=on_frame,
             )

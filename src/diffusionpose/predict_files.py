@@ -10,6 +10,7 @@ from typing import NamedTuple
 from diffusionpose.detection import BoxesFile, PersonDetector
 from diffusionpose.errors import UsageError
 from diffusionpose.exports import EXPORTS, StagedExports
+from diffusionpose.faces import blur_faces
 from diffusionpose.formats import FORMATS, AtomicFile, is_result_of, open_writers
 from diffusionpose.overlap import Behind
 from diffusionpose.poses import VideoPoses
@@ -45,6 +46,7 @@ def predict_files(
     wanted: ResultOptions | None = None,
     *,
     video: bool = True,
+    hide_faces: bool = False,
     overwrite: bool = False,
     on_frame: Progress | None = None,
 ) -> Outcome:
@@ -56,6 +58,7 @@ def predict_files(
         out: Folder, made if it is not there.
         wanted: Formats, and what is done to tracks; JSON and nothing when left out.
         video: Also write the annotated video.
+        hide_faces: Cover everybody's face in the annotated video.
         overwrite: Replace files of the same names, though they are not of this video.
         on_frame: Called with the poses of each finished frame.
 
@@ -72,7 +75,7 @@ def predict_files(
     with ExitStack() as stack:
         writer = stack.enter_context(open_writers(wanted.streamed, out, name, header))
         film = stack.enter_context(_film(out / f"{name}{FILM}", reader)) if video else None
-        draw = Drawing(film, pipeline.network.config.skeleton_graph)
+        draw = Drawing(film, pipeline.network.config.skeleton_graph, hide_faces=hide_faces)
         kept: list[FramePoses] = []
         tracks: set[int] = set()
 
@@ -115,13 +118,16 @@ def predict_files(
 class Drawing:
     """Frames with their poses, into a film if there is one."""
 
-    def __init__(self, film: "_Film | None", skeleton: Skeleton) -> None:
-        self._film, self._skeleton = film, skeleton
+    def __init__(self, film: "_Film | None", skeleton: Skeleton, *, hide_faces: bool) -> None:
+        self._film, self._skeleton, self._hide_faces = film, skeleton, hide_faces
 
     def __call__(self, frame: Frame, poses: FramePoses) -> None:
         """Draws and encodes one frame."""
         if self._film is not None:
-            image = draw_poses(frame.image, poses.people, self._skeleton)
+            image = frame.image
+            if self._hide_faces:
+                image = blur_faces(image, poses.people, self._skeleton)
+            image = draw_poses(image, poses.people, self._skeleton)
             self._film.writer.write(replace(frame, image=image))
 
     def all(self, reader: VideoReader, poses: VideoPoses) -> None:
