@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from diffusionpose.cli_evaluate import evaluate
+from diffusionpose.cli_report import SUFFIX, report, watched
 from diffusionpose.errors import DiffusionPoseError, MissingExtraError, UsageError
 from diffusionpose.version import __version__
 
@@ -126,6 +127,12 @@ AnglesOption = Annotated[
 BlurFacesOption = Annotated[
     bool, typer.Option("--blur-faces", help="Cover faces in the annotated video.")
 ]
+ReportOption = Annotated[
+    bool, typer.Option("--report", help="Also NAME.report.html: everything on one page, offline.")
+]
+LookOption = Annotated[
+    int | None, typer.Option(help="Frame of the report's look inside the model; the middle one.")
+]
 HeightOption = Annotated[
     float | None, typer.Option(help="The person's height in metres, for trc and c3d.")
 ]
@@ -178,6 +185,8 @@ def predict(
     angles: AnglesOption = False,
     height_m: HeightOption = None,
     hide_faces: BlurFacesOption = False,
+    with_report: ReportOption = False,
+    look_at: LookOption = None,
     overwrite: OverwriteOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
@@ -207,6 +216,10 @@ def predict(
             hold_crops=hold_crops,
         )
         pipeline = pipeline if given is None else pipeline.with_boxes(given)
+        on_result = None
+        if with_report:
+            page = out / f"{Path(reader.info.name).stem}{SUFFIX}"
+            pipeline, on_result = watched(pipeline, reader, page, look_at, hide_faces=hide_faces)
         with progress_bar(reader.info, quiet) as on_frame:
             outcome = predict_files(
                 pipeline,
@@ -217,8 +230,10 @@ def predict(
                 hide_faces=hide_faces,
                 overwrite=overwrite,
                 on_frame=on_frame,
+                on_result=on_result,
+                also=(SUFFIX,) if with_report else (),
             )
-    report(outcome, quiet)
+    say(outcome, quiet)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -278,7 +293,7 @@ def progress_bar(info: "VideoInfo", quiet: bool) -> Iterator[Callable[["FramePos
         yield advance
 
 
-def report(outcome: "Outcome", quiet: bool) -> None:
+def say(outcome: "Outcome", quiet: bool) -> None:
     """Says what was made; a partial video is named and ends with exit code 4."""
     verdict = outcome.verdict
     if not quiet:
@@ -372,6 +387,7 @@ def export(
 
 
 app.command()(evaluate)
+app.command()(report)
 
 
 @app.command()

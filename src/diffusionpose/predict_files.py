@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from diffusionpose.detection import BoxesFile, PersonDetector
 from diffusionpose.errors import UsageError
-from diffusionpose.exports import EXPORTS, StagedExports
+from diffusionpose.exports import StagedExports
 from diffusionpose.faces import blur_faces
 from diffusionpose.formats import FORMATS, AtomicFile, is_result_of, open_writers
 from diffusionpose.overlap import Behind
@@ -49,6 +49,8 @@ def predict_files(
     hide_faces: bool = False,
     overwrite: bool = False,
     on_frame: Progress | None = None,
+    on_result: Callable[[VideoPoses], None] | None = None,
+    also: tuple[str, ...] = (),
 ) -> Outcome:
     """Poses of an opened video as files in a folder; none stands under its final name before all are complete.
 
@@ -61,6 +63,8 @@ def predict_files(
         hide_faces: Cover everybody's face in the annotated video.
         overwrite: Replace files of the same names, though they are not of this video.
         on_frame: Called with the poses of each finished frame.
+        on_result: Called with the whole result before its files get their names; needs the memory for it.
+        also: Endings of the names of files that `on_result` writes beside them.
 
     Raises:
         UsageError: If the files cannot be written there, or files of those names are not results of this video.
@@ -69,7 +73,7 @@ def predict_files(
     """
     wanted = wanted or ResultOptions()
     name, info = Path(reader.info.name).stem, reader.info
-    _guard_existing(out, name, reader, wanted, video=video, overwrite=overwrite)
+    _guard_existing(out, name, reader, (*wanted.suffixes, *also), video=video, overwrite=overwrite)
     header = pipeline.header(info)
     header = wanted.noted(header)
     with ExitStack() as stack:
@@ -85,7 +89,7 @@ def predict_files(
             if not wanted.changes_tracks:
                 writer.write(poses)
                 draw(frame, poses)
-            if wanted.changes_tracks or wanted.exports:
+            if wanted.changes_tracks or wanted.exports or on_result is not None:
                 kept.append(poses)
             tracks.update(person.track_id for person in poses.people)
             if on_frame is not None:
@@ -100,6 +104,8 @@ def predict_files(
             for poses in whole.frames():
                 writer.write(poses)
             draw.all(reader, whole)
+        if on_result is not None:
+            on_result(whole)
         exports = StagedExports(whole, wanted.exports, out, name, wanted.export)
         stack.enter_context(exports)
         writer.stage(reader.verdict)
@@ -142,16 +148,15 @@ def _guard_existing(
     out: Path,
     name: str,
     reader: VideoReader,
-    wanted: ResultOptions,
+    suffixes: tuple[str, ...],
     *,
     video: bool,
     overwrite: bool,
 ) -> None:
     """Results of the same video are replaced; another's of that name, or a video of the user's, are not."""
     own = is_result_of(out / f"{name}.poses.json", reader.info)
-    suffixes = [*(made.suffix for made in FORMATS.values()), *([FILM] if video else [])]
-    suffixes += [EXPORTS[export].suffix for export in wanted.exports]
-    for path in (out / f"{name}{suffix}" for suffix in suffixes):
+    made = {*(one.suffix for one in FORMATS.values()), *suffixes, *([FILM] if video else [])}
+    for path in (out / f"{name}{suffix}" for suffix in sorted(made)):
         if reader.is_same_file(path):
             raise UsageError(f"{path} is the source itself: give another --out")
         if os.path.lexists(path) and not (own or overwrite):

@@ -50,6 +50,11 @@ class ResultOptions:
         return tuple(name for name in self.formats if name in EXPORTS)
 
     @property
+    def suffixes(self) -> tuple[str, ...]:
+        """What the names of its files end in; those of files a person have the person before it."""
+        return tuple((FORMATS | EXPORTS)[name].suffix for name in self.formats)
+
+    @property
     def changes_tracks(self) -> bool:
         """Whether poses differ from those that the network gave, so that nothing can be written before the end."""
         return self.fill_gaps > 0 or self.smoother is not None
@@ -95,9 +100,7 @@ def convert(
     poses = VideoPoses.load(source)
     stem = source.name.removesuffix(".json").removesuffix(".poses")
     poses = replace(wanted.processed(poses), header=wanted.noted(poses.header))
-    suffixes = [FORMATS[name].suffix for name in wanted.streamed]
-    suffixes += [EXPORTS[name].suffix for name in wanted.exports]
-    for path in (out / f"{stem}{suffix}" for suffix in suffixes):
+    for path in (out / f"{stem}{suffix}" for suffix in wanted.suffixes):
         if os.path.lexists(path):
             if path.samefile(source):
                 raise UsageError(f"{path} is the source itself: give another --out")
