@@ -80,6 +80,16 @@ def test_a_limb_that_turns_to_the_camera_is_fine_and_frames_apart_do_not_jump():
     assert all(flag.frame == 1 for flag in judge(apart, 1).flags)
 
 
+def test_short_limbs_are_shown_and_not_judged():
+    figures = usual()
+    figures[4] = figure(
+        head_top=(0, -20), nose=(0, -4)
+    )  # the nose lies 10 above the neck, the hips 60 below
+    found = judge(poses_of(figures), 1)
+    assert found.flags == ()
+    assert found.lengths.max() == pytest.approx(1.6)
+
+
 def test_no_such_track():
     with pytest.raises(KeyError, match="no track 5"):
         judge(poses_of(usual()), 5)

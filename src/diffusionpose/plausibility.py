@@ -18,6 +18,8 @@ LONGEST = 1.4
 """Of a limb, in medians of its track."""
 LARGEST_JUMP = 0.5
 """Of a limb's length from frame to frame, in medians of its track."""
+SHORTEST = 0.3
+"""Of the longest limb's median; shorter limbs are shown and not judged."""
 BANDS = {"elbow": (0.0, 165.0), "knee": (0.0, 165.0), "hip": (0.0, 160.0)}
 """Degrees that a joint of that name reaches; shoulder and trunk go anywhere."""
 
@@ -68,12 +70,16 @@ def judge(poses: VideoPoses, track_id: int) -> Plausibility:
     points = np.where((track.keypoint_scores >= SURE)[..., None], track.keypoints, np.nan)
     limbs = np.array(poses.header.limbs, int).reshape(-1, 2)
     lengths = np.linalg.norm(points[:, limbs[:, 0]] - points[:, limbs[:, 1]], axis=-1)
-    lengths = lengths / _medians(lengths)
+    usual = _medians(lengths)
+    lengths = lengths / usual
+    # Of a short limb, a few pixels are a large share.
+    judged = lengths.copy()
+    judged[:, usual < SHORTEST * np.nanmax(usual, initial=0.0)] = np.nan
     angles = joint_angles(points, poses.header.joints)
     indices = track.frame_indices
     flags = [
-        *_long_limbs(lengths, limb_names(poses), indices),
-        *_jumps(lengths, limb_names(poses), indices),
+        *_long_limbs(judged, limb_names(poses), indices),
+        *_jumps(judged, limb_names(poses), indices),
         *_bent(angles, indices),
     ]
     return Plausibility(lengths, angles, tuple(sorted(flags, key=lambda flag: flag.frame)))

@@ -351,15 +351,15 @@
     spread(play_);
   }
   function spread(one) {
-    const [g, w, h] = fit($("spread"), 4 / 3), [a, b, c, d, e, f] = one.toImage;
-    // The crop's corner and scale, in picture pixels.
-    const size = Math.hypot(a, d) * one.shape[1], scale = w / size;
+    const [g, w] = fit($("spread"), 4 / 3), [a, , , d] = one.toImage;
+    const points = int16(one.points), [mx, my] = one.means[state.joint], [major, minor, angle] = one.ellipses[state.joint];
+    // As near as the ellipse can be seen, as far as the crop reaches; in picture pixels.
+    const crop = Math.hypot(a, d) * one.shape[1], size = Math.min(crop, Math.max(crop / 6, 6 * major)), scale = w / size;
     g.save();
-    g.scale(scale, scale); g.translate(-c, -f);
+    g.scale(scale, scale); g.translate(size / 2 - mx, size * 2 / 3 - my);
     const here = position.get(one.frame);
     if (hasVideo && state.frame === here && video.readyState >= 2) g.drawImage(video, 0, 0, width, height);
-    else { g.fillStyle = "#2a2f35"; g.fillRect(c, f, size, size * 2); }
-    const points = int16(one.points), [mx, my] = one.means[state.joint], [major, minor, angle] = one.ellipses[state.joint];
+    else { g.fillStyle = "#2a2f35"; g.fillRect(mx - size, my - size, 2 * size, 2 * size); }
     g.fillStyle = "#fff";
     for (let n = 0; n < one.seeds; n++) {
       const k = 2 * (state.joint * one.seeds + n);
