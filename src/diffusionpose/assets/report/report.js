@@ -259,8 +259,6 @@
       const marks = []; for (let m = Math.ceil(low / gap) * gap; m <= high; m += gap) marks.push(Math.round(m));
       axes(g, w, h, 50, low, high, marks.length > 1 ? marks : [Math.round(low + 5), Math.round(high - 5)], " px");
       values.forEach((value, axis) => line(g, w, h, 50, low, high, value, colour(axis ? "right" : "left"), 1.8));
-      g.fillStyle = colour("left"); g.fillText("x, to the right", 58, 12);
-      g.fillStyle = colour("right"); g.fillText("y, down", 158, 12);
     }
     playhead(g, w, h, 50);
     const sheet = data.sheets[`${p.id}/${data.frames[state.frame]}`], cut = tile(sheet, state.joint);
