@@ -19,6 +19,7 @@ from diffusionpose.predict import (
     windows,
 )
 from diffusionpose.predict_files import predict_files
+from diffusionpose.results import ResultOptions
 from diffusionpose.structures import Boxes, Frame
 from diffusionpose.tracking import Tracker
 from diffusionpose.video import open_video
@@ -237,7 +238,7 @@ def test_files_appear_together_and_the_video_plays(untrained, made_video, made_b
             pipeline(untrained, made_boxes),
             reader,
             tmp_path,
-            formats=("json", "csv", "posetrack", "coco"),
+            ResultOptions(formats=("json", "csv", "posetrack", "coco")),
             on_frame=lambda poses: seen.append(poses.index),
         )
     assert seen == list(range(12))

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from diffusionpose.cli_evaluate import evaluate
+from diffusionpose.cli_report import SUFFIX, report, watched
 from diffusionpose.errors import DiffusionPoseError, MissingExtraError, UsageError
 from diffusionpose.version import __version__
 
 if TYPE_CHECKING:
     from diffusionpose.predict_files import Outcome
+    from diffusionpose.results import ResultOptions
     from diffusionpose.structures import FramePoses, VideoInfo
 
 EXIT_FAILED, EXIT_PARTIAL = 1, 4
@@ -108,8 +110,31 @@ EngineOption = Annotated[
 FormatOption = Annotated[
     str,
     typer.Option(
-        "--format", help="Comma-separated: json, csv, posetrack, coco. json is always written."
+        "--format",
+        help="Comma-separated: json, csv, posetrack, coco, parquet, npz, openpose, trc, c3d. json is always written.",
     ),
+]
+SmoothOption = Annotated[
+    str | None, typer.Option(help="Smooth the paths of joints: one-euro, or butterworth[:HZ].")
+]
+FillGapsOption = Annotated[
+    int, typer.Option(min=0, help="Fill gaps of up to so many frames; filled joints are marked.")
+]
+AnglesOption = Annotated[
+    bool,
+    typer.Option("--angles", help="Also NAME.angles.csv: elbows, knees, shoulders, hips, trunk."),
+]
+BlurFacesOption = Annotated[
+    bool, typer.Option("--blur-faces", help="Cover faces in the annotated video.")
+]
+ReportOption = Annotated[
+    bool, typer.Option("--report", help="Also NAME.report.html: everything on one page, offline.")
+]
+LookOption = Annotated[
+    int | None, typer.Option(help="Frame of the report's look inside the model; the middle one.")
+]
+HeightOption = Annotated[
+    float | None, typer.Option(help="The person's height in metres, for trc and c3d.")
 ]
 BoxesOption = Annotated[
     Path | None, typer.Option(help="JSON file of person boxes, instead of the detector.")
@@ -155,6 +180,13 @@ def predict(
     num_hypotheses: Annotated[int, typer.Option(help="Noises a person and frame, averaged.")] = 1,
     flip_test: FlipTestOption = False,
     batch_size: Annotated[int, typer.Option(help="People a pass; changes speed, not results.")] = 8,
+    smooth: SmoothOption = None,
+    fill_gaps: FillGapsOption = 0,
+    angles: AnglesOption = False,
+    height_m: HeightOption = None,
+    hide_faces: BlurFacesOption = False,
+    with_report: ReportOption = False,
+    look_at: LookOption = None,
     overwrite: OverwriteOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
@@ -164,7 +196,7 @@ def predict(
     from diffusionpose.predict_files import predict_files
     from diffusionpose.video import open_video
 
-    chosen = parse_formats(formats)
+    wanted = _wanted(_names(f"json,{formats}"), smooth, fill_gaps, angles, height_m)
     given = BoxesFile.load(boxes) if boxes else None
     if given is not None and detector is not None:
         raise UsageError("--boxes replaces the detector: leave --detector out")
@@ -184,32 +216,49 @@ def predict(
             hold_crops=hold_crops,
         )
         pipeline = pipeline if given is None else pipeline.with_boxes(given)
+        on_result = None
+        if with_report:
+            page = out / f"{Path(reader.info.name).stem}{SUFFIX}"
+            pipeline, on_result = watched(pipeline, reader, page, look_at, hide_faces=hide_faces)
         with progress_bar(reader.info, quiet) as on_frame:
             outcome = predict_files(
                 pipeline,
                 reader,
                 out,
-                formats=chosen,
+                wanted,
                 video=video,
+                hide_faces=hide_faces,
                 overwrite=overwrite,
                 on_frame=on_frame,
+                on_result=on_result,
+                also=(SUFFIX,) if with_report else (),
             )
-    report(outcome, quiet)
+    say(outcome, quiet)
 
 
-def parse_formats(text: str) -> tuple[str, ...]:
-    """`json` and what `--format` names besides, each once.
+def _names(text: str) -> tuple[str, ...]:
+    """Of a comma-separated list, each once."""
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
-    Raises:
-        UsageError: If there is no such format.
-    """
-    from diffusionpose.formats import FORMATS
 
-    wanted = [part.strip() for part in text.split(",") if part.strip()]
-    for name in wanted:
-        if name not in FORMATS:
-            raise UsageError(f"--format {name!r}: there are {', '.join(FORMATS)}")
-    return tuple(dict.fromkeys(["json", *wanted]))
+def _wanted(
+    formats: tuple[str, ...],
+    smooth: str | None,
+    fill_gaps: int,
+    angles: bool,
+    height: float | None,
+) -> "ResultOptions":
+    """Checked before anything is opened."""
+    from diffusionpose.exports import ExportOptions
+    from diffusionpose.postprocess import parse_smoother
+    from diffusionpose.results import ResultOptions
+
+    return ResultOptions(
+        formats=(*formats, "angles") if angles else formats,
+        fill_gaps=fill_gaps,
+        smoother=None if smooth is None else parse_smoother(smooth),
+        export=ExportOptions(height),
+    )
 
 
 @contextmanager
@@ -244,7 +293,7 @@ def progress_bar(info: "VideoInfo", quiet: bool) -> Iterator[Callable[["FramePos
         yield advance
 
 
-def report(outcome: "Outcome", quiet: bool) -> None:
+def say(outcome: "Outcome", quiet: bool) -> None:
     """Says what was made; a partial video is named and ends with exit code 4."""
     verdict = outcome.verdict
     if not quiet:
@@ -262,6 +311,34 @@ def report(outcome: "Outcome", quiet: bool) -> None:
             if issue.severity == "partial":
                 print(f"diffusionpose: partial: {issue.code}: {issue.message}", file=sys.stderr)
         raise typer.Exit(EXIT_PARTIAL)
+
+
+@app.command()
+def convert(
+    result: Annotated[Path, typer.Argument(help="A NAME.poses.json.")],
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="Comma-separated: json, csv, posetrack, coco, parquet, npz, openpose, trc, c3d.",
+        ),
+    ] = "csv",
+    out: Annotated[Path | None, typer.Option(help="Folder; that of the result by default.")] = None,
+    smooth: SmoothOption = None,
+    fill_gaps: FillGapsOption = 0,
+    angles: AnglesOption = False,
+    height_m: HeightOption = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that are there.")
+    ] = False,
+) -> None:
+    """Other formats of a result; gaps filled and paths smoothed, if asked for."""
+    from diffusionpose.results import convert as convert_result
+
+    wanted = _wanted(_names(formats), smooth, fill_gaps, angles, height_m)
+    folder = result.parent if out is None else out
+    for file in convert_result(result, folder, wanted, overwrite=overwrite):
+        print(file)
 
 
 @app.command()
@@ -310,6 +387,7 @@ def export(
 
 
 app.command()(evaluate)
+app.command()(report)
 
 
 @app.command()

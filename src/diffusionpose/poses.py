@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Self, overload
@@ -71,6 +71,7 @@ class VideoPoses:
         score: (n,)
         keypoints: (n, num_joints, 2) x, y in pixels, NaN where missing.
         keypoint_scores: (n, num_joints), 0 where missing.
+        filled: (n, num_joints) bool, joints whose places come from other frames; none of them when left out.
 
     Raises:
         ValueError: If arrays contradict each other or the header.
@@ -87,6 +88,7 @@ class VideoPoses:
     score: np.ndarray
     keypoints: np.ndarray
     keypoint_scores: np.ndarray
+    filled: np.ndarray = field(default_factory=lambda: np.empty(0, bool))
 
     def __post_init__(self) -> None:
         n, num_joints = len(self.frame_index), len(self.header.joints)
@@ -99,7 +101,10 @@ class VideoPoses:
             "score": (np.float64, (n,)),
             "keypoints": (np.float64, (n, num_joints, 2)),
             "keypoint_scores": (np.float64, (n, num_joints)),
+            "filled": (np.bool_, (n, num_joints)),
         }
+        if not np.size(self.filled):
+            object.__setattr__(self, "filled", np.zeros((n, num_joints), bool))
         for name, (dtype, shape) in shapes.items():
             array = np.asarray(getattr(self, name), dtype)
             if array.shape != shape:
@@ -217,6 +222,7 @@ class VideoPoses:
             score=self.score[rows],
             keypoints=self.keypoints[rows],
             keypoint_scores=self.keypoint_scores[rows],
+            filled=self.filled[rows],
         )
 
     def _person(self, row: int) -> PersonPose:
@@ -226,6 +232,7 @@ class VideoPoses:
             box_score=float(self.box_score[row]),
             score=float(self.score[row]),
             keypoints=np.column_stack([self.keypoints[row], self.keypoint_scores[row]]),
+            filled=tuple(np.flatnonzero(self.filled[row]).tolist()),
         )
 
     def frames(self) -> Iterator[FramePoses]:
@@ -246,6 +253,9 @@ class VideoPoses:
         people, num_joints = [person for _, person in rows], len(header.joints)
         keypoints = np.array([person.keypoints for person in people], np.float64)
         keypoints = keypoints.reshape(len(people), num_joints, 3)
+        filled = np.zeros((len(people), num_joints), bool)
+        for row, person in enumerate(people):
+            filled[row, list(person.filled)] = True
         return cls(
             header=header,
             verdict=verdict,
@@ -258,6 +268,7 @@ class VideoPoses:
             score=np.array([person.score for person in people], np.float64),
             keypoints=keypoints[..., :2],
             keypoint_scores=keypoints[..., 2],
+            filled=filled,
         )
 
     # -------------------------------------------------------------------------------------------------- files

@@ -8,7 +8,7 @@ All are generators over bounded windows of frames: memory does not grow with the
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -180,6 +180,28 @@ class _Crop:
     noise_key: tuple[int, int]
 
 
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """One person of one frame as the network has it, for those who look on.
+
+    Args:
+        frame: Index of the key frame.
+        track_id: Of the person.
+        affine: (2, 3) from picture to crop pixels.
+        features: (frames, views, ...) of the backbone.
+        heatmaps: (joints, height, width)
+    """
+
+    frame: int
+    track_id: int
+    affine: Affine
+    features: Tensor
+    heatmaps: Tensor
+
+
+Observer = Callable[[Seen], None]
+
+
 class _Features:
     """Backbone features of cuts, each computed once for the windows that share it."""
 
@@ -220,12 +242,18 @@ class PosePipeline:
         network: From `load_network`.
         detector: Finds people.
         options: How; what the network was made with must be what they say.
+        observer: Shown every person of every frame.
     """
 
     def __init__(
-        self, network: PoseNetwork, detector: PersonDetector | BoxesFile, options: PredictOptions
+        self,
+        network: PoseNetwork,
+        detector: PersonDetector | BoxesFile,
+        options: PredictOptions,
+        observer: Observer | None = None,
     ) -> None:
         self.network, self.detector, self.options = network, detector, options
+        self.observer = observer
 
     @classmethod
     def from_pretrained(
@@ -265,7 +293,11 @@ class PosePipeline:
 
     def with_boxes(self, boxes: BoxesFile) -> "PosePipeline":
         """The same pipeline with given boxes in place of the detector."""
-        return PosePipeline(self.network, boxes, self.options)
+        return PosePipeline(self.network, boxes, self.options, self.observer)
+
+    def watched_by(self, observer: Observer) -> "PosePipeline":
+        """The same pipeline, looked on by somebody."""
+        return PosePipeline(self.network, self.detector, self.options, observer)
 
     def __call__(
         self, source: Source, *, boxes: BoxesFile | None = None, fps: Fraction | float | None = None
@@ -358,7 +390,12 @@ class PosePipeline:
     def _keypoints(self, crops: list[_Crop], features: _Features) -> list[np.ndarray]:
         """(num_joints, 3) x, y, score in image pixels for each crop."""
         noise = torch.stack([self._noise(crop.noise_key) for crop in crops]).to(self.network.device)
-        maps = self.network.heatmaps(features.of(crops), noise)
+        inputs = features.of(crops)
+        maps = self.network.heatmaps(inputs, noise)
+        if self.observer is not None:
+            for crop, own, seen in zip(crops, inputs, maps, strict=True):
+                track, frame = crop.noise_key
+                self.observer(Seen(frame, track, crop.affine, own, seen))
         points, scores = self.network.keypoints(maps)
         points = heatmaps.heatmap_to_crop(points).double().cpu().numpy()
         placed = [transform(p, invert(c.affine)) for p, c in zip(points, crops, strict=True)]

@@ -9,10 +9,15 @@ from typing import NamedTuple
 
 from diffusionpose.detection import BoxesFile, PersonDetector
 from diffusionpose.errors import UsageError
+from diffusionpose.exports import StagedExports
+from diffusionpose.faces import blur_faces
 from diffusionpose.formats import FORMATS, AtomicFile, is_result_of, open_writers
 from diffusionpose.overlap import Behind
+from diffusionpose.poses import VideoPoses
 from diffusionpose.predict import PosePipeline
 from diffusionpose.render import draw_poses
+from diffusionpose.results import ResultOptions
+from diffusionpose.skeleton import Skeleton
 from diffusionpose.structures import Frame, FramePoses, VideoVerdict
 from diffusionpose.video import VideoReader, VideoWriter
 
@@ -38,11 +43,14 @@ def predict_files(
     pipeline: PosePipeline,
     reader: VideoReader,
     out: Path,
+    wanted: ResultOptions | None = None,
     *,
-    formats: tuple[str, ...] = ("json",),
     video: bool = True,
+    hide_faces: bool = False,
     overwrite: bool = False,
     on_frame: Progress | None = None,
+    on_result: Callable[[VideoPoses], None] | None = None,
+    also: tuple[str, ...] = (),
 ) -> Outcome:
     """Poses of an opened video as files in a folder; none stands under its final name before all are complete.
 
@@ -50,39 +58,59 @@ def predict_files(
         pipeline: What estimates.
         reader: From `open_video`.
         out: Folder, made if it is not there.
-        formats: Names in `formats.FORMATS`.
+        wanted: Formats, and what is done to tracks; JSON and nothing when left out.
         video: Also write the annotated video.
+        hide_faces: Cover everybody's face in the annotated video.
         overwrite: Replace files of the same names, though they are not of this video.
         on_frame: Called with the poses of each finished frame.
+        on_result: Called with the whole result before its files get their names; needs the memory for it.
+        also: Endings of the names of files that `on_result` writes beside them.
 
     Raises:
         UsageError: If the files cannot be written there, or files of those names are not results of this video.
+        DataError: If an export lacks what it needs, as people with tracks.
         DiffusionPoseError: If writing fails on the way; nothing is left behind.
     """
+    wanted = wanted or ResultOptions()
     name, info = Path(reader.info.name).stem, reader.info
-    skeleton = pipeline.network.config.skeleton_graph
-    tracks: set[int] = set()
-    _guard_existing(out, name, reader, video=video, overwrite=overwrite)
+    _guard_existing(out, name, reader, (*wanted.suffixes, *also), video=video, overwrite=overwrite)
+    header = pipeline.header(info)
+    header = wanted.noted(header)
     with ExitStack() as stack:
-        writer = stack.enter_context(open_writers(formats, out, name, pipeline.header(info)))
+        writer = stack.enter_context(open_writers(wanted.streamed, out, name, header))
         film = stack.enter_context(_film(out / f"{name}{FILM}", reader)) if video else None
+        draw = Drawing(film, pipeline.network.config.skeleton_graph, hide_faces=hide_faces)
+        kept: list[FramePoses] = []
+        tracks: set[int] = set()
 
         def finish(done: tuple[Frame, FramePoses]) -> None:
-            """Writes a frame everywhere."""
+            """Writes a frame everywhere, or keeps it for what needs them all."""
             frame, poses = done
-            writer.write(poses)
+            if not wanted.changes_tracks:
+                writer.write(poses)
+                draw(frame, poses)
+            if wanted.changes_tracks or wanted.exports or on_result is not None:
+                kept.append(poses)
             tracks.update(person.track_id for person in poses.people)
-            if film is not None:
-                image = draw_poses(frame.image, poses.people, skeleton)
-                film.writer.write(replace(frame, image=image))
             if on_frame is not None:
                 on_frame(poses)
 
         with Behind(finish, FRAMES_BEHIND) as behind, closing(pipeline.stream(reader)) as stream:
             for done in stream:
                 behind(done)
+        whole = VideoPoses.from_frames(header, kept, reader.verdict)
+        if wanted.changes_tracks:
+            whole = wanted.processed(whole)
+            for poses in whole.frames():
+                writer.write(poses)
+            draw.all(reader, whole)
+        if on_result is not None:
+            on_result(whole)
+        exports = StagedExports(whole, wanted.exports, out, name, wanted.export)
+        stack.enter_context(exports)
         writer.stage(reader.verdict)
-        files = list(writer.paths)
+        files = [*writer.paths, *exports.paths]
+        exports.publish()
         if film is not None:
             film.writer.close()
             film.file.publish()
@@ -93,13 +121,42 @@ def predict_files(
     return Outcome(tuple(files), reader.verdict, len(tracks), notes)
 
 
+class Drawing:
+    """Frames with their poses, into a film if there is one."""
+
+    def __init__(self, film: "_Film | None", skeleton: Skeleton, *, hide_faces: bool) -> None:
+        self._film, self._skeleton, self._hide_faces = film, skeleton, hide_faces
+
+    def __call__(self, frame: Frame, poses: FramePoses) -> None:
+        """Draws and encodes one frame."""
+        if self._film is not None:
+            image = frame.image
+            if self._hide_faces:
+                image = blur_faces(image, poses.people, self._skeleton)
+            image = draw_poses(image, poses.people, self._skeleton)
+            self._film.writer.write(replace(frame, image=image))
+
+    def all(self, reader: VideoReader, poses: VideoPoses) -> None:
+        """Every frame of a video that was read before, in another pass."""
+        if self._film is not None:
+            with reader.again() as again, Behind(lambda both: self(*both), FRAMES_BEHIND) as behind:
+                for both in zip(again, poses.frames(), strict=True):
+                    behind(both)
+
+
 def _guard_existing(
-    out: Path, name: str, reader: VideoReader, *, video: bool, overwrite: bool
+    out: Path,
+    name: str,
+    reader: VideoReader,
+    suffixes: tuple[str, ...],
+    *,
+    video: bool,
+    overwrite: bool,
 ) -> None:
     """Results of the same video are replaced; another's of that name, or a video of the user's, are not."""
     own = is_result_of(out / f"{name}.poses.json", reader.info)
-    suffixes = [*(made.suffix for made in FORMATS.values()), *([FILM] if video else [])]
-    for path in (out / f"{name}{suffix}" for suffix in suffixes):
+    made = {*(one.suffix for one in FORMATS.values()), *suffixes, *([FILM] if video else [])}
+    for path in (out / f"{name}{suffix}" for suffix in sorted(made)):
         if reader.is_same_file(path):
             raise UsageError(f"{path} is the source itself: give another --out")
         if os.path.lexists(path) and not (own or overwrite):

@@ -61,13 +61,17 @@ class Frame:
 
 @dataclass(frozen=True)
 class PersonPose:
-    """One person in one frame: `keypoints` is (num_joints, 3), x, y, score; NaN, NaN, 0 where missing."""
+    """One person in one frame: `keypoints` is (num_joints, 3), x, y, score; NaN, NaN, 0 where missing.
+
+    `filled` has the joints that nobody saw in this frame: their places come from the frames before and after.
+    """
 
     track_id: int
     box: np.ndarray
     box_score: float
     score: float
     keypoints: np.ndarray
+    filled: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

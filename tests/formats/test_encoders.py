@@ -75,16 +75,16 @@ def test_settings_that_json_cannot_hold_fail_before_the_first_frame(tmp_path):
 
 def test_csv_has_a_row_for_each_frame_person_and_joint(tmp_path):
     assert written(tmp_path / "a.csv", "csv") == (
-        "frame,time,person,track_id,joint,x,y,score\n"
-        "0,0.0,0,3,nose,10.0,20.0,0.9\n"
-        "0,0.0,0,3,head_top,,,0.0\n"
-        "0,0.0,0,3,left_wrist,30.123,40.5,0.1234\n"
-        "0,0.0,1,,nose,10.0,20.0,0.9\n"
-        "0,0.0,1,,head_top,,,0.0\n"
-        "0,0.0,1,,left_wrist,30.123,40.5,0.1234\n"
-        "2,0.066733,0,4,nose,10.0,20.0,0.9\n"
-        "2,0.066733,0,4,head_top,,,0.0\n"
-        "2,0.066733,0,4,left_wrist,30.123,40.5,0.1234\n"
+        "frame,time,person,track_id,joint,x,y,score,filled\n"
+        "0,0.0,0,3,nose,10.0,20.0,0.9,0\n"
+        "0,0.0,0,3,head_top,,,0.0,0\n"
+        "0,0.0,0,3,left_wrist,30.123,40.5,0.1234,0\n"
+        "0,0.0,1,,nose,10.0,20.0,0.9,0\n"
+        "0,0.0,1,,head_top,,,0.0,0\n"
+        "0,0.0,1,,left_wrist,30.123,40.5,0.1234,0\n"
+        "2,0.066733,0,4,nose,10.0,20.0,0.9,0\n"
+        "2,0.066733,0,4,head_top,,,0.0,0\n"
+        "2,0.066733,0,4,left_wrist,30.123,40.5,0.1234,0\n"
     )
 
 

@@ -87,14 +87,15 @@ def _person_record(person: PersonPose) -> dict[str, object]:
         "box_score": rounded_score(person.box_score),
         "score": rounded_score(person.score),
         "keypoints": [[None, None, 0.0] if math.isnan(x) else [x, y, s] for x, y, s in joints],
+        **({"filled": list(person.filled)} if person.filled else {}),
     }
 
 
-CSV_COLUMNS = ("frame", "time", "person", "track_id", "joint", "x", "y", "score")
+CSV_COLUMNS = ("frame", "time", "person", "track_id", "joint", "x", "y", "score", "filled")
 
 
 class CsvEncoder:
-    """Tidy table: a row for each frame, person and joint. Empty cells are missing values.
+    """Tidy table: a row for each frame, person and joint. Empty cells are missing values; `filled` is 0 or 1.
 
     `person` counts the people of one frame from 0, since `track_id` is empty without tracking.
     """
@@ -114,10 +115,10 @@ class CsvEncoder:
         for number, person in enumerate(frame.people):
             track_id = "" if person.track_id == NO_TRACK else person.track_id
             row = (frame.index, rounded_seconds(frame.time), number, track_id)
-            for joint, (x, y, score) in zip(
-                self._joints, keypoint_rows(person).tolist(), strict=True
-            ):
-                yield (*row, joint, *(("", "") if math.isnan(x) else (x, y)), score)
+            rows = zip(self._joints, keypoint_rows(person).tolist(), strict=True)
+            for index, (joint, (x, y, score)) in enumerate(rows):
+                place = ("", "") if math.isnan(x) else (x, y)
+                yield (*row, joint, *place, score, int(index in person.filled))
 
     def compose(self, verdict: VideoVerdict, *spools: Iterable[str]) -> Iterator[str]:
         """The column names, then the rows, as `Encoder.compose`."""

@@ -135,7 +135,10 @@ def _person(record: PersonRecord, index: int, num_joints: int) -> PersonPose:
         raise ValueError(
             f"frame {index}: {len(record.keypoints)} keypoints for {num_joints} joints"
         )
+    if any(joint >= num_joints for joint in record.filled):
+        raise ValueError(f"frame {index}: filled names joint {max(record.filled)} of {num_joints}")
     return PersonPose(
+        filled=record.filled,
         track_id=NO_TRACK if record.track_id is None else record.track_id,
         box=np.array(record.box, np.float64),
         box_score=record.box_score,

@@ -98,13 +98,17 @@ class SkeletonRecord(_Record):
 
 
 class PersonRecord(_Record):
-    """`PersonPose`: box is x0, y0, x1, y1; a joint is x, y, score, or null, null, 0 where missing."""
+    """`PersonPose`: box is x0, y0, x1, y1; a joint is x, y, score, or null, null, 0 where missing.
+
+    `filled`, left out when empty, has the joints whose places come from other frames.
+    """
 
     track_id: Whole | None
     box: Box
     box_score: float
     score: float
     keypoints: tuple[Annotated[Joint, AfterValidator(_whole_joint)], ...]
+    filled: tuple[Count, ...] = ()
 
 
 class FrameRecord(_Record):

@@ -8,6 +8,7 @@
 | `x_t`, `heatmaps` | noisy heatmaps, H_t |
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -163,13 +164,18 @@ class DiffusionPose(nn.Module):
         conditions: Conditions,
         noise: Float[Tensor, "batch joints height width"],
         num_inference_steps: int = 1,
+        on_step: Callable[[Tensor], None] | None = None,
     ) -> Float[Tensor, "batch joints height width"]:
-        """Inference: DDIM from noise to heatmaps."""
+        """Inference: DDIM from noise to heatmaps; `on_step` is shown the noise and what every step makes of it, as heatmaps."""
         scale = self.config.diffusion.signal_scale
 
         def predict_x_0(x_t: Tensor, t: Tensor) -> Tensor:
             # float32: where a heatmap is nearly 0, half precision cannot hold it beside the offset of the signal.
             return diffusion.to_signal(self.denoise(x_t, t, conditions).float(), scale)
 
-        x_0 = diffusion.sample(self.scheduler, predict_x_0, noise, num_inference_steps)
+        def show(x_t: Tensor) -> None:
+            if on_step is not None:
+                on_step(diffusion.to_heatmaps(x_t, scale))
+
+        x_0 = diffusion.sample(self.scheduler, predict_x_0, noise, num_inference_steps, show)
         return diffusion.to_heatmaps(x_0, scale)

@@ -64,6 +64,7 @@ def sample(
     denoise: Denoiser,
     noise: Float[Tensor, "batch joints height width"],
     num_inference_steps: int = 1,
+    on_step: Callable[[Tensor], None] | None = None,
 ) -> Float[Tensor, "batch joints height width"]:
     """Deterministic DDIM (eta 0) from pure noise to x_0.
 
@@ -73,18 +74,23 @@ def sample(
     Args:
         noise: x_T, standard Gaussian.
         num_inference_steps: At most `num_train_timesteps`.
+        on_step: Called with x_T, and with what every step makes of it.
     """
     scheduler.set_timesteps(num_inference_steps)
     steps = scheduler.timesteps.tolist()
     signal = [float(scheduler.alphas_cumprod[t]) for t in steps] + [1.0]
     x_t = noise
+    show = on_step or (lambda _: None)
+    show(x_t)
     for t, here, there in zip(steps, signal, signal[1:], strict=False):
         x_0 = denoise(x_t, torch.full((x_t.shape[0],), t, device=x_t.device))
         if there == 1.0:
             # The last step ends at x_0 itself; with one step nothing is divided by sqrt(alphas_cumprod) = 2e-9.
+            show(x_0)
             return x_0
         implied = (x_t - here**0.5 * x_0) / (1 - here) ** 0.5
         x_t = there**0.5 * x_0 + (1 - there) ** 0.5 * implied
+        show(x_t)
     return x_t
 
 

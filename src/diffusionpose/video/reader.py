@@ -2,8 +2,9 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol, Self
 
@@ -41,14 +42,15 @@ def open_video(
     """
     path = as_path(source)
     rate = None if fps is None else _as_rate(fps)
+    again = partial(open_video, source, fps=fps, max_pixels=max_pixels)
     if os.path.isdir(path):
         names = images_of(path)
         images = ImageSource(path, names, rate or DEFAULT_IMAGE_RATE, max_pixels)
-        return VideoReader(images, os.stat(path))
+        return VideoReader(images, os.stat(path), again)
     file, size = open_regular(path)
     try:
         identity = os.fstat(file.fileno())
-        return VideoReader(_source_of(file, size, path, rate, max_pixels), identity)
+        return VideoReader(_source_of(file, size, path, rate, max_pixels), identity, again)
     except BaseException:
         file.close()
         raise
@@ -73,9 +75,15 @@ class VideoReader:
         info: What the header says, in display orientation.
     """
 
-    def __init__(self, source: _Source, identity: os.stat_result) -> None:
+    def __init__(
+        self,
+        source: _Source,
+        identity: os.stat_result,
+        again: Callable[[], "VideoReader"],
+    ) -> None:
         self._source = source
         self._identity = identity
+        self._again = again
         self._verdict: VideoVerdict | None = None
         self._started = False
         self.info = source.info
@@ -100,6 +108,18 @@ class VideoReader:
         if self._verdict is None:
             raise RuntimeError("the verdict is known only after the last frame was read")
         return self._verdict
+
+    def again(self) -> "VideoReader":
+        """A reader of the same source for another pass.
+
+        Raises:
+            InputRefusedError: If it is gone, or is another by now.
+        """
+        other = self._again()
+        if not os.path.samestat(other._identity, self._identity):
+            other.close()
+            raise InputRefusedError(f"{self.info.name} was replaced while it was read: run again")
+        return other
 
     def is_same_file(self, path: Path) -> bool:
         """Whether `path` exists and is the file or folder that is read, under whatever name.

@@ -1,0 +1,207 @@
+"""Which exports there are, and their files: complete or not at all."""
+
+import importlib.util
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+from diffusionpose.errors import DataError, MissingExtraError, UsageError
+from diffusionpose.exports.motion import write_c3d, write_trc
+from diffusionpose.exports.openpose import openpose_files
+from diffusionpose.exports.tables import write_angles, write_npz, write_parquet
+from diffusionpose.formats import AtomicFile
+from diffusionpose.formats.atomic_file import explained
+from diffusionpose.poses import VideoPoses
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What some exports need besides the poses: `height` is that of each person in metres, for TRC and C3D."""
+
+    height: float | None = None
+
+
+Write = Callable[[Path], None]
+Files = Iterator[tuple[str, Write]]
+"""Names, after the result's own, and what writes each; a name that ends in a slash is a folder."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """A kind of result file.
+
+    Args:
+        suffix: Of its name; files a person have `.person3` before it.
+        files: What it is made of.
+        needs: Package and extra, or None.
+        in_metres: Whether it needs a height.
+    """
+
+    suffix: str
+    files: Callable[[VideoPoses, str, ExportOptions], Files]
+    needs: tuple[str, str] | None = None
+    in_metres: bool = False
+
+
+def _one(suffix: str, write: Callable[[VideoPoses, Path], None]) -> Callable[..., Files]:
+    def files(poses: VideoPoses, name: str, options: ExportOptions) -> Files:
+        del name, options
+        yield suffix, partial(write, poses)
+
+    return files
+
+
+def _trc(poses: VideoPoses, name: str, options: ExportOptions) -> Files:
+    for track in poses.track_ids:
+        suffix = f".person{track}.trc"
+        yield suffix, partial(_write_trc, poses, track, options, name + suffix)
+
+
+def _write_trc(
+    poses: VideoPoses, track: int, options: ExportOptions, name: str, path: Path
+) -> None:
+    assert options.height is not None
+    write_trc(poses, track, options.height, path, name)
+
+
+def _c3d(poses: VideoPoses, name: str, options: ExportOptions) -> Files:
+    del name
+    for track in poses.track_ids:
+        yield f".person{track}.c3d", partial(_write_c3d, poses, track, options)
+
+
+def _write_c3d(poses: VideoPoses, track: int, options: ExportOptions, path: Path) -> None:
+    assert options.height is not None
+    write_c3d(poses, track, options.height, path)
+
+
+def _openpose(poses: VideoPoses, name: str, options: ExportOptions) -> Files:
+    del options
+
+    def write(folder: Path) -> None:
+        for file, text in openpose_files(poses, name):
+            (folder / file).write_text(text, encoding="utf-8")
+
+    yield ".openpose/", write
+
+
+EXPORTS = {
+    "parquet": Export(
+        ".poses.parquet", _one(".poses.parquet", write_parquet), ("pyarrow", "tables")
+    ),
+    "npz": Export(".poses.npz", _one(".poses.npz", write_npz)),
+    "angles": Export(".angles.csv", _one(".angles.csv", write_angles)),
+    "openpose": Export(".openpose", _openpose),
+    "trc": Export(".trc", _trc, in_metres=True),
+    "c3d": Export(".c3d", _c3d, ("ezc3d", "motion"), in_metres=True),
+}
+
+
+def check_exports(names: Sequence[str], options: ExportOptions) -> None:
+    """Says at once what would fail after an hour.
+
+    Raises:
+        UsageError: If metres are wanted and no height is given, or an impossible one.
+        MissingExtraError: If an export's package is not installed.
+    """
+    for name in names:
+        export = EXPORTS[name]
+        if export.needs and importlib.util.find_spec(export.needs[0]) is None:
+            raise MissingExtraError(*export.needs)
+        if export.in_metres and options.height is None:
+            raise UsageError(
+                f"--format {name} is in metres: give the person's height with --height-m"
+            )
+    if options.height is not None and not 0.3 <= options.height <= 3:
+        raise UsageError(f"--height-m is in metres, 0.3 to 3, not {options.height:g}")
+
+
+class _AtomicFolder:
+    """A folder that stands under its name complete or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
+        with explained(path, UsageError):
+            self.temporary.mkdir(parents=True)
+
+    def publish(self) -> None:
+        """Moves what was written to its final name; a folder that was there goes."""
+        with explained(self.path):
+            if self.path.is_dir():
+                gone = self.path.with_name(f".{self.path.name}.tmp-{secrets.token_hex(4)}")
+                os.replace(self.path, gone)
+                os.replace(self.temporary, self.path)
+                shutil.rmtree(gone)
+            else:
+                os.replace(self.temporary, self.path)
+
+    def discard(self) -> None:
+        """Removes the temporary, if it is still there. Never raises."""
+        with suppress(OSError):
+            shutil.rmtree(self.temporary)
+
+
+class StagedExports:
+    """Exports of a result under temporary names; `publish` gives them theirs. Use as a context manager.
+
+    Raises:
+        DataError: If the result lacks what an export needs, as people with tracks.
+        UsageError: If the files cannot be written there.
+    """
+
+    def __init__(
+        self,
+        poses: VideoPoses,
+        names: Sequence[str],
+        folder: Path,
+        stem: str,
+        options: ExportOptions,
+    ) -> None:
+        self._staged: list[AtomicFile | _AtomicFolder] = []
+        try:
+            for name in names:
+                self._stage(poses, name, folder, stem, options)
+        except BaseException:
+            self.discard()
+            raise
+
+    def _stage(
+        self, poses: VideoPoses, name: str, folder: Path, stem: str, options: ExportOptions
+    ) -> None:
+        files = list(EXPORTS[name].files(poses, stem, options))
+        if not files:
+            raise DataError(f"--format {name} has a file a person, and nobody here has a track")
+        for suffix, write in files:
+            path = folder / f"{stem}{suffix}"
+            staged = _AtomicFolder(path) if suffix.endswith("/") else AtomicFile(path)
+            self._staged.append(staged)
+            with explained(path):
+                write(staged.temporary)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Under their final names."""
+        return tuple(staged.path for staged in self._staged)
+
+    def publish(self) -> None:
+        """Gives all their names."""
+        for staged in self._staged:
+            staged.publish()
+
+    def discard(self) -> None:
+        """Removes what is not published."""
+        for staged in self._staged:
+            staged.discard()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.discard()

@@ -1,0 +1,70 @@
+"""Faces made unrecognisable in pictures that are shown.
+
+Only people who were found are covered: in a video that must not show a face, look at every frame before it is passed on.
+"""
+
+from collections.abc import Iterable
+
+import cv2
+import numpy as np
+
+from diffusionpose.skeleton import Skeleton
+from diffusionpose.structures import PersonPose
+
+SURE = 0.2
+"""Head joints that score less are not trusted; then the upper part of the box is covered."""
+RADIUS = 0.75
+"""Of the head, in lengths from its top to its bottom: hair and chin included, whichever way it is turned."""
+UPPER_PART = 0.3
+"""Of a box, where the head is not known."""
+TILES = 6
+"""Across a face: too few to tell one from another."""
+
+
+def blur_faces(image: np.ndarray, people: Iterable[PersonPose], skeleton: Skeleton) -> np.ndarray:
+    """A new picture in which the head of everybody is a few tiles, blurred.
+
+    Args:
+        image: (height, width, 3) uint8 RGB; left as it is.
+        people: With keypoints in this picture's pixels.
+        skeleton: Joints, of which `head_top`, `head_bottom` and `nose` are used if there are any.
+    """
+    out = np.array(image, order="C")
+    for person in people:
+        centre, half = _head(person, skeleton)
+        low = np.maximum(np.floor(centre - half), 0).astype(int)
+        high = np.minimum(np.ceil(centre + half) + 1, image.shape[1::-1]).astype(int)
+        if (low < high).all():
+            _cover(out[low[1] : high[1], low[0] : high[0]], centre - low, half)
+    return out
+
+
+def _head(person: PersonPose, skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray]:
+    """Middle and half axes (x, y) of an upright ellipse around the head."""
+    places = {
+        joint: person.keypoints[skeleton.index(joint), :2]
+        for joint in ("head_top", "head_bottom", "nose")
+        if joint in skeleton.joints and person.keypoints[skeleton.index(joint), 2] >= SURE
+    }
+    x0, y0, x1, y1 = np.asarray(person.box, np.float64)
+    if len(places) > 1:
+        points = np.stack(list(places.values()))
+        # Of the three, the two furthest apart: top and bottom, or the nose in place of either.
+        span = np.linalg.norm(points[:, None] - points, axis=-1).max()
+        length = span if {"head_top", "head_bottom"} <= places.keys() else 2 * span
+        centre = (points.min(0) + points.max(0)) / 2
+        return centre, np.full(2, max(RADIUS * length, 2.0))
+    height = UPPER_PART * (y1 - y0)
+    return np.array([(x0 + x1) / 2, y0 + height / 2]), np.array([(x1 - x0) / 2, height * 0.75])
+
+
+def _cover(region: np.ndarray, centre: np.ndarray, half: np.ndarray) -> None:
+    """Tiles within an ellipse, in place."""
+    height, width = region.shape[:2]
+    cell = max(1.0, 2 * float(half.min()) / TILES)
+    few = (max(1, round(width / cell)), max(1, round(height / cell)))
+    tiles = cv2.resize(region, few, interpolation=cv2.INTER_AREA)
+    covered = cv2.resize(tiles, (width, height), interpolation=cv2.INTER_LINEAR)
+    y, x = np.mgrid[:height, :width]
+    inside = np.square((x - centre[0]) / half[0]) + np.square((y - centre[1]) / half[1]) <= 1
+    region[inside] = covered[inside]

@@ -1,0 +1,112 @@
+"""Reports of videos and of results: what is embedded, in what size, and the file."""
+
+import tempfile
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from diffusionpose.errors import DataError
+from diffusionpose.faces import blur_faces
+from diffusionpose.formats import write_text
+from diffusionpose.poses import VideoPoses
+from diffusionpose.report.insight import Insight, Sheet
+from diffusionpose.report.page import ReportParts, report_html
+from diffusionpose.structures import Frame
+from diffusionpose.video import VideoReader, VideoWriter
+
+WIDTHS = (960, 640, 426)
+"""Of the embedded video, the next one where a wider is too large."""
+VIDEO_BYTES, SHEET_BYTES = 5_500_000, 4_500_000
+"""For `SECONDS` of video; base64 makes four bytes of three, and a report of so much stays below 15 MB."""
+SECONDS = 10
+
+
+def make_report(
+    poses: VideoPoses,
+    path: Path,
+    reader: VideoReader | None,
+    insight: Insight | None = None,
+    *,
+    hide_faces: bool = False,
+    timings: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Writes a report, complete or not at all.
+
+    Args:
+        poses: The result.
+        path: Of the HTML file.
+        reader: Of the video, for one pass; None leaves the picture grey.
+        insight: What was seen while the poses were estimated.
+        hide_faces: Cover faces in the embedded video.
+        timings: Lines (name, text) about the run.
+
+    Raises:
+        DataError: If the video is not that of the result.
+        DiffusionPoseError: If the file cannot be written.
+    """
+    video, size = None, (0, 0)
+    allowance = max(1.0, float(poses.verdict.duration) / SECONDS)
+    if reader is not None:
+        _check_same(reader, poses)
+        video, size = embedded_video(reader, poses, VIDEO_BYTES * allowance, hide_faces=hide_faces)
+    parts = ReportParts(
+        video=video,
+        video_size=size,
+        sheets=None if insight is None else thinned(insight.sheets, SHEET_BYTES * allowance),
+        theatres=() if insight is None else insight.theatres,
+        model_facts=[(name, str(value)) for name, value in poses.header.model.items()],
+        timings=timings,
+    )
+    write_text(path, report_html(poses, parts))
+
+
+def _check_same(reader: VideoReader, poses: VideoPoses) -> None:
+    ours, theirs = poses.header.video, reader.info
+    if (ours.width, ours.height) != (theirs.width, theirs.height):
+        raise DataError(
+            f"{theirs.name} is {theirs.width} x {theirs.height}, the poses are of {ours.name}, "
+            f"{ours.width} x {ours.height}: give the video that they were made from"
+        )
+
+
+def embedded_video(
+    reader: VideoReader, poses: VideoPoses, most: float, *, hide_faces: bool
+) -> tuple[bytes, tuple[int, int]]:
+    """An MP4 in the largest of `WIDTHS` that is no more than `most` bytes, or in the smallest; and its size."""
+    content, size = b"", (0, 0)
+    for number, width in enumerate(WIDTHS):
+        source = reader if number == 0 else reader.again()
+        with source:
+            content, size = _encoded(source, poses, width, hide_faces)
+        if len(content) <= most:
+            break
+    return content, size
+
+
+def _encoded(
+    reader: VideoReader, poses: VideoPoses, width: int, hide_faces: bool
+) -> tuple[bytes, tuple[int, int]]:
+    scale = min(1.0, width / reader.info.width)
+    # Even, as H.264 wants it: an edge doubled would move the picture under its poses.
+    size = tuple(max(2, round(side * scale / 2) * 2) for side in (reader.info.width, reader.info.height))  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "video.mp4"
+        with VideoWriter(path, size[0], size[1], rate=reader.info.average_rate) as writer:
+            start: Fraction | None = None
+            for frame, found in zip(reader, poses.frames(), strict=False):
+                image = blur_faces(frame.image, found.people, poses.skeleton) if hide_faces else frame.image  # fmt: skip
+                small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+                start = found.time if start is None else start
+                writer.write(Frame(frame.index, found.time - start, np.ascontiguousarray(small)))
+            writer.close()
+        return path.read_bytes(), (size[0], size[1])
+
+
+def thinned(sheets: dict[tuple[int, int], Sheet], most: float) -> dict[tuple[int, int], Sheet]:
+    """Those of every frame, or of every 2nd, 3rd, ... so that they are no more than `most` bytes."""
+    total = sum(len(sheet.png) for sheet in sheets.values())
+    every = max(1, int(np.ceil(total / most)))
+    return {key: sheet for key, sheet in sheets.items() if key[1] % every == 0}

@@ -1,0 +1,119 @@
+"""What is made of a result: its formats, and what is done to its tracks."""
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from diffusionpose.errors import UsageError
+from diffusionpose.exports import EXPORTS, ExportOptions, StagedExports, check_exports
+from diffusionpose.formats import FORMATS, open_writers
+from diffusionpose.poses import VideoPoses
+from diffusionpose.postprocess import Smoother, fill_gaps, smooth
+from diffusionpose.structures import PosesHeader
+
+
+@dataclass(frozen=True)
+class ResultOptions:
+    """Formats, and changes of tracks.
+
+    Args:
+        formats: Names in `formats.FORMATS` and `exports.EXPORTS`.
+        fill_gaps: Frames of the longest gap that is filled; 0 fills none.
+        smoother: Of the paths of joints; None leaves them as they are.
+        export: For exports in metres.
+
+    Raises:
+        UsageError: If there is no such format, or an option is missing or out of range.
+        MissingExtraError: If a format's package is not installed.
+    """
+
+    formats: tuple[str, ...] = ("json",)
+    fill_gaps: int = 0
+    smoother: Smoother | None = None
+    export: ExportOptions = field(default_factory=ExportOptions)
+
+    def __post_init__(self) -> None:
+        for name in self.formats:
+            if name not in FORMATS and name not in EXPORTS:
+                raise UsageError(f"--format {name!r}: there are {', '.join([*FORMATS, *EXPORTS])}")
+        check_exports(self.exports, self.export)
+
+    @property
+    def streamed(self) -> tuple[str, ...]:
+        """Formats that are written frame by frame."""
+        return tuple(name for name in self.formats if name in FORMATS)
+
+    @property
+    def exports(self) -> tuple[str, ...]:
+        """Formats that are made of the whole result."""
+        return tuple(name for name in self.formats if name in EXPORTS)
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """What the names of its files end in; those of files a person have the person before it."""
+        return tuple((FORMATS | EXPORTS)[name].suffix for name in self.formats)
+
+    @property
+    def changes_tracks(self) -> bool:
+        """Whether poses differ from those that the network gave, so that nothing can be written before the end."""
+        return self.fill_gaps > 0 or self.smoother is not None
+
+    def noted(self, header: PosesHeader) -> PosesHeader:
+        """The header with what changes results among its settings."""
+        settings = dict(header.settings)
+        if self.fill_gaps:
+            settings["fill_gaps"] = self.fill_gaps
+        if self.smoother is not None:
+            settings["smooth"] = self.smoother.name
+        return replace(header, settings=settings)
+
+    def processed(self, poses: VideoPoses) -> VideoPoses:
+        """Gaps filled, then smoothed, as asked for.
+
+        Raises:
+            UsageError: If the video has too few frames a second for the smoother.
+        """
+        if self.fill_gaps:
+            poses = fill_gaps(poses, self.fill_gaps)
+        return poses if self.smoother is None else smooth(poses, self.smoother)
+
+
+def convert(
+    source: Path, out: Path, wanted: ResultOptions, *, overwrite: bool = False
+) -> tuple[Path, ...]:
+    """Other formats of a `NAME.poses.json`, under its name in another folder or beside it.
+
+    Args:
+        source: The file; it stays.
+        out: Folder, made if it is not there.
+        wanted: What is made.
+        overwrite: Replace files that are there.
+
+    Returns:
+        The files.
+
+    Raises:
+        DataError: If the file is none of ours, or lacks what an export needs.
+        UsageError: If a file would be replaced, or settings do not fit the video.
+    """
+    poses = VideoPoses.load(source)
+    stem = source.name.removesuffix(".json").removesuffix(".poses")
+    poses = replace(wanted.processed(poses), header=wanted.noted(poses.header))
+    for path in (out / f"{stem}{suffix}" for suffix in wanted.suffixes):
+        if os.path.lexists(path):
+            if path.samefile(source):
+                raise UsageError(f"{path} is the source itself: give another --out")
+            if not overwrite:
+                raise UsageError(f"{path} is there: give another --out, or --overwrite")
+    with ExitStack() as stack:
+        writer = stack.enter_context(open_writers(wanted.streamed, out, stem, poses.header))
+        for frame in poses.frames():
+            writer.write(frame)
+        exports = StagedExports(poses, wanted.exports, out, stem, wanted.export)
+        stack.enter_context(exports)
+        writer.stage(poses.verdict)
+        files = (*writer.paths, *exports.paths)
+        exports.publish()
+        writer.publish()
+    return files

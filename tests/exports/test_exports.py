@@ -1,0 +1,179 @@
+"""Exports, read back by the libraries that people would read them with."""
+
+import csv
+import json
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from diffusionpose.errors import DataError, MissingExtraError, UsageError
+from diffusionpose.exports import EXPORTS, ExportOptions, StagedExports, check_exports
+from diffusionpose.exports.openpose import BODY_25
+from diffusionpose.poses import VideoPoses
+from diffusionpose.skeleton import POSETRACK15
+from diffusionpose.structures import NO_TRACK, FramePoses, PersonPose
+from tests.formats.helpers import VERDICT, make_header
+from tests.test_angles import figure
+
+HEADER = replace(make_header(), joints=POSETRACK15.joints, limbs=POSETRACK15.limbs)
+OPTIONS = ExportOptions(height=1.8)
+
+
+def person(track_id, shift=0.0, missing=(), filled=()):
+    """A figure 130 pixels tall, head_top included."""
+    points = figure(head_top=(0, -20), nose=(0, -10)) + np.array([100 + shift, 200])
+    scores = np.full((15, 1), 0.75)
+    for joint in missing:
+        points[POSETRACK15.index(joint)], scores[POSETRACK15.index(joint)] = np.nan, 0
+    box = np.array([80.0 + shift, 170, 120 + shift, 330])
+    return PersonPose(track_id, box, 0.9, 0.8, np.hstack([points, scores]), filled)
+
+
+POSES = VideoPoses.from_frames(
+    HEADER,
+    [
+        FramePoses(0, Fraction(0), (person(7), person(NO_TRACK, 300))),
+        FramePoses(1, Fraction(1, 25), ()),
+        FramePoses(2, Fraction(2, 25), (person(7, 4, ("left_wrist",)), person(2, 9, filled=(0,)))),
+        FramePoses(3, Fraction(3, 25), (person(7, 6),)),
+    ],
+    VERDICT,
+)
+
+
+def made(tmp_path, *names, poses=POSES):
+    before = set(tmp_path.iterdir())
+    with StagedExports(poses, names, tmp_path, "clip", OPTIONS) as staged:
+        assert all(path.name.startswith(".") for path in set(tmp_path.iterdir()) - before)
+        staged.publish()
+        paths = staged.paths
+    assert sorted(tmp_path.iterdir()) == sorted(paths), "nothing temporary stays"
+    return paths
+
+
+def test_parquet_is_the_csv_with_types(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (path,) = made(tmp_path, "parquet")
+    rows = parquet.read_table(path).to_pylist()
+    assert len(rows) == 5 * 15
+    assert rows[0] == {
+        "frame": 0, "time": 0.0, "person": 0, "track_id": 7, "joint": "nose",
+        "x": 100.0, "y": 190.0, "score": 0.75, "filled": False,
+    }  # fmt: skip
+    assert rows[15]["person"] == 1
+    assert rows[15]["track_id"] is None
+    wrist = rows[30 + POSETRACK15.index("left_wrist")]
+    assert (wrist["frame"], wrist["x"], wrist["score"]) == (2, None, 0.0)
+    assert [row["joint"] for row in rows if row["filled"]] == ["nose"]
+
+
+def test_npz_has_the_arrays(tmp_path):
+    (path,) = made(tmp_path, "npz")
+    with np.load(path) as found:
+        assert found["joints"].tolist() == list(POSETRACK15.joints)
+        np.testing.assert_array_equal(found["keypoints"], POSES.keypoints)
+        np.testing.assert_array_equal(found["frame_indices"], [0, 1, 2, 3])
+        assert found["filled"].sum() == 1
+
+
+def test_openpose_by_its_documented_form(tmp_path):
+    (folder,) = made(tmp_path, "openpose")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        f"clip_{n:012d}_keypoints.json" for n in range(4)
+    ]
+    content = json.loads((folder / "clip_000000000002_keypoints.json").read_text())
+    assert content["version"] == 1.3
+    assert [one["person_id"] for one in content["people"]] == [[7], [2]]
+    points = np.reshape(content["people"][0]["pose_keypoints_2d"], (25, 3))
+    assert points[BODY_25.index("neck")].tolist() == [104, 210, 0.75]
+    assert points[BODY_25.index("mid_hip")].tolist() == [104, 260, 0.75]
+    assert points[BODY_25.index("right_knee")].tolist() == [94, 290, 0.75]
+    for missing in ("left_wrist", "left_eye", "right_heel"):
+        assert points[BODY_25.index(missing)].tolist() == [0, 0, 0]
+    empty = json.loads((folder / "clip_000000000001_keypoints.json").read_text())
+    assert empty == {"version": 1.3, "people": []}
+
+
+# From head_top to ankle the figure measures 20 + 60 + 30 + 30; below the ankle lie 3.9 % of the height.
+SCALE = (1 - 0.039) * 1.8 / 140
+BOTTOM = HEADER.video.height - 0.5
+
+
+def test_trc_holds_metres_upwards_from_the_bottom_of_the_picture(tmp_path):
+    two, seven = sorted(made(tmp_path, "trc"))
+    assert (two.name, seven.name) == ("clip.person2.trc", "clip.person7.trc")
+    lines = seven.read_text().splitlines()
+    assert lines[0].split("\t")[3] == "clip.person7.trc"
+    assert lines[2].split("\t")[:5] == ["25", "25", "4", "15", "m"]
+    assert lines[3].split("\t")[2:6:3] == ["Nose", "Neck"]
+    assert lines[5] == ""
+    rows = [line.split("\t") for line in lines[6:]]
+    assert [row[0] for row in rows] == ["1", "2", "3", "4"]
+    assert [float(row[1]) for row in rows] == pytest.approx([0, 0.04, 0.08, 0.12])
+    knee = 2 + 3 * POSETRACK15.index("right_knee")
+    assert [float(value) for value in rows[0][knee : knee + 3]] == pytest.approx(
+        [SCALE * 90.5, SCALE * (BOTTOM - 290), 0], abs=1e-6
+    )
+    assert set(rows[1][2:]) == {""}, "absent"
+    wrist = 2 + 3 * POSETRACK15.index("left_wrist")
+    assert rows[2][wrist : wrist + 3] == ["", "", ""]
+    assert all(len(row) == 2 + 45 for row in rows)
+
+
+def test_c3d_is_read_by_ezc3d(tmp_path):
+    ezc3d = pytest.importorskip("ezc3d")
+    two, seven = sorted(made(tmp_path, "c3d"))
+    found = ezc3d.c3d(str(seven))
+    assert found["parameters"]["POINT"]["LABELS"]["value"][0] == "Nose"
+    assert found["parameters"]["POINT"]["UNITS"]["value"] == ["m"]
+    assert found["header"]["points"]["frame_rate"] == pytest.approx(25)
+    points = found["data"]["points"]
+    assert points.shape == (4, 15, 4)
+    knee = POSETRACK15.index("right_knee")
+    assert points[:3, knee, 0] == pytest.approx([SCALE * 90.5, SCALE * (BOTTOM - 290), 0], abs=1e-6)
+    assert np.isnan(points[:3, :, 1]).all()
+    assert np.isnan(points[0, POSETRACK15.index("left_wrist"), 2])
+    assert ezc3d.c3d(str(two))["data"]["points"].shape == (4, 15, 1)
+
+
+def test_angles_have_a_row_each(tmp_path):
+    (path,) = made(tmp_path, "angles")
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 5 * 9
+    assert rows[0] == {
+        "frame": "0", "time": "0.0", "person": "0", "track_id": "7", "angle": "left_elbow", "degrees": "0.0",
+    }  # fmt: skip
+    assert rows[9]["track_id"] == ""
+    assert next(row for row in rows[18:] if row["angle"] == "left_elbow")["degrees"] == ""
+
+
+def test_metres_need_a_height_and_a_chain(tmp_path):
+    with pytest.raises(UsageError, match="--height-m"):
+        check_exports(["trc"], ExportOptions())
+    with pytest.raises(UsageError, match=r"0\.3 to 3, not 180"):
+        check_exports(["npz"], ExportOptions(180))
+    headless = FramePoses(0, Fraction(0), (person(1, missing=("head_top",)),))
+    poses = VideoPoses.from_frames(HEADER, [headless], VERDICT)
+    with pytest.raises(DataError, match="track 1: no frame has head"):
+        StagedExports(poses, ["trc"], tmp_path, "clip", OPTIONS)
+    nobody = VideoPoses.from_frames(HEADER, [], VERDICT)
+    with pytest.raises(DataError, match="nobody here has a track"):
+        StagedExports(nobody, ["c3d"], tmp_path, "clip", OPTIONS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pyarrow.*diffusionpose\[tables\]"):
+        check_exports(["parquet"], ExportOptions())
+
+
+def test_every_export_replaces_its_own(tmp_path):
+    names = list(EXPORTS)
+    pytest.importorskip("pyarrow")
+    pytest.importorskip("ezc3d")
+    first = made(tmp_path, *names)
+    assert made(tmp_path, *names) == first

@@ -1,0 +1,134 @@
+"""The report: what it packs, that it needs no network, and that names cannot break out of it."""
+
+import base64
+import json
+import re
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from diffusionpose.errors import DataError
+from diffusionpose.poses import VideoPoses
+from diffusionpose.predict import PosePipeline
+from diffusionpose.report import Insight, make_report
+from diffusionpose.report.insight import COLUMNS, Sheet, tiles
+from diffusionpose.report.make import thinned
+from diffusionpose.report.page import MISSING, PLACE_UNIT, ReportParts, ellipse, report_html
+from diffusionpose.video import open_video
+from tests.exports.test_exports import POSES
+
+
+def payload_of(page):
+    (text,) = re.findall(
+        r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL
+    )
+    return json.loads(text)
+
+
+def unpacked(text, kind):
+    return np.frombuffer(base64.b64decode(text), kind)
+
+
+def test_places_come_back_to_an_eighth_of_a_pixel():
+    data = payload_of(report_html(POSES, ReportParts()))
+    assert data["frames"] == [0, 1, 2, 3]
+    assert data["times"] == [0, 0.04, 0.08, 0.12]
+    two, seven = data["people"]
+    assert (two["id"], seven["id"]) == (2, 7)
+    places = unpacked(seven["places"], "<i2").reshape(4, 15, 2)
+    expected = POSES.track(7).keypoints
+    known = np.isfinite(expected)
+    assert (places[~known] == MISSING).all()
+    np.testing.assert_allclose(places[known] * PLACE_UNIT, expected[known], atol=PLACE_UNIT / 2)
+    scores = unpacked(seven["scores"], np.uint8).reshape(4, 15)
+    assert scores[0, 0] == 191
+    assert scores[1].max() == 0
+    assert unpacked(two["filled"], np.uint8).sum() == 1
+
+
+def test_a_name_cannot_break_out_of_the_page():
+    name = '</script><script>alert(1)</script><!-- $data "&.mp4'
+    video = replace(POSES.header.video, name=name)
+    page = report_html(replace(POSES, header=replace(POSES.header, video=video)), ReportParts())
+    assert "<script>alert" not in page
+    assert page.count("</script>") == 2
+    assert payload_of(page)["name"] == name
+
+
+def test_the_page_asks_for_nothing_from_elsewhere():
+    page = report_html(POSES, ReportParts(video=b"x", video_size=(2, 2)))
+    assert "default-src 'none'" in page
+    assert not re.findall(
+        r"https?://|\b(?:fetch|XMLHttpRequest|WebSocket|import)\s*\(|url\(|@import", page
+    )
+
+
+def test_nobody_and_no_frames_make_a_page_too():
+    empty = VideoPoses.from_frames(POSES.header, [], POSES.verdict)
+    assert payload_of(report_html(empty, ReportParts()))["people"] == []
+
+
+def test_heatmaps_as_tiles():
+    maps = np.zeros((7, 4, 3))
+    maps[6, 1, 2] = 1.5
+    sheet = tiles(maps)
+    assert sheet.shape == (2 * 4, COLUMNS * 3)
+    assert np.argwhere(sheet == 255).tolist() == [[4 + 1, 3 + 2]]
+
+
+def test_an_ellipse_by_its_axes():
+    rng = np.random.default_rng(0)
+    turn = np.deg2rad(30)
+    axes = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    points = rng.normal(0, [4, 1], (4000, 2)) @ axes + [50, 20]
+    mean, (major, minor, degrees) = ellipse(points)
+    assert mean == pytest.approx([50, 20], abs=0.3)
+    assert (major, minor) == pytest.approx((8, 2), rel=0.05)
+    assert degrees % 180 == pytest.approx(30, abs=1)
+
+
+def test_too_many_heatmaps_are_thinned_by_frames():
+    sheets = {(1, n): Sheet(b"0" * 100, np.eye(2, 3)) for n in range(10)}
+    assert len(thinned(sheets, 1000)) == 10
+    assert [frame for _, frame in thinned(sheets, 400)] == [0, 3, 6, 9]
+
+
+def test_a_whole_report(untrained, made_video, made_boxes, tmp_path):
+    from diffusionpose.detection import BoxesFile
+
+    pipeline = PosePipeline.from_pretrained(untrained, device="cpu").with_boxes(
+        BoxesFile.load(made_boxes)
+    )
+    with open_video(made_video) as reader:
+        insight = Insight(pipeline.network, frame=5)
+        frames = [poses for _, poses in pipeline.watched_by(insight).stream(reader)]
+        poses = VideoPoses.from_frames(pipeline.header(reader.info), frames, reader.verdict)
+        make_report(poses, tmp_path / "a.html", reader.again(), insight)
+    data = payload_of((tmp_path / "a.html").read_text())
+    assert data["video"].startswith("data:video/mp4;base64,")
+    assert len(data["sheets"]) == len(poses.frame_index)
+    track = poses.track_ids[0]
+    picture, to_image = data["sheets"][f"{track}/3"]
+    sheet = cv2.imdecode(unpacked(picture.split(",")[1], np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert sheet.shape == (3 * 64, 5 * 48)
+    # The brightest place of a joint's tile lies where its keypoint is, to within a heatmap pixel.
+    joint = 3
+    tile = sheet[: 64 * 3].reshape(3, 64, 5, 48).transpose(0, 2, 1, 3).reshape(15, 64, 48)[joint]
+    y, x = np.unravel_index(tile.argmax(), tile.shape)
+    place = np.reshape(to_image, (2, 3)) @ [x, y, 1]
+    person = next(person for person in poses[3].people if person.track_id == track)
+    pixel = np.hypot(to_image[0], to_image[3])
+    assert np.abs(place - person.keypoints[joint, :2]).max() < 2 * pixel
+    (theatre, *_) = data["theatres"]
+    assert theatre["frame"] == 5
+    assert {steps: len(path) for steps, path in theatre["stages"].items()} == {
+        "1": 2, "2": 3, "4": 5, "8": 9,
+    }  # fmt: skip
+
+
+def test_another_video_is_refused(made_video, tmp_path):
+    with open_video(made_video) as reader, pytest.raises(DataError, match="the poses are of clip"):
+        make_report(POSES, tmp_path / "a.html", reader)
+    assert list(tmp_path.iterdir()) == []

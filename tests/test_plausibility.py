@@ -1,0 +1,95 @@
+"""Frames that do not look like a person's are named, and no others."""
+
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from diffusionpose.plausibility import judge, limb_names
+from diffusionpose.poses import VideoPoses
+from diffusionpose.skeleton import POSETRACK15
+from diffusionpose.structures import FramePoses, PersonPose
+from tests.formats.helpers import VERDICT, make_header
+from tests.test_angles import figure
+
+HEADER = replace(make_header(), joints=POSETRACK15.joints, limbs=POSETRACK15.limbs)
+
+
+def poses_of(figures, scores=None):
+    frames = []
+    for index, points in enumerate(figures):
+        score = np.full((15, 1), 0.9) if scores is None else scores[index]
+        keypoints = np.hstack([points, np.where(np.isnan(points[:, :1]), 0, score)])
+        person = PersonPose(1, np.array([0.0, 0, 50, 100]), 0.9, 0.8, keypoints)
+        frames.append(FramePoses(index, Fraction(index, 25), (person,)))
+    return VideoPoses.from_frames(HEADER, frames, VERDICT)
+
+
+def usual(num_frames=9):
+    return [figure(head_top=(0, -20), nose=(0, -10)) for _ in range(num_frames)]
+
+
+def test_a_person_who_stands_has_no_flags():
+    found = judge(poses_of(usual()), 1)
+    assert found.flags == ()
+    np.testing.assert_allclose(found.lengths, 1)
+    np.testing.assert_allclose(found.angles, 0, atol=1e-9)
+
+
+def test_a_wrist_that_flies_off_is_named():
+    figures = usual()
+    figures[4] = figure(head_top=(0, -20), nose=(0, -10), left_wrist=(10, 100))
+    flags = judge(poses_of(figures), 1).flags
+    assert {flag.frame for flag in flags} == {4, 5}
+    assert {flag.what for flag in flags} == {"left_elbow to left_wrist"}
+    assert flags[0].why == "3.50 of its usual length"
+    assert any("from 1.00 to 3.50" in flag.why for flag in flags)
+
+
+def test_a_knee_bent_beyond_what_knees_do():
+    figures = usual()
+    figures[2] = figure(head_top=(0, -20), nose=(0, -10), right_ankle=(-10, 61))
+    (flag,) = judge(poses_of(figures), 1).flags
+    assert (flag.frame, flag.what) == (2, "right_knee")
+    assert flag.why == "180 degrees, beyond 165"
+
+
+def test_what_is_unsure_or_missing_is_not_judged():
+    figures = usual()
+    figures[4] = figure(head_top=(0, -20), nose=(0, -10), left_wrist=(10, 100))
+    scores = [np.full((15, 1), 0.9) for _ in figures]
+    scores[4][POSETRACK15.index("left_wrist")] = 0.1
+    found = judge(poses_of(figures, scores), 1)
+    assert found.flags == ()
+    limb = limb_names(poses_of(figures)).index("left_elbow to left_wrist")
+    assert np.isnan(found.lengths[4, limb])
+    figures[4][POSETRACK15.index("left_wrist")] = np.nan
+    assert judge(poses_of(figures), 1).flags == ()
+
+
+def test_a_limb_that_turns_to_the_camera_is_fine_and_frames_apart_do_not_jump():
+    figures = [figure(left_wrist=(10, 30 + length)) for length in (20, 15, 9, 6, 9, 15, 20, 20, 20)]
+    assert judge(poses_of(figures), 1).flags == ()
+    apart = VideoPoses.from_frames(
+        HEADER,
+        [poses_of([figures[0], figures[3], figures[0]])[n] for n in (0, 1)]
+        + [replace(poses_of(figures)[8], index=20)],
+        VERDICT,
+    )
+    assert all(flag.frame == 1 for flag in judge(apart, 1).flags)
+
+
+def test_short_limbs_are_shown_and_not_judged():
+    figures = usual()
+    figures[4] = figure(
+        head_top=(0, -20), nose=(0, -4)
+    )  # the nose lies 10 above the neck, the hips 60 below
+    found = judge(poses_of(figures), 1)
+    assert found.flags == ()
+    assert found.lengths.max() == pytest.approx(1.6)
+
+
+def test_no_such_track():
+    with pytest.raises(KeyError, match="no track 5"):
+        judge(poses_of(usual()), 5)

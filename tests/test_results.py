@@ -1,0 +1,79 @@
+"""Other formats of a result, with gaps filled and paths smoothed."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from diffusionpose.errors import DataError, UsageError
+from diffusionpose.exports import ExportOptions
+from diffusionpose.poses import VideoPoses
+from diffusionpose.postprocess import Butterworth, OneEuro
+from diffusionpose.results import ResultOptions, convert
+from tests.test_postprocess import NAN, make_poses, noisy
+
+
+def saved(tmp_path):
+    """A result with a gap of two frames."""
+    paths = noisy(num_frames=40)[1]
+    paths[10:12, 1] = NAN
+    path = tmp_path / "clip.poses.json"
+    make_poses(paths).save(path)
+    return path
+
+
+def test_formats_stand_beside_the_result_or_elsewhere(tmp_path):
+    source = saved(tmp_path)
+    before = source.read_bytes()
+    files = convert(source, tmp_path, ResultOptions(("csv", "npz")))
+    assert [file.name for file in files] == ["clip.poses.csv", "clip.poses.npz"]
+    (copy,) = convert(source, tmp_path / "new", ResultOptions(("json",)))
+    assert copy.read_bytes() == before == source.read_bytes()
+
+
+def test_what_was_done_is_written_down(tmp_path):
+    source = saved(tmp_path)
+    wanted = ResultOptions(("json",), fill_gaps=2, smoother=Butterworth(5))
+    (file,) = convert(source, tmp_path / "new", wanted)
+    before, after = VideoPoses.load(source), VideoPoses.load(file)
+    assert after.header.settings == {
+        **before.header.settings,
+        "fill_gaps": 2,
+        "smooth": "butterworth:5",
+    }
+    assert after.filled.sum() == 2
+    assert np.isfinite(after.track(3).keypoints).all()
+    assert np.abs(after.keypoints - before.keypoints)[after.track_id == 3][:, 0].mean() > 0.1
+    after.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == file.read_bytes()
+    assert ResultOptions(smoother=OneEuro()).noted(before.header).settings["smooth"] == "one-euro"
+
+
+def test_files_that_are_there_stay_unless_asked_for(tmp_path):
+    source = saved(tmp_path)
+    table = tmp_path / "clip.poses.csv"
+    table.write_text("mine")
+    with pytest.raises(UsageError, match=r"clip\.poses\.csv is there"):
+        convert(source, tmp_path, ResultOptions(("csv", "npz")))
+    assert table.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.poses.csv", "clip.poses.json"]
+    convert(source, tmp_path, ResultOptions(("csv",)), overwrite=True)
+    assert table.read_text().startswith("frame,")
+    with pytest.raises(UsageError, match="the source itself"):
+        convert(source, tmp_path, ResultOptions(("json",)), overwrite=True)
+
+
+def test_a_failing_export_leaves_nothing(tmp_path):
+    source = saved(tmp_path)
+    poses = VideoPoses.load(source)
+    nobody = replace(poses, track_id=np.full_like(poses.track_id, -1))
+    nobody.save(source)
+    wanted = ResultOptions(("csv", "npz", "trc"), export=ExportOptions(1.8))
+    with pytest.raises(DataError, match="nobody here has a track"):
+        convert(source, tmp_path, wanted)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_unknown_formats_are_refused():
+    with pytest.raises(UsageError, match=r"--format 'xml': there are json, csv, .*trc"):
+        ResultOptions(("xml",))
