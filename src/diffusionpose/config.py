@@ -35,8 +35,8 @@ class BackboneConfig(Frozen):
     num_heads: Count = 12
     mlp_ratio: Count = 4
     patch_size: Literal[16] = 16
-    stem_width: Literal[1.0, 1.75] = 1.0
-    """`hybrid`: MobileNetV2's, as in MoveNet Lightning or Thunder."""
+    stem_width: float = Field(default=1.0, ge=0.25, le=4)
+    """`hybrid`: of MobileNetV2; 1 in MoveNet Lightning, 1.75 in Thunder."""
 
 
 class EncoderConfig(Frozen):

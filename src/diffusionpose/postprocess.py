@@ -211,7 +211,7 @@ def _filled_track(poses: VideoPoses, track_id: int, most: int) -> dict[str, np.n
         track.box[gap] = track.box[ends[0]] + share[:, None] * np.diff(track.box[ends], axis=0)
         track.keypoint_scores[gap] = 0
     kept = track.present | back
-    for joint in range(filled.shape[1]):
+    for joint in range(len(poses.header.joints)):
         path, scores = track.keypoints[:, joint], track.keypoint_scores[:, joint]
         known = ~np.isnan(path[:, 0])
         for gap in _gaps(known, most):

@@ -136,10 +136,13 @@ class Drawing:
             image = draw_poses(image, poses.people, self._skeleton)
             self._film.writer.write(replace(frame, image=image))
 
+    def _draw_both(self, both: tuple[Frame, FramePoses]) -> None:
+        self(*both)
+
     def all(self, reader: VideoReader, poses: VideoPoses) -> None:
         """Every frame of a video that was read before, in another pass."""
         if self._film is not None:
-            with reader.again() as again, Behind(lambda both: self(*both), FRAMES_BEHIND) as behind:
+            with reader.again() as again, Behind(self._draw_both, FRAMES_BEHIND) as behind:
                 for both in zip(again, poses.frames(), strict=True):
                     behind(both)
 

@@ -68,7 +68,7 @@ def _prepared(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     shrinks = image.shape[0] > size[0] and image.shape[1] > size[1]
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     small = cv2.resize(image, size[::-1], interpolation=how)[..., ::-1].astype(np.float32)
-    scaled = (small - np.float32(MEAN)) / np.float32(STD)
+    scaled = (small - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
     return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
 
 

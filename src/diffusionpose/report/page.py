@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from string import Template
+from typing import Any
 
 import numpy as np
 
@@ -169,7 +170,7 @@ def _facts(poses: VideoPoses) -> list[list[str]]:
     ]
 
 
-def _packed(values: np.ndarray, kind: type[np.generic]) -> str:
+def _packed(values: np.ndarray, kind: type[np.integer[Any]]) -> str:
     """Little-endian integers in base64, row by row; NaN is `MISSING`."""
     limits = np.iinfo(kind)
     whole = np.clip(np.rint(np.nan_to_num(values, nan=float(MISSING))), limits.min, limits.max)
