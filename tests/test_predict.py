@@ -9,6 +9,8 @@ import torch
 from diffusionpose import PosePipeline
 from diffusionpose.detection import BoxesFile
 from diffusionpose.errors import UsageError
+from diffusionpose.poses import VideoPoses
+from diffusionpose.postprocess import OneEuro
 from diffusionpose.predict import (
     WINDOWS_AHEAD,
     PredictOptions,
@@ -249,6 +251,46 @@ def test_files_appear_together_and_the_video_plays(untrained, made_video, made_b
     with open_video(tmp_path / "figure.mp4") as result, open_video(made_video) as source:
         assert [f.time for f in result] == [f.time for f in source]
         assert result.info.codec == "h264"
+
+
+def test_smoothed_files_and_film_agree_and_a_report_sees_the_result(
+    untrained, made_video, made_boxes, tmp_path
+):
+    wanted = ResultOptions(("json", "csv", "npz", "angles"), 3, OneEuro())
+    seen = []
+    with open_video(made_video) as reader:
+        outcome = predict_files(
+            pipeline(untrained, made_boxes), reader, tmp_path, wanted, on_result=seen.append
+        )
+    with open_video(made_video) as reader:
+        predict_files(pipeline(untrained, made_boxes), reader, tmp_path / "raw")
+    names = {path.name for path in outcome.files}
+    assert names == {
+        "figure.poses.json", "figure.poses.csv", "figure.poses.npz", "figure.angles.csv", "figure.mp4",
+    }  # fmt: skip
+    found = VideoPoses.load(tmp_path / "figure.poses.json")
+    raw = VideoPoses.load(tmp_path / "raw" / "figure.poses.json")
+    assert found.header.settings["smooth"] == "one-euro"
+    assert "smooth" not in raw.header.settings
+    np.testing.assert_allclose(seen[0].keypoints, found.keypoints, atol=1e-3)
+    assert np.abs(found.keypoints - raw.keypoints).max() > 0.01
+    with open_video(tmp_path / "figure.mp4") as result, open_video(made_video) as source:
+        assert [f.time for f in result] == [f.time for f in source]
+
+
+def test_hidden_faces_change_the_film_alone(untrained, made_video, made_boxes, tmp_path):
+    for name, hidden in (("shown", False), ("hidden", True)):
+        with open_video(made_video) as reader:
+            predict_files(
+                pipeline(untrained, made_boxes), reader, tmp_path / name, hide_faces=hidden
+            )
+    files = [tmp_path / name / "figure.poses.json" for name in ("shown", "hidden")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    with open_video(tmp_path / "shown" / "figure.mp4") as one:
+        before = next(iter(one)).image
+    with open_video(tmp_path / "hidden" / "figure.mp4") as other:
+        after = next(iter(other)).image
+    assert (np.abs(before.astype(int) - after) > 30).any()
 
 
 def test_the_source_is_never_overwritten(untrained, made_video, made_boxes, tmp_path):

@@ -11,14 +11,14 @@ from diffusionpose.detection import BoxesFile, PersonDetector
 from diffusionpose.errors import UsageError
 from diffusionpose.exports import StagedExports
 from diffusionpose.faces import blur_faces
-from diffusionpose.formats import FORMATS, AtomicFile, is_result_of, open_writers
+from diffusionpose.formats import FORMATS, AtomicFile, PosesWriter, is_result_of, open_writers
 from diffusionpose.overlap import Behind
 from diffusionpose.poses import VideoPoses
 from diffusionpose.predict import PosePipeline
 from diffusionpose.render import draw_poses
 from diffusionpose.results import ResultOptions
 from diffusionpose.skeleton import Skeleton
-from diffusionpose.structures import Frame, FramePoses, VideoVerdict
+from diffusionpose.structures import Frame, FramePoses, PosesHeader, VideoVerdict
 from diffusionpose.video import VideoReader, VideoWriter
 
 FRAMES_BEHIND = 8
@@ -74,36 +74,17 @@ def predict_files(
     wanted = wanted or ResultOptions()
     name, info = Path(reader.info.name).stem, reader.info
     _guard_existing(out, name, reader, (*wanted.suffixes, *also), video=video, overwrite=overwrite)
-    header = pipeline.header(info)
-    header = wanted.noted(header)
+    header = wanted.noted(pipeline.header(info))
     with ExitStack() as stack:
         writer = stack.enter_context(open_writers(wanted.streamed, out, name, header))
         film = stack.enter_context(_film(out / f"{name}{FILM}", reader)) if video else None
         draw = Drawing(film, pipeline.network.config.skeleton_graph, hide_faces=hide_faces)
-        kept: list[FramePoses] = []
-        tracks: set[int] = set()
-
-        def finish(done: tuple[Frame, FramePoses]) -> None:
-            """Writes a frame everywhere, or keeps it for what needs them all."""
-            frame, poses = done
-            if not wanted.changes_tracks:
-                writer.write(poses)
-                draw(frame, poses)
-            if wanted.changes_tracks or wanted.exports or on_result is not None:
-                kept.append(poses)
-            tracks.update(person.track_id for person in poses.people)
-            if on_frame is not None:
-                on_frame(poses)
-
-        with Behind(finish, FRAMES_BEHIND) as behind, closing(pipeline.stream(reader)) as stream:
+        keeps = wanted.changes_tracks or bool(wanted.exports) or on_result is not None
+        made = _Finished(writer, draw, wanted, keeps=keeps, on_frame=on_frame)
+        with Behind(made, FRAMES_BEHIND) as behind, closing(pipeline.stream(reader)) as stream:
             for done in stream:
                 behind(done)
-        whole = VideoPoses.from_frames(header, kept, reader.verdict)
-        if wanted.changes_tracks:
-            whole = wanted.processed(whole)
-            for poses in whole.frames():
-                writer.write(poses)
-            draw.all(reader, whole)
+        whole = made.whole(header, reader)
         if on_result is not None:
             on_result(whole)
         exports = StagedExports(whole, wanted.exports, out, name, wanted.export)
@@ -118,7 +99,46 @@ def predict_files(
         # Last: whoever sees the keypoints finds the rest beside them.
         writer.publish()
     notes = _notes(pipeline.detector, reader.verdict)
-    return Outcome(tuple(files), reader.verdict, len(tracks), notes)
+    return Outcome(tuple(files), reader.verdict, len(made.tracks), notes)
+
+
+class _Finished:
+    """Frames as they are finished: written everywhere, or kept for what needs them all."""
+
+    def __init__(
+        self,
+        writer: PosesWriter,
+        draw: "Drawing",
+        wanted: ResultOptions,
+        *,
+        keeps: bool,
+        on_frame: Progress | None,
+    ) -> None:
+        self._writer, self._draw, self._wanted = writer, draw, wanted
+        self._keeps, self._on_frame = keeps, on_frame
+        self._kept: list[FramePoses] = []
+        self.tracks: set[int] = set()
+
+    def __call__(self, done: tuple[Frame, FramePoses]) -> None:
+        frame, poses = done
+        if not self._wanted.changes_tracks:
+            self._writer.write(poses)
+            self._draw(frame, poses)
+        if self._keeps:
+            self._kept.append(poses)
+        self.tracks.update(person.track_id for person in poses.people)
+        if self._on_frame is not None:
+            self._on_frame(poses)
+
+    def whole(self, header: PosesHeader, reader: VideoReader) -> VideoPoses:
+        """The result, if frames were kept; where tracks are changed, written and drawn only now."""
+        poses = VideoPoses.from_frames(header, self._kept, reader.verdict)
+        if self._wanted.changes_tracks:
+            poses = self._wanted.processed(poses)
+            for frame in poses.frames():
+                self._writer.write(frame)
+            self._draw.all(reader, poses)
+        return poses
 
 
 class Drawing:
