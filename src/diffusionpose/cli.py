@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -216,9 +217,8 @@ def predict(
             hold_crops=hold_crops,
         )
         pipeline = pipeline if given is None else pipeline.with_boxes(given)
-        on_result = None
+        on_result, page = None, out / f"{Path(reader.info.name).stem}{SUFFIX}"
         if with_report:
-            page = out / f"{Path(reader.info.name).stem}{SUFFIX}"
             pipeline, on_result = watched(pipeline, reader, page, look_at, hide_faces=hide_faces)
         with progress_bar(reader.info, quiet) as on_frame:
             outcome = predict_files(
@@ -233,6 +233,8 @@ def predict(
                 on_result=on_result,
                 also=(SUFFIX,) if with_report else (),
             )
+        if with_report:
+            outcome = replace(outcome, files=(*outcome.files, page))
     say(outcome, quiet)
 
 
