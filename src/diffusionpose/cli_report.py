@@ -40,6 +40,8 @@ def report(
     name = Path(source).name.removesuffix(".json").removesuffix(".poses")
     is_result = source.endswith(".json")
     target = out or Path((name if is_result else Path(source).stem or "video") + SUFFIX)
+    if target.exists() and Path(source).exists() and target.samefile(source):
+        raise UsageError(f"{target} is the source itself: give another --out")
     if target.exists() and not overwrite:
         raise UsageError(f"{target} is there: give another --out, or --overwrite")
     if video is not None and not is_result:
