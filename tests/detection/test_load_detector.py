@@ -1,7 +1,9 @@
 """Which detector a name means, and what is refused."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +41,15 @@ def test_importing_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_nothing_phones_home_or_leaves_an_id(tmp_path: Path) -> None:
+    """onnxruntime's telemetry, where it is on, leaves an id in the folder for temporary files."""
+    code = (
+        "import numpy as np\n"
+        "from diffusionpose.detection import load_detector\n"
+        "load_detector(None)([np.zeros((64, 64, 3), np.uint8)])"
+    )
+    kept = {key: value for key, value in os.environ.items() if "TELEMETRY" not in key}
+    subprocess.run([sys.executable, "-c", code], env=kept | {"TMPDIR": str(tmp_path)}, check=True)
+    assert list(tmp_path.iterdir()) == []
