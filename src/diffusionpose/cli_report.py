@@ -103,6 +103,7 @@ def watched(
     started = time.monotonic()
 
     def write(poses: "VideoPoses") -> None:
+        """The page, with the time that has passed."""
         seconds = time.monotonic() - started
         timings = [
             ("Estimation", f"{seconds:.1f} s"),

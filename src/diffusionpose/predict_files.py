@@ -72,9 +72,9 @@ def predict_files(
         DiffusionPoseError: If writing fails on the way; nothing is left behind.
     """
     wanted = wanted or ResultOptions()
-    name, info = Path(reader.info.name).stem, reader.info
+    name = Path(reader.info.name).stem
     _guard_existing(out, name, reader, (*wanted.suffixes, *also), video=video, overwrite=overwrite)
-    header = wanted.noted(pipeline.header(info))
+    header = wanted.noted(pipeline.header(reader.info))
     with ExitStack() as stack:
         writer = stack.enter_context(open_writers(wanted.streamed, out, name, header))
         film = stack.enter_context(_film(out / f"{name}{FILM}", reader)) if video else None
@@ -87,8 +87,9 @@ def predict_files(
         whole = made.whole(header, reader)
         if on_result is not None:
             on_result(whole)
-        exports = StagedExports(whole, wanted.exports, out, name, wanted.export)
-        stack.enter_context(exports)
+        exports = stack.enter_context(
+            StagedExports(whole, wanted.exports, out, name, wanted.export)
+        )
         writer.stage(reader.verdict)
         files = [*writer.paths, *exports.paths]
         exports.publish()
@@ -98,8 +99,9 @@ def predict_files(
             files.append(film.file.path)
         # Last: whoever sees the keypoints finds the rest beside them.
         writer.publish()
-    notes = _notes(pipeline.detector, reader.verdict)
-    return Outcome(tuple(files), reader.verdict, len(made.tracks), notes)
+    return Outcome(
+        tuple(files), reader.verdict, len(made.tracks), _notes(pipeline.detector, reader.verdict)
+    )
 
 
 class _Finished:

@@ -1,0 +1,72 @@
+"""`diffusionpose data check`: what is wrong with a data set, and what of it is usable."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+data_app = typer.Typer(
+    help="Data sets for training and evaluation.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@data_app.callback()
+def _data() -> None:
+    """Keeps `check` a verb of its own while it is the only one."""
+
+
+@data_app.command("check")
+def check_data(
+    root: Annotated[Path, typer.Argument(help="A PoseTrack17, 18, 21 or COCO root.")],
+    split: Annotated[
+        str | None, typer.Option(help="Only this split, as train; every one by default.")
+    ] = None,
+    layout: Annotated[
+        str, typer.Option(help="auto, posetrack17, posetrack18 (also 21) or coco.")
+    ] = "auto",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON too.")
+    ] = None,
+    images: Annotated[
+        bool, typer.Option(help="Look for the images and decode every one of them.")
+    ] = True,
+) -> None:
+    """Every problem of a data set, with file and JSON path, and what of it training can use.
+
+    Exit code 0 when there is none, 1 when there are some or nothing is there to check, 2 for wrong usage.
+    """
+    from diffusionpose.data.check import check_data as check
+    from diffusionpose.formats.atomic_file import AtomicFile, explained
+    from diffusionpose.formats.text import json_line
+
+    target = AtomicFile(json_file) if json_file else None
+    try:
+        with _status() as show:
+            found = check(root, split, layout, images=images, on_file=lambda file: show(file.name))
+        if target is not None:
+            with explained(target.path):
+                target.temporary.write_text(json_line(found.to_dict()) + "\n", encoding="utf-8")
+            target.publish()
+    finally:
+        if target is not None:
+            target.discard()
+    for line in found.lines():
+        print(line)
+    if not found.is_clean:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _status() -> Iterator[Callable[[str], None]]:
+    """A line on stderr that says what is at work; nothing when that is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    with Console(stderr=True).status("") as line:
+        yield lambda text: line.update(escape(text))
