@@ -44,6 +44,7 @@ THREADS = 1
 """Of torch in each process: sums may come out otherwise in the last bits with more, and results must not."""
 WITHOUT_EFFECT = ("model", "detector", "device", "batch_size")
 """Settings that are not in the key: the first two are there by what they hold, the last two change speed."""
+_CHUNK_BYTES = 1 << 20
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.tmp-[0-9a-f]{8}", re.DOTALL)
 _PERSON = re.compile(r"\.person\d+(?=\.\w+\Z)")
 
@@ -255,9 +256,12 @@ def _predict(pipeline: "PosePipeline", reader: VideoReader, job: Job) -> "Outcom
 def _read(source: Path) -> tuple[str, tuple[int, ...]]:
     """SHA-256 of an input, and its state before."""
     file, _ = open_regular(source)
+    digest = hashlib.sha256()
     with file:
         state = _state(os.fstat(file.fileno()))
-        return hashlib.file_digest(file, "sha256").hexdigest(), state
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest(), state
 
 
 def _read_state(source: Path) -> tuple[int, ...] | None:

@@ -115,9 +115,10 @@ class Workers:
     def _ready(self) -> list["_Worker"]:
         """Those that have said something, or died."""
         is_limited = self._limits != Limits()
-        by_connection = {worker.connection: worker for worker in self._there}
-        heard = wait(list(by_connection), POLL_SECONDS if is_limited else None)
-        return [by_connection[one] for one in heard if isinstance(one, Connection)]
+        heard = wait(
+            [worker.connection for worker in self._there], POLL_SECONDS if is_limited else None
+        )
+        return [worker for worker in self._there if worker.connection in heard]
 
     def _hear(self, worker: "_Worker") -> Iterator[tuple[Job, LedgerEntry]]:
         try:
