@@ -43,7 +43,8 @@ def work(job: Job, load: Load) -> LedgerEntry:
     result.temporary.write_text(f"{what} {os.getpid() if what == 'pid' else ''}")
     result.publish()
     files = {result.path.name: sha256_of(result.path)}
-    return LedgerEntry(job.source.name, "ok", key, digest, files=files, frames=1)
+    seconds = time.monotonic()  # no two are equal
+    return LedgerEntry(job.source.name, "ok", key, digest, files=files, seconds=seconds)
 
 
 def made(folder: Path, **videos: str) -> list[Path]:
