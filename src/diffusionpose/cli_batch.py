@@ -107,12 +107,11 @@ def batch(
 
 @contextmanager
 def videos_bar(number: int, quiet: bool) -> Iterator[Callable[["LedgerEntry", bool], None] | None]:
-    """A bar of videos on stderr, with a line for each that is not ok; nothing when that is no terminal."""
+    """A bar of videos on stderr, with the number of those that are not ok; nothing when that is no terminal."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
-    from rich.markup import escape
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -121,14 +120,19 @@ def videos_bar(number: int, quiet: bool) -> Iterator[Callable[["LedgerEntry", bo
         TimeRemainingColumn,
     )
 
-    columns = [TextColumn("videos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    columns = [
+        TextColumn("videos"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[bad]} not ok"),
+        TimeRemainingColumn(),
+    ]
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("videos", total=number)
+        task = progress.add_task("videos", total=number, bad=0)
 
         def done(entry: "LedgerEntry", _: bool) -> None:
-            if entry.status != "ok":
-                progress.console.print(escape(_line(entry)), highlight=False, soft_wrap=True)
-            progress.advance(task)
+            bad = progress.tasks[task].fields["bad"] + (entry.status != "ok")
+            progress.update(task, advance=1, bad=bad)
 
         yield done
 

@@ -92,8 +92,8 @@ def test_weights_are_known_by_what_they_hold(tmp_path):
 def test_what_is_no_video_is_rejected_without_a_model(tmp_path, name):
     entry = process(Job(CLIPS / name, tmp_path, OPTIONS, "w"), load=None)
     assert (entry.status, entry.files) == ("rejected", {})
-    assert entry.message.startswith(f"{name}: ")
-    assert str(CLIPS) not in entry.message
+    assert entry.message
+    assert name not in entry.message
 
 
 def test_what_is_done_is_not_done_again(tmp_path):

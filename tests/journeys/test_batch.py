@@ -153,6 +153,21 @@ def test_what_is_damaged_is_delivered_and_what_is_done_is_kept(start, made_video
 
 
 @pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        (["--time-limit", "0.01"], "timeout: figure.mp4: not done after 0.01 seconds"),
+        (["--memory-limit", "0.25"], "crashed: figure.mp4: took more than 0.25 GiB of memory"),
+    ],
+)
+def test_who_passes_a_limit_is_named(start, made_video, tmp_path, limit, message):
+    code, out, err = finish(start(made_video, tmp_path / "out", "--steps", "1000", *limit))
+    assert (code, err) == (4, f"diffusionpose: {message}\n")
+    assert out.splitlines()[-1].split() == ["videos", "1"]
+    assert results(tmp_path / "out") == {}
+    assert leftovers(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize(
     ("sent", "code", "message"),
     [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
 )

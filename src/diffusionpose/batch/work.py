@@ -277,7 +277,8 @@ def _state(found: os.stat_result) -> tuple[int, ...]:
 
 def _ended(entry: LedgerEntry, job: Job, start: float, message: str) -> LedgerEntry:
     """Without results; where the file lies is not for the ledger."""
-    message = message.replace(str(job.source), job.source.name)
+    name = job.source.name
+    message = message.replace(str(job.source), name).removeprefix(f"{name}: ")
     return replace(entry, message=message, seconds=round(time.monotonic() - start, 3))
 
 

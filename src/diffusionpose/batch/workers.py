@@ -143,6 +143,8 @@ class Workers:
 
     def _watch(self, worker: "_Worker") -> Iterator[tuple[Job, LedgerEntry]]:
         limits = self._limits
+        if worker.connection.poll():
+            return  # it may be done
         if worker.is_late() and limits.seconds is not None:
             yield from self._lost(worker, "timeout", f"not done after {limits.seconds:g} seconds")
         elif limits.gib is not None and worker.memory() > limits.gib * GIB:
