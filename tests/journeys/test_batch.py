@@ -87,29 +87,30 @@ def is_gone(group):
     return False
 
 
+def wait_for_some_moment(process, out, chance, most):
+    """In the middle of the imports, or of a video up to `most` videos later, however fast the machine is."""
+    wanted = len(list(out.glob("*.poses.json"))) + chance.randint(0, most)
+    while process.poll() is None and len(list(out.glob("*.poses.json"))) < wanted:
+        time.sleep(0.01)
+    time.sleep(chance.uniform(0, 1))
+
+
 def killed_and_continued(start, tmp_path, number, num_broken, kills):
     """A batch without interruptions, and one that is killed at random moments: both results folders."""
     videos, chance = clips(tmp_path / "videos", number, num_broken), random.Random(0)
-    began = time.monotonic()
-    process = start(videos, tmp_path / "whole", "--format", "csv", "--workers", 2)
-    while process.poll() is None and not list((tmp_path / "whole").glob("*.poses.json")):
-        time.sleep(0.05)
-    loading = time.monotonic() - began
-    code, _, err = finish(process)
+    good = number - num_broken
+    code, _, err = finish(start(videos, tmp_path / "whole", "--format", "csv", "--workers", 2))
     assert code == 4, err
-    working = time.monotonic() - began - loading
     hits = 0
     for _ in range(kills):
         process = start(videos, tmp_path / "out", "--format", "csv", "--workers", 1)
-        # From the first import on; so that the last kills, too, find work that is not done.
-        time.sleep(chance.uniform(0.1, loading + 1.5 * working / kills))
+        wait_for_some_moment(process, tmp_path / "out", chance, max(1, good // kills))
         hits += process.poll() is None
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate(timeout=PATIENCE)
     assert hits > kills / 2
     code, out, err = finish(start(videos, tmp_path / "out", "--format", "csv", "--workers", 1))
     assert code == 4, err
-    good = number - num_broken
     assert [line.split() for line in out.splitlines()][:2] == [
         ["ok", str(good)], ["rejected", str(num_broken)]
     ]  # fmt: skip
