@@ -168,6 +168,25 @@ def test_who_passes_a_limit_is_named(start, made_video, tmp_path, limit, message
     assert leftovers(tmp_path / "out") == []
 
 
+def wait_for_a_temporary(process, out):
+    deadline = time.monotonic() + PATIENCE
+    while not (out.exists() and leftovers(out)):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="other systems do not tell a process that its parent died"
+)
+def test_processes_do_not_outlive_the_batch(start, made_video, tmp_path):
+    process = start(made_video, tmp_path / "out", "--steps", "1000")
+    wait_for_a_temporary(process, tmp_path / "out")
+    process.kill()  # the parent alone
+    assert finish(process)[0] == -signal.SIGKILL
+    assert is_gone(process.pid)
+
+
 @pytest.mark.parametrize(
     ("sent", "code", "message"),
     [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
@@ -177,11 +196,7 @@ def test_a_signal_ends_all_and_leaves_nothing_half_written(
 ):
     out = tmp_path / "out"
     process = start(made_video, out, "--steps", "1000", "--detect-every", "1")
-    deadline = time.monotonic() + PATIENCE
-    while not (out.exists() and leftovers(out)):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_a_temporary(process, out)
     # To the whole group, as a terminal's Ctrl-C; nobody but the parent answers.
     os.killpg(process.pid, sent) if sent == signal.SIGINT else process.send_signal(sent)
     assert finish(process) == (code, "", f"diffusionpose: error: {message}\n")
