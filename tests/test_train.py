@@ -11,8 +11,8 @@ from diffusionpose.data.clips import EpochSampler
 from diffusionpose.errors import ConfigError, DataError, StoppedError
 from diffusionpose.evaluate import evaluate
 from diffusionpose.evaluate_options import EvaluateOptions
-from diffusionpose.model.checkpoint import sha256_of
 from diffusionpose.model.model import DiffusionPose
+from diffusionpose.model.pretrained import sha256_of
 from diffusionpose.nn.heatmaps import encode
 from diffusionpose.skeleton import POSETRACK15
 from tests.data.made import coco_root, posetrack_root

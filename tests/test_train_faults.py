@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 
-from diffusionpose.model.checkpoint import sha256_of
+from diffusionpose.model.pretrained import sha256_of
 from tests.data.made import posetrack_root
 from tests.journeys.test_overfit import recipe
 

@@ -19,8 +19,8 @@ from diffusionpose.config import SourceConfig
 from diffusionpose.data.clips import ClipDataset
 from diffusionpose.metrics.calibration import Reliability, calibrated, fit, reliability
 from diffusionpose.metrics.pck import Pck
-from diffusionpose.model.checkpoint import CONFIG
 from diffusionpose.model.model import DiffusionPose
+from diffusionpose.model.pretrained import CONFIG
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.diffusion import seeded_noise
 from diffusionpose.training.sources import load_source

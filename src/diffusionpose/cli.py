@@ -4,13 +4,12 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 input refused, 4 partial (delivered, but 
 130 interrupted, 143 terminated.
 """
 
-import ctypes
 import importlib.util
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
@@ -18,18 +17,46 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from diffusionpose.cli_batch import batch
 from diffusionpose.cli_data import data_app
 from diffusionpose.cli_evaluate import evaluate
+from diffusionpose.cli_options import (
+    EXIT_FAILED,
+    EXIT_PARTIAL,
+    AnglesOption,
+    BatchSizeOption,
+    BlurFacesOption,
+    BoxesOption,
+    DetectEveryOption,
+    DetectorOption,
+    DeviceOption,
+    EngineOption,
+    FillGapsOption,
+    FlipTestOption,
+    FormatOption,
+    FpsOption,
+    HeightOption,
+    HoldCropsOption,
+    HypothesesOption,
+    ModelOption,
+    OverwriteOption,
+    PrecisionOption,
+    SeedOption,
+    SmoothOption,
+    StepsOption,
+    VideoOption,
+    names_of,
+    result_options,
+)
 from diffusionpose.cli_report import SUFFIX, report, watched
 from diffusionpose.errors import DiffusionPoseError, MissingExtraError, UsageError
+from diffusionpose.process import prepare_process
 from diffusionpose.version import __version__
 
 if TYPE_CHECKING:
     from diffusionpose.predict_files import Outcome
-    from diffusionpose.results import ResultOptions
     from diffusionpose.structures import FramePoses, VideoInfo
 
-EXIT_FAILED, EXIT_PARTIAL = 1, 4
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 """As shells count them: 128 + SIGINT, 128 + SIGTERM."""
 
@@ -59,19 +86,6 @@ def main() -> None:
         _fail(str(error), error.exit_code)
 
 
-def prepare_process() -> None:
-    """What makes torch's threads and buffers fast in a process of our own; docs/decisions/007-process.md has figures."""
-    if "OMP_WAIT_POLICY" not in os.environ:
-        # Read when torch is imported. GNU OpenMP's threads spin for this long, some 30 us, before they sleep.
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    with suppress(AttributeError, OSError):  # no glibc
-        mallopt = ctypes.CDLL(None).mallopt
-        trim_threshold, top_pad, mmap_threshold = -1, -2, -3
-        mallopt(mmap_threshold, 1 << 30)
-        mallopt(trim_threshold, (1 << 31) - 1)
-        mallopt(top_pad, 1 << 26)
-
-
 def _stop(message: str, code: int) -> NoReturn:
     # An impatient second signal must not break off the cleaning up after the first.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -99,66 +113,14 @@ def _common(
     del version
 
 
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        help="Bundled name, folder, owner/name on the Hugging Face hub, or exported .onnx."
-    ),
-]
-EngineOption = Annotated[
-    str | None,
-    typer.Option(help="torch, or for an exported .onnx: onnxruntime (default) or openvino."),
-]
-FormatOption = Annotated[
-    str,
-    typer.Option(
-        "--format",
-        help="Comma-separated: json, csv, posetrack, coco, parquet, npz, openpose, trc, c3d. json is always written.",
-    ),
-]
-SmoothOption = Annotated[
-    str | None, typer.Option(help="Smooth the paths of joints: one-euro, or butterworth[:HZ].")
-]
-FillGapsOption = Annotated[
-    int, typer.Option(min=0, help="Fill gaps of up to so many frames; filled joints are marked.")
-]
-AnglesOption = Annotated[
-    bool,
-    typer.Option("--angles", help="Also NAME.angles.csv: elbows, knees, shoulders, hips, trunk."),
-]
-BlurFacesOption = Annotated[
-    bool, typer.Option("--blur-faces", help="Cover faces in the annotated video.")
-]
 ReportOption = Annotated[
     bool, typer.Option("--report", help="Also NAME.report.html: everything on one page, offline.")
 ]
 LookOption = Annotated[
     int | None, typer.Option(help="Frame of the report's look inside the model; the middle one.")
 ]
-HeightOption = Annotated[
-    float | None, typer.Option(help="The person's height in metres, for trc and c3d.")
-]
-BoxesOption = Annotated[
-    Path | None, typer.Option(help="JSON file of person boxes, instead of the detector.")
-]
-DetectorOption = Annotated[
-    str | None,
-    typer.Option(help="YOLOX .onnx file, or a transformers detector (folder or owner/name)."),
-]
-DetectEveryOption = Annotated[int, typer.Option(help="Detect on every n-th frame, track between.")]
-HoldCropsOption = Annotated[
-    bool,
-    typer.Option(help="Keep a crop while the person stays inside: faster; off, as in the paper."),
-]
-FpsOption = Annotated[float | None, typer.Option(help="Images per second of a folder of images.")]
-FlipTestOption = Annotated[
-    bool, typer.Option(help="Average with the mirrored crop: slower, steadier.")
-]
 DataOption = Annotated[
     Path | None, typer.Option(help="The folder that DATA stands for in the recipe.")
-]
-OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Replace files that are not of this video.")
 ]
 
 
@@ -168,20 +130,20 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("poses"),
     model: ModelOption = "tiny",
     formats: FormatOption = "json",
-    video: Annotated[bool, typer.Option(help="Write the annotated video.")] = True,
+    video: VideoOption = True,
     boxes: BoxesOption = None,
     detector: DetectorOption = None,
     detect_every: DetectEveryOption = 1,
     hold_crops: HoldCropsOption = True,
     fps: FpsOption = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: DeviceOption = "auto",
     engine: EngineOption = None,
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
-    seed: Annotated[int, typer.Option(help="Of the noise that heatmaps start from.")] = 0,
-    steps: Annotated[int, typer.Option(help="DDIM steps.")] = 1,
-    num_hypotheses: Annotated[int, typer.Option(help="Noises a person and frame, averaged.")] = 1,
+    precision: PrecisionOption = "float32",
+    seed: SeedOption = 0,
+    steps: StepsOption = 1,
+    num_hypotheses: HypothesesOption = 1,
     flip_test: FlipTestOption = False,
-    batch_size: Annotated[int, typer.Option(help="People a pass; changes speed, not results.")] = 8,
+    batch_size: BatchSizeOption = 8,
     smooth: SmoothOption = None,
     fill_gaps: FillGapsOption = 0,
     angles: AnglesOption = False,
@@ -198,7 +160,7 @@ def predict(
     from diffusionpose.predict_files import predict_files
     from diffusionpose.video import open_video
 
-    wanted = _wanted(_names(f"json,{formats}"), smooth, fill_gaps, angles, height_m)
+    wanted = result_options(names_of(f"json,{formats}"), smooth, fill_gaps, angles, height_m)
     given = BoxesFile.load(boxes) if boxes else None
     if given is not None and detector is not None:
         raise UsageError("--boxes replaces the detector: leave --detector out")
@@ -237,31 +199,6 @@ def predict(
         if with_report:
             outcome = replace(outcome, files=(*outcome.files, page))
     say(outcome, quiet)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    """Of a comma-separated list, each once."""
-    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-
-
-def _wanted(
-    formats: tuple[str, ...],
-    smooth: str | None,
-    fill_gaps: int,
-    angles: bool,
-    height: float | None,
-) -> "ResultOptions":
-    """Checked before anything is opened."""
-    from diffusionpose.exports import ExportOptions
-    from diffusionpose.postprocess import parse_smoother
-    from diffusionpose.results import ResultOptions
-
-    return ResultOptions(
-        formats=(*formats, "angles") if angles else formats,
-        fill_gaps=fill_gaps,
-        smoother=None if smooth is None else parse_smoother(smooth),
-        export=ExportOptions(height),
-    )
 
 
 @contextmanager
@@ -338,7 +275,7 @@ def convert(
     """Other formats of a result; gaps filled and paths smoothed, if asked for."""
     from diffusionpose.results import convert as convert_result
 
-    wanted = _wanted(_names(formats), smooth, fill_gaps, angles, height_m)
+    wanted = result_options(names_of(formats), smooth, fill_gaps, angles, height_m)
     folder = result.parent if out is None else out
     for file in convert_result(result, folder, wanted, overwrite=overwrite):
         print(file)
@@ -351,8 +288,8 @@ def models() -> None:
     from rich.table import Table
 
     from diffusionpose.config import MODEL_SIZES, model_config
-    from diffusionpose.model.checkpoint import bundled
     from diffusionpose.model.cost import window_cost
+    from diffusionpose.model.pretrained import bundled
 
     table = Table(
         "model", "weights", "image", "backbone", "blocks", "parameters", "GFLOP a window", box=None
@@ -391,6 +328,7 @@ def export(
 
 app.command()(evaluate)
 app.command()(report)
+app.command()(batch)
 
 
 @app.command()

@@ -83,8 +83,8 @@ def _scan(name: str) -> Iterator[Finding]:
 def _model(name: str) -> Iterator[Finding]:
     import torch
 
-    from diffusionpose.model.checkpoint import bundled
     from diffusionpose.model.model import DiffusionPose
+    from diffusionpose.model.pretrained import bundled
 
     for size in bundled():
         model = DiffusionPose.from_pretrained(size)

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from diffusionpose.errors import DiffusionPoseError, UsageError, first_line
 from diffusionpose.formats import AtomicFile
-from diffusionpose.model.checkpoint import WEIGHTS, find_pretrained, sha256_of
 from diffusionpose.model.model import DiffusionPose
+from diffusionpose.model.pretrained import WEIGHTS, find_pretrained, sha256_of
 from diffusionpose.nn.selective_scan import scan_engine
 from diffusionpose.version import __version__
 

@@ -27,8 +27,8 @@ from diffusionpose.errors import (
     first_line,
 )
 from diffusionpose.metrics.calibration import calibrated
-from diffusionpose.model.checkpoint import WEIGHTS, bundled, find_pretrained, sha256_of
 from diffusionpose.model.model import DiffusionPose
+from diffusionpose.model.pretrained import WEIGHTS, bundled, find_pretrained, sha256_of
 from diffusionpose.nn import heatmaps
 
 Precision = Literal["float32", "bfloat16"]

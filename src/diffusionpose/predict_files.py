@@ -16,7 +16,7 @@ from diffusionpose.overlap import Behind
 from diffusionpose.poses import VideoPoses
 from diffusionpose.predict import PosePipeline
 from diffusionpose.render import draw_poses
-from diffusionpose.results import ResultOptions
+from diffusionpose.results import FILM, ResultOptions
 from diffusionpose.skeleton import Skeleton
 from diffusionpose.structures import Frame, FramePoses, PosesHeader, VideoVerdict
 from diffusionpose.video import VideoReader, VideoWriter
@@ -36,7 +36,6 @@ class Outcome:
 
 
 Progress = Callable[[FramePoses], None]
-FILM = ".mp4"
 
 
 def predict_files(

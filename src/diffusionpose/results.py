@@ -12,6 +12,11 @@ from diffusionpose.poses import VideoPoses
 from diffusionpose.postprocess import Smoother, fill_gaps, smooth
 from diffusionpose.structures import PosesHeader
 
+FILM = ".mp4"
+"""Suffix of the annotated video."""
+SUFFIXES = (*(made.suffix for made in (*FORMATS.values(), *EXPORTS.values())), FILM)
+"""Of all files that a result can have; files a person have `.person3` before it."""
+
 
 @dataclass(frozen=True)
 class ResultOptions:

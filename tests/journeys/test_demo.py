@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffusionpose import PosePipeline
-from diffusionpose.model.checkpoint import bundled
+from diffusionpose.model.pretrained import bundled
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.mp4"
 

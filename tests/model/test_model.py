@@ -14,8 +14,8 @@ from diffusionpose.config import (
     model_config,
 )
 from diffusionpose.errors import CheckpointError, ConfigError
-from diffusionpose.model.checkpoint import CONFIG, WEIGHTS
 from diffusionpose.model.cost import window_cost
+from diffusionpose.model.pretrained import CONFIG, WEIGHTS
 from diffusionpose.nn.diffusion import to_signal
 
 SMALL = BackboneConfig(kind="hybrid", hidden_size=64, depth=1, num_heads=2)

@@ -3,8 +3,6 @@
 `config.json` holds the architecture and the SHA-256 of the weights; nothing is ever unpickled.
 """
 
-import hashlib
-import importlib.resources
 import json
 import pickle
 import struct
@@ -19,8 +17,8 @@ from torch import Tensor
 
 from diffusionpose.config import ModelConfig, parse
 from diffusionpose.errors import CheckpointError, ConfigError, first_line
+from diffusionpose.model.pretrained import CARD, CONFIG, WEIGHTS, find_pretrained, sha256_of
 
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 FORMAT_VERSION = 1
 
 _NO_TENSORS = (
@@ -28,18 +26,6 @@ _NO_TENSORS = (
     *(LookupError, TypeError, AttributeError, AssertionError, struct.error),
 )
 """What torch's restricted loader raises on bytes that are none of its own."""
-
-
-def bundled() -> dict[str, Path]:
-    """Models that come with the package, by name."""
-    root = Path(str(importlib.resources.files("diffusionpose"))) / "assets" / "models"
-    return {path.parent.name: path.parent for path in sorted(root.glob(f"*/{CONFIG}"))}
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save(
@@ -81,43 +67,6 @@ def save(
         path.chmod(0o644)
         path.replace(folder / name)
     return folder
-
-
-def find_pretrained(name_or_path: str | Path) -> Path:
-    """The folder of a bundled model, of a local path, or of a Hugging Face repository that the user names.
-
-    Raises:
-        CheckpointError: If there is no such model, or the hub cannot give it.
-    """
-    models = bundled()
-    if str(name_or_path) in models:
-        return models[str(name_or_path)]
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        return path
-    if (
-        str(name_or_path).count("/") == 1
-        and not path.exists()
-        and not str(name_or_path).startswith((".", "~"))
-    ):
-        return _from_hub(str(name_or_path))
-    raise CheckpointError(
-        f"no model {str(name_or_path)!r}: give one of {', '.join(models) or '(none bundled)'}, a folder with "
-        f"{CONFIG} and {WEIGHTS}, or a Hugging Face repository as owner/name"
-    )
-
-
-def _from_hub(repository: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repository, allow_patterns=[WEIGHTS, CONFIG, CARD]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = first_line(error)
-        raise CheckpointError(
-            f"{repository}: neither a local folder nor to be had from the Hugging Face hub ({reason})"
-        ) from None
 
 
 def read_config(folder: Path) -> tuple[ModelConfig, str | None]:

@@ -19,9 +19,9 @@ from diffusionpose.config import TrainConfig
 from diffusionpose.errors import ConfigError, DiffusionPoseError
 from diffusionpose.formats.atomic_file import explained
 from diffusionpose.metrics.pck import Pck
-from diffusionpose.model.checkpoint import bundled
 from diffusionpose.model.losses import total_loss
 from diffusionpose.model.model import DiffusionPose
+from diffusionpose.model.pretrained import bundled
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.backbone import HybridBackbone
 from diffusionpose.nn.diffusion import keyed_generator, seeded_noise

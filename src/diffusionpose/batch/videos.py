@@ -1,0 +1,90 @@
+"""Which files a batch is about."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from diffusionpose.errors import UsageError
+from diffusionpose.video.containers import sniff_container
+
+VIDEO_SUFFIXES = frozenset(
+    [
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".qt",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".ts",
+        ".mts",
+        ".m2ts",
+        ".mpg",
+        ".mpeg",
+        ".vob",
+        ".flv",
+        ".ogv",
+        ".ogg",
+        ".wmv",
+        ".asf",
+        ".3gp",
+    ]
+)
+"""A file so named in a folder is meant as a video, also when it turns out to be none."""
+_HEAD_BYTES = 4096
+
+
+def find_videos(given: Sequence[Path]) -> tuple[Path, ...]:
+    """Files as they are given, and of folders the videos directly in them, by name; each file once.
+
+    In a folder a video is a file that is not hidden and begins as a video does, or is named like one.
+
+    Raises:
+        UsageError: If nothing is found, a folder cannot be read, or two videos would have results of the same name.
+    """
+    found: dict[Path, Path] = {}
+    for path in given:
+        for video in _in_folder(path) if path.is_dir() else [path]:
+            found.setdefault(video.absolute().resolve(), video)
+    videos = tuple(found.values())
+    if not videos:
+        raise UsageError("no videos: give files, or folders with videos directly in them")
+    _check_names(videos)
+    return videos
+
+
+def _in_folder(folder: Path) -> Iterator[Path]:
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be read: {error.strerror}") from None
+    videos = [folder / name for name in names if _is_meant_as_video(folder / name)]
+    if not videos:
+        raise UsageError(f"{folder}: there are no videos directly in it")
+    yield from videos
+
+
+def _is_meant_as_video(path: Path) -> bool:
+    if path.name.startswith(".") or not path.is_file():
+        return False
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return sniff_container(file.read(_HEAD_BYTES)) is not None
+    except OSError:
+        # Whether it is a video nobody can say: no reason to stop at the others.
+        return False
+
+
+def _check_names(videos: Sequence[Path]) -> None:
+    """Two results of one name would overwrite each other."""
+    seen: dict[str, Path] = {}
+    for video in videos:
+        # Folders of some systems do not tell letters of different case apart.
+        other = seen.setdefault(video.stem.casefold(), video)
+        if other is not video:
+            raise UsageError(
+                f"{other} and {video} would both become {video.stem}.poses.json: rename one, or give "
+                "them to two batches with an --out each"
+            )

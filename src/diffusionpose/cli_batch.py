@@ -1,0 +1,158 @@
+"""The verb `batch` of the command line: its options, and what it prints."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, get_args
+
+import typer
+
+from diffusionpose.cli_options import (
+    EXIT_PARTIAL,
+    AnglesOption,
+    BatchSizeOption,
+    BlurFacesOption,
+    DetectEveryOption,
+    DetectorOption,
+    DeviceOption,
+    EngineOption,
+    FillGapsOption,
+    FlipTestOption,
+    FormatOption,
+    HeightOption,
+    HoldCropsOption,
+    HypothesesOption,
+    ModelOption,
+    OverwriteOption,
+    PrecisionOption,
+    SeedOption,
+    SmoothOption,
+    StepsOption,
+    VideoOption,
+    names_of,
+    result_options,
+)
+
+if TYPE_CHECKING:
+    from diffusionpose.batch.ledger import LedgerEntry
+    from diffusionpose.batch.run import BatchReport
+
+
+def batch(
+    videos: Annotated[
+        list[Path],
+        typer.Argument(help="Video files, and folders: the videos directly in them, by name."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for results and ledger.jsonl.")] = Path("poses"),
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Videos side by side; one for two cores by default.")
+    ] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Seconds for each video; none by default.")
+    ] = None,
+    memory_limit: Annotated[
+        float | None, typer.Option(help="GiB for each video; none by default. Linux only.")
+    ] = None,
+    model: ModelOption = "tiny",
+    formats: FormatOption = "json",
+    video: VideoOption = True,
+    detector: DetectorOption = None,
+    detect_every: DetectEveryOption = 1,
+    hold_crops: HoldCropsOption = True,
+    device: DeviceOption = "auto",
+    engine: EngineOption = None,
+    precision: PrecisionOption = "float32",
+    seed: SeedOption = 0,
+    steps: StepsOption = 1,
+    num_hypotheses: HypothesesOption = 1,
+    flip_test: FlipTestOption = False,
+    batch_size: BatchSizeOption = 8,
+    smooth: SmoothOption = None,
+    fill_gaps: FillGapsOption = 0,
+    angles: AnglesOption = False,
+    height_m: HeightOption = None,
+    hide_faces: BlurFacesOption = False,
+    overwrite: OverwriteOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only name what is not ok.")] = False,
+) -> None:
+    """predict for many videos: what is done stays done when it is stopped and started again.
+
+    Exit code 0 when all are ok, 4 when some are not.
+    """
+    from diffusionpose.batch.run import BatchPlan, run_batch
+    from diffusionpose.batch.work import BatchOptions, PipelineOptions
+    from diffusionpose.batch.workers import Limits
+
+    pipeline = PipelineOptions(
+        model=model, detector=detector, device=device, engine=engine, precision=precision, seed=seed,
+        num_inference_steps=steps, num_hypotheses=num_hypotheses, flip_test=flip_test, batch_size=batch_size,
+        detect_every=detect_every, hold_crops=hold_crops,
+    )  # fmt: skip
+    wanted = result_options(names_of(f"json,{formats}"), smooth, fill_gaps, angles, height_m)
+    plan = BatchPlan(
+        videos,
+        out,
+        BatchOptions(pipeline, wanted, video, hide_faces),
+        workers or max(1, (os.cpu_count() or 1) // 2),
+        Limits(time_limit, memory_limit),
+        overwrite,
+    )
+    files = plan.videos()
+    with videos_bar(len(files), quiet) as on_done:
+        report = run_batch(plan, files, on_done)
+    summarize(report, quiet)
+
+
+@contextmanager
+def videos_bar(number: int, quiet: bool) -> Iterator[Callable[["LedgerEntry", bool], None] | None]:
+    """A bar of videos on stderr, with the number of those that are not ok; nothing when that is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = [
+        TextColumn("videos"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[bad]} not ok"),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("videos", total=number, bad=0)
+
+        def done(entry: "LedgerEntry", _: bool) -> None:
+            bad = progress.tasks[task].fields["bad"] + (entry.status != "ok")
+            progress.update(task, advance=1, bad=bad)
+
+        yield done
+
+
+def summarize(report: "BatchReport", quiet: bool) -> None:
+    """The table of statuses, and a line for each video that is not ok; exit code 4 if there is one."""
+    from diffusionpose.batch.ledger import Status
+
+    if not quiet:
+        counts = report.counts
+        for status in get_args(Status):
+            if counts[status]:
+                print(f"{status:<10}{counts[status]:>7}")
+        kept = f" ({report.num_kept} done before)" if report.num_kept else ""
+        print(f"{'videos':<10}{len(report.entries):>7}{kept}", flush=True)
+    for entry in report.not_ok:
+        print(_line(entry), file=sys.stderr)
+    if report.not_ok:
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+def _line(entry: "LedgerEntry") -> str:
+    return f"diffusionpose: {entry.status}: {entry.name}: {entry.message}"

@@ -1,0 +1,96 @@
+"""Options that several verbs of the command line share, and the exit codes that their work ends with."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from diffusionpose.results import ResultOptions
+
+EXIT_FAILED, EXIT_PARTIAL = 1, 4
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        help="Bundled name, folder, owner/name on the Hugging Face hub, or exported .onnx."
+    ),
+]
+EngineOption = Annotated[
+    str | None,
+    typer.Option(help="torch, or for an exported .onnx: onnxruntime (default) or openvino."),
+]
+FormatOption = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        help="Comma-separated: json, csv, posetrack, coco, parquet, npz, openpose, trc, c3d. json is always written.",
+    ),
+]
+SmoothOption = Annotated[
+    str | None, typer.Option(help="Smooth the paths of joints: one-euro, or butterworth[:HZ].")
+]
+FillGapsOption = Annotated[
+    int, typer.Option(min=0, help="Fill gaps of up to so many frames; filled joints are marked.")
+]
+AnglesOption = Annotated[
+    bool,
+    typer.Option("--angles", help="Also NAME.angles.csv: elbows, knees, shoulders, hips, trunk."),
+]
+BlurFacesOption = Annotated[
+    bool, typer.Option("--blur-faces", help="Cover faces in the annotated video.")
+]
+HeightOption = Annotated[
+    float | None, typer.Option(help="The person's height in metres, for trc and c3d.")
+]
+BoxesOption = Annotated[
+    Path | None, typer.Option(help="JSON file of person boxes, instead of the detector.")
+]
+DetectorOption = Annotated[
+    str | None,
+    typer.Option(help="YOLOX .onnx file, or a transformers detector (folder or owner/name)."),
+]
+DetectEveryOption = Annotated[int, typer.Option(help="Detect on every n-th frame, track between.")]
+HoldCropsOption = Annotated[
+    bool,
+    typer.Option(help="Keep a crop while the person stays inside: faster; off, as in the paper."),
+]
+FpsOption = Annotated[float | None, typer.Option(help="Images per second of a folder of images.")]
+FlipTestOption = Annotated[
+    bool, typer.Option(help="Average with the mirrored crop: slower, steadier.")
+]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace files that are not of this video.")
+]
+VideoOption = Annotated[bool, typer.Option(help="Write the annotated video.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+PrecisionOption = Annotated[str, typer.Option(help="float32 or bfloat16.")]
+SeedOption = Annotated[int, typer.Option(help="Of the noise that heatmaps start from.")]
+StepsOption = Annotated[int, typer.Option(help="DDIM steps.")]
+HypothesesOption = Annotated[int, typer.Option(help="Noises a person and frame, averaged.")]
+BatchSizeOption = Annotated[int, typer.Option(help="People a pass; changes speed, not results.")]
+
+
+def names_of(text: str) -> tuple[str, ...]:
+    """Of a comma-separated list, each once."""
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def result_options(
+    formats: tuple[str, ...],
+    smooth: str | None,
+    fill_gaps: int,
+    angles: bool,
+    height: float | None,
+) -> "ResultOptions":
+    """Checked before anything is opened."""
+    from diffusionpose.exports import ExportOptions
+    from diffusionpose.postprocess import parse_smoother
+    from diffusionpose.results import ResultOptions
+
+    return ResultOptions(
+        formats=(*formats, "angles") if angles else formats,
+        fill_gaps=fill_gaps,
+        smoother=None if smooth is None else parse_smoother(smooth),
+        export=ExportOptions(height),
+    )
