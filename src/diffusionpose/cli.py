@@ -4,21 +4,22 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 input refused, 4 partial (delivered, but 
 130 interrupted, 143 terminated.
 """
 
-import ctypes
 import importlib.util
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from diffusionpose.cli_app import serve_app
 from diffusionpose.cli_evaluate import evaluate
 from diffusionpose.errors import DiffusionPoseError, MissingExtraError, UsageError
+from diffusionpose.process import prepare_process
 from diffusionpose.version import __version__
 
 if TYPE_CHECKING:
@@ -54,19 +55,6 @@ def main() -> None:
         app()
     except DiffusionPoseError as error:
         _fail(str(error), error.exit_code)
-
-
-def prepare_process() -> None:
-    """What makes torch's threads and buffers fast in a process of our own; docs/decisions/007-process.md has figures."""
-    if "OMP_WAIT_POLICY" not in os.environ:
-        # Read when torch is imported. GNU OpenMP's threads spin for this long, some 30 us, before they sleep.
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    with suppress(AttributeError, OSError):  # no glibc
-        mallopt = ctypes.CDLL(None).mallopt
-        trim_threshold, top_pad, mmap_threshold = -1, -2, -3
-        mallopt(mmap_threshold, 1 << 30)
-        mallopt(trim_threshold, (1 << 31) - 1)
-        mallopt(top_pad, 1 << 26)
 
 
 def _stop(message: str, code: int) -> NoReturn:
@@ -372,6 +360,7 @@ def export(
 
 
 app.command()(evaluate)
+app.command("app")(serve_app)
 
 
 @app.command()
