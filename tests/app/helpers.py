@@ -32,7 +32,7 @@ def serving(
             yield client, jobs
 
 
-def upload(client: TestClient, content: bytes = b"a video", **query: str | int | float) -> str:
+def upload(client: TestClient, content: bytes = b"a video", **query: str | float) -> str:
     """The id of a new job."""
     answer = client.post("/api/jobs", params={"name": "walk.mp4", **query}, content=content)
     assert answer.status_code == 201, answer.text
