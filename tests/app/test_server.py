@@ -161,7 +161,7 @@ def test_a_full_disk_is_told(idle, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(server.os, "open", full)
+    monkeypatch.setattr(server, "open", full, raising=False)
     answer = idle[0].post("/api/jobs", content=b"x")
     assert (answer.status_code, "No space left" in answer.json()["error"]) == (507, True)
     assert list(tmp_path.iterdir()) == []
@@ -201,7 +201,7 @@ def test_a_job_from_upload_to_deletion(tmp_path):
         assert names == ["walk.mp4", "walk.poses.json"]
 
         # The upload is gone; what is kept is for the owner alone.
-        assert [path.name for path in files_of(tmp_path)] == ["results.zip", "video.mp4"]
+        assert {path.name for path in files_of(tmp_path)} == {"results.zip", "video.mp4"}
         assert {stat.S_IMODE(path.stat().st_mode) for path in files_of(tmp_path)} == {0o600}
         assert client.delete(f"/api/jobs/{job_id}").status_code == 204
         assert client.get(f"/api/jobs/{job_id}").status_code == 404

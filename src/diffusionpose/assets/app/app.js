@@ -151,6 +151,7 @@ function draw({ title, name, share, label = "Frames", count = "–", speed = "�
   $("speed").textContent = speed;
   $("left").textContent = left;
   $("work-hint").textContent = hint;
+  $("work-facts").hidden = [count, speed, left].every((text) => text === "–");
   document.title = `${share ? `${Math.floor(100 * share)} % ` : ""}${title} – diffusionpose`;
   show("work");
 }
