@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from diffusionpose.app.jobs import JobView
-from diffusionpose.app.options import FORMAT_NAMES, JobOptions
+from diffusionpose.app.options import FORMAT_NAMES, FormatName, JobOptions
 from diffusionpose.version import __version__
 
 Json = dict[str, Any]
@@ -21,7 +21,7 @@ class ErrorView(BaseModel):
 class SettingsView(BaseModel):
     """What the page needs to know before a job."""
 
-    formats: list[str]
+    formats: tuple[FormatName, ...]
     max_upload_bytes: int
     keep_minutes: float
     version: str

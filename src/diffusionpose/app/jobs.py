@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -260,7 +260,9 @@ class Jobs:
             theirs.close()
         job.state = "running"
         self._working = job
-        self._worker = _Worker(process, pipe, self._clock() + settings.time_limit)
+        self._worker = _Worker(
+            process, cast("Connection", pipe), self._clock() + settings.time_limit
+        )
 
     def _watch(self, job: Job, worker: _Worker) -> None:
         # Asked before the pipe is emptied, so that a last report is not missed.

@@ -48,9 +48,9 @@ class JobOptions(Frozen):
 
     def wanted(self) -> ResultOptions:
         """As `predict_files` takes them."""
-        names = dict.fromkeys(("json", *self.formats, *(["angles"] if self.angles else [])))
+        names: list[str] = ["json", *self.formats, *(["angles"] if self.angles else [])]
         return ResultOptions(
-            formats=tuple(names),
+            formats=tuple(dict.fromkeys(names)),
             fill_gaps=self.fill_gaps,
             smoother=None if self.smooth == "none" else parse_smoother(self.smooth),
             export=ExportOptions(self.height_m),

@@ -2,8 +2,8 @@
 
 import importlib.resources
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -93,11 +93,10 @@ class _Api:
 
     async def settings(self, _: Request) -> Response:
         limits = self._jobs.settings
-        formats, keep = list(available_formats()), limits.keep_minutes
         view = SettingsView(
-            formats=formats,
+            formats=available_formats(),
             max_upload_bytes=limits.max_upload_bytes,
-            keep_minutes=keep,
+            keep_minutes=limits.keep_minutes,
             version=__version__,
         )
         return JSONResponse(view.model_dump())
@@ -112,7 +111,8 @@ class _Api:
             raise HTTPException(422, str(error)) from error
         if self._jobs.is_full():
             raise HTTPException(429, "Too many videos are here already. Try again later.")
-        folder = self._jobs.begin_upload()
+        with _stored():
+            folder = self._jobs.begin_upload()
         try:
             await _receive(request, folder / UPLOAD, self._jobs.settings.max_upload_bytes)
             job = self._jobs.add(folder, name, options)
@@ -160,6 +160,16 @@ def _file(job: Job, path: Path, media_type: str, name: str | None) -> Response:
     return FileResponse(path, media_type=media_type, filename=name, stat_result=path.stat())
 
 
+@contextmanager
+def _stored() -> Iterator[None]:
+    """A full disk is no bug."""
+    try:
+        yield
+    except OSError as error:
+        text = f"The video cannot be stored: {error.strerror or error}."
+        raise HTTPException(507, text) from error
+
+
 async def _receive(request: Request, target: Path, most: int) -> None:
     """Writes the body to a file that nobody else can read, and stops at the first byte too many."""
     too_large = HTTPException(413, f"The video is larger than the {most / 1e6:g} MB taken here.")
@@ -167,17 +177,16 @@ async def _receive(request: Request, target: Path, most: int) -> None:
     if announced.isascii() and announced.isdecimal() and int(announced) > most:
         raise too_large
     size = 0
-    try:
-        with open(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-            stream = request.stream()
-            while chunk := await _next_chunk(stream):
-                size += len(chunk)
-                if size > most:
-                    raise too_large
-                await run_sync(file.write, chunk)
-    except OSError as error:
-        text = f"The video cannot be stored: {error.strerror or error}."
-        raise HTTPException(507, text) from error
+    with (
+        _stored(),
+        open(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file,
+    ):
+        stream = request.stream()
+        while chunk := await _next_chunk(stream):
+            size += len(chunk)
+            if size > most:
+                raise too_large
+            await run_sync(file.write, chunk)
     if size == 0:
         raise HTTPException(422, "The upload is empty.")
 
