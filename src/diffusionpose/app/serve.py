@@ -2,7 +2,9 @@
 
 import ipaddress
 import os
+import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
@@ -49,6 +51,9 @@ def serve(
         UsageError: If the address cannot be listened on.
     """
     os.umask(0o077)
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        # By default the process would end on the spot, and the folder stay.
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with (
         _listen(host, port) as listener,
         tempfile.TemporaryDirectory(prefix="diffusionpose-app-") as root,
