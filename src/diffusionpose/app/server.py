@@ -145,8 +145,10 @@ class _Api:
     def _job(self, request: Request) -> Job:
         job = self._jobs.find(request.path_params["id"])
         if job is None:
-            text = f"There is no such video here. Results are deleted after {self._jobs.settings.keep_minutes:g} minutes."
-            raise HTTPException(404, text)
+            keep = f"{self._jobs.settings.keep_minutes:g} minutes"
+            raise HTTPException(
+                404, f"There is no such video here. Results are deleted after {keep}."
+            )
         return job
 
     def _view(self, job: Job, status: int = 200) -> Response:
@@ -173,8 +175,10 @@ def _stored() -> Iterator[None]:
 async def _receive(request: Request, target: Path, most: int) -> None:
     """Writes the body to a file that nobody else can read, and stops at the first byte too many."""
     too_large = HTTPException(413, f"The video is larger than the {most / 1e6:g} MB taken here.")
-    announced = request.headers.get("content-length", "")
-    if announced.isascii() and announced.isdecimal() and int(announced) > most:
+    announced = request.headers.get("content-length", "0")
+    if len(announced) > 15 or (
+        announced.isascii() and announced.isdecimal() and int(announced) > most
+    ):
         raise too_large
     size = 0
     with (
