@@ -13,6 +13,8 @@ from diffusionpose.version import __version__
 # Nothing phones home. Read by dependencies when they are imported, so it stands before any of them.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
+# From 1.29 on, onnxruntime sends what it runs to its makers, and leaves an id in the folder for temporary files.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from diffusionpose.model.model import DiffusionPose

@@ -57,6 +57,11 @@ def test_the_other_verbs_do_not_load_the_server():
     assert done.stdout.strip() == "[]"
 
 
+def test_telemetry_of_dependencies_is_off():
+    names = ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "ORT_DISABLE_TELEMETRY")
+    assert [os.environ[name] for name in names] == ["1", "1", "1"]
+
+
 def test_an_address_in_use_is_one_line(tmp_path):
     pytest.importorskip("uvicorn")
     with running(tmp_path) as (_, address):
@@ -92,4 +97,5 @@ def test_a_real_video_and_a_signal(tmp_path, untrained, made_video, number, code
         process.send_signal(number)
         assert process.wait(PATIENCE) == code
         assert process.stderr.read().startswith("diffusionpose: error: ")
+        # Nothing of ours, and none of the ids by which dependencies know a machine again.
         assert list(tmp_path.iterdir()) == []
