@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from diffusionpose.cli_app import serve_app
 from diffusionpose.cli_batch import batch
 from diffusionpose.cli_data import data_app
 from diffusionpose.cli_evaluate import evaluate
@@ -329,6 +330,7 @@ def export(
 app.command()(evaluate)
 app.command()(report)
 app.command()(batch)
+app.command("app")(serve_app)
 
 
 @app.command()

@@ -17,6 +17,7 @@ EXTRAS = {
     "openvino": "openvino",
     "eval": "motmetrics",
     "hota": "trackeval",
+    "app": "starlette",
 }
 
 

@@ -1,0 +1,99 @@
+"""What a visitor may ask for: the query of `POST /api/jobs`."""
+
+import importlib.util
+import re
+import unicodedata
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from diffusionpose.config import Frozen
+from diffusionpose.errors import UsageError
+from diffusionpose.exports import EXPORTS, ExportOptions
+from diffusionpose.postprocess import parse_smoother
+from diffusionpose.results import ResultOptions
+
+FormatName = Literal[
+    "json", "csv", "posetrack", "coco", "parquet", "npz", "openpose", "trc", "c3d"
+]  # fmt: skip
+FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
+MAX_NAME = 80
+
+
+def _split(value: object) -> object:
+    return value.split(",") if isinstance(value, str) else value
+
+
+class JobOptions(Frozen):
+    """Options of a job, as the page offers them. JSON and the annotated video are always made."""
+
+    formats: Annotated[tuple[FormatName, ...], BeforeValidator(_split)] = ("json",)
+    smooth: Literal["none", "one-euro", "butterworth"] = "none"
+    fill_gaps: int = Field(default=0, ge=0, le=250)
+    angles: bool = False
+    blur_faces: bool = False
+    detect_every: int = Field(default=1, ge=1, le=30)
+    height_m: float | None = Field(default=None, ge=0.3, le=3)
+
+    @model_validator(mode="after")
+    def _can_be_made(self) -> Self:
+        for name in self.formats:
+            export = EXPORTS.get(name)
+            if export is not None and export.in_metres and self.height_m is None:
+                raise ValueError(f"{name.upper()} is in metres: give the person's height")
+            if name not in available_formats():
+                raise ValueError(f"{name} cannot be written: a package is not installed here")
+        return self
+
+    def wanted(self) -> ResultOptions:
+        """As `predict_files` takes them."""
+        names: list[str] = ["json", *self.formats, *(["angles"] if self.angles else [])]
+        return ResultOptions(
+            formats=tuple(dict.fromkeys(names)),
+            fill_gaps=self.fill_gaps,
+            smoother=None if self.smooth == "none" else parse_smoother(self.smooth),
+            export=ExportOptions(self.height_m),
+        )
+
+
+def available_formats() -> tuple[FormatName, ...]:
+    """Formats whose packages are installed."""
+    return tuple(name for name in FORMAT_NAMES if _is_installed(name))
+
+
+def _is_installed(name: str) -> bool:
+    needs = EXPORTS[name].needs if name in EXPORTS else None
+    return needs is None or importlib.util.find_spec(needs[0]) is not None
+
+
+def parse_options(query: Mapping[str, str]) -> JobOptions:
+    """Options of a query.
+
+    Raises:
+        UsageError: If one is unknown or out of range; one line that names it.
+    """
+    try:
+        return JobOptions.model_validate(dict(query))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise UsageError(shown(f"{where}: {message}" if where else message, 200)) from error
+
+
+def shown(text: str, most: int = MAX_NAME) -> str:
+    """A stranger's text on one line, without what would steer a terminal or turn the direction of writing."""
+    visible = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
+    return " ".join(visible.split())[:most]
+
+
+def display_name(name: str) -> str:
+    """The last part of a file's name as the client gives it, to be shown and never to be opened."""
+    return shown(re.split(r"[/\\]", name)[-1]) or "video"
+
+
+def file_stem(name: str) -> str:
+    """A display name as the start of names of files, on every system."""
+    stem = re.sub(r"[^\w.-]+", "-", display_name(name).rpartition(".")[0] or display_name(name))
+    return stem.strip("-.") or "video"

@@ -1,0 +1,49 @@
+"""The verb `app` of the command line: the page on this machine, its limits, and what it prints."""
+
+import importlib.util
+import sys
+import threading
+import webbrowser
+from typing import Annotated
+
+import typer
+
+from diffusionpose.errors import MissingExtraError
+
+
+def serve_app(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; another than this machine's own is public.")
+    ] = "127.0.0.1",
+    max_upload_mb: Annotated[float, typer.Option(min=0.001, help="Largest video.")] = 500,
+    keep_minutes: Annotated[
+        float, typer.Option(min=0.01, help="Results are deleted after so long.")
+    ] = 60,
+    time_limit: Annotated[float, typer.Option(min=1, help="Seconds that a job may work.")] = 3600,
+    memory_limit: Annotated[
+        float, typer.Option(min=0.1, help="GiB that a job may hold (on Linux).")
+    ] = 8,
+    model: Annotated[str, typer.Option(help="As in predict.")] = "tiny",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+) -> None:
+    """A page on this machine: drop a video, watch, take the results (extra: app)."""
+    for package in ("starlette", "uvicorn"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "app")
+    from diffusionpose.app.jobs import AppSettings
+    from diffusionpose.app.serve import is_local, serve
+
+    if not is_local(host):
+        text = f"everybody who reaches {host} can upload videos, and nothing is encrypted"
+        print(f"diffusionpose: warning: {text}", file=sys.stderr)
+    settings = AppSettings(max_upload_mb, keep_minutes, time_limit, memory_limit, model, device)
+
+    def tell(address: str) -> None:
+        print(f"diffusionpose: {address} (Ctrl-C ends it)", flush=True)
+        # A browser in the terminal would be of no use, and in the way of scripts.
+        if browser and sys.stdout.isatty():
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+
+    serve(settings, host, port, on_ready=tell)

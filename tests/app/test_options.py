@@ -1,0 +1,75 @@
+"""What a visitor may ask for."""
+
+from typing import get_args
+
+import pytest
+
+from diffusionpose.app import options
+from diffusionpose.app.options import FormatName, display_name, file_stem, parse_options
+from diffusionpose.errors import UsageError
+from diffusionpose.exports import EXPORTS
+from diffusionpose.formats import FORMATS
+
+
+def test_the_page_offers_every_format():
+    assert {*get_args(FormatName), "angles"} == {*FORMATS, *EXPORTS}
+
+
+def test_options_become_those_of_the_command_line():
+    wanted = parse_options(
+        {"formats": "csv,trc", "height_m": "1.75", "angles": "true", "smooth": "butterworth", "fill_gaps": "5"}
+    ).wanted()  # fmt: skip
+    assert wanted.formats == ("json", "csv", "trc", "angles")
+    assert wanted.export.height == 1.75
+    assert wanted.fill_gaps == 5
+    assert wanted.smoother.name == "butterworth:6"
+    assert parse_options({}).wanted().formats == ("json",)
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ({"formats": "xml"}, "formats.0: "),
+        ({"formats": ""}, "formats.0: "),
+        ({"formats": "trc"}, "TRC is in metres: give the person's height"),
+        ({"height_m": "nan"}, "height_m: "),
+        ({"height_m": "9"}, "height_m: "),
+        ({"fill_gaps": "-1"}, "fill_gaps: "),
+        ({"fill_gaps": "9" * 5000}, "fill_gaps: "),
+        ({"detect_every": "0"}, "detect_every: "),
+        ({"smooth": "hard"}, "smooth: "),
+        ({"model": "/etc/passwd"}, "model: "),
+        ({"a\nb\x1b[1m": "1"}, "a b [1m: "),
+    ],
+)
+def test_others_are_refused_in_one_line_that_names_them(query, message):
+    with pytest.raises(UsageError) as error:
+        parse_options(query)
+    assert str(error.value).startswith(message)
+    assert len(str(error.value)) <= 200
+    assert str(error.value).isprintable()
+
+
+def test_a_format_whose_package_is_missing_is_refused(monkeypatch):
+    monkeypatch.setattr(options, "_is_installed", lambda name: name != "parquet")
+    with pytest.raises(UsageError, match="parquet cannot be written"):
+        parse_options({"formats": "parquet"})
+
+
+@pytest.mark.parametrize(
+    ("name", "displayed", "stem"),
+    [
+        ("walk.mp4", "walk.mp4", "walk"),
+        ("../../etc/passwd", "passwd", "passwd"),
+        ("C:\\films\\Été 1.mov", "Été 1.mov", "Été-1"),
+        ("a\u202egpm.4pm\n\x00", "a gpm.4pm", "a-gpm"),
+        (".mp4", ".mp4", "mp4"),
+        ("..", "..", "video"),
+        ("", "video", "video"),
+        ("x" * 500, "x" * 80, "x" * 80),
+        ("<b>&.mp4", "<b>&.mp4", "b"),
+    ],
+)
+def test_names_are_shown_safely(name, displayed, stem):
+    assert display_name(name) == displayed
+    assert file_stem(name) == stem

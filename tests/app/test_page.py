@@ -1,0 +1,139 @@
+"""The page in a headless Chromium, from the upload to the zip; the work is a stand-in's."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("starlette")
+playwright = pytest.importorskip("playwright.sync_api")
+
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+PATIENCE_MS = 600_000
+DEMO = Path(__file__).parents[2] / "examples" / "demo.mp4"
+SERVER = """
+import sys
+from diffusionpose.app.jobs import AppSettings
+from diffusionpose.app.serve import serve
+from tests.app import works
+if __name__ == "__main__":
+    settings = AppSettings(max_upload_mb=1)
+    serve(settings, "127.0.0.1", 0, on_ready=lambda a: print(a, flush=True), work=works.slow)
+"""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """Of a server in a process of its own."""
+    script = tmp_path_factory.mktemp("server") / "serve.py"
+    script.write_text(SERVER)
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
+    with subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        yield process.stdout.readline().strip()
+        process.terminate()
+
+
+@pytest.fixture
+def page(address):
+    """A fresh browser at the page; anything in its console is a failure."""
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE_MS
+        )
+        context = browser.new_context(viewport={"width": 390, "height": 844})
+        context.set_default_timeout(PATIENCE_MS)
+        page, complaints = context.new_page(), []
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "request",
+            lambda request: complaints.extend(
+                [] if request.url.startswith(address) else [request.url]
+            ),
+        )
+        page.goto(address)
+        playwright.expect(page.locator("#privacy")).to_contain_text("deleted", timeout=PATIENCE_MS)
+        yield page
+        browser.close()
+        assert complaints == []
+
+
+def wait_until(page, condition):
+    """Playwright's own way needs `eval` in the page, which its policy forbids."""
+    end = time.monotonic() + PATIENCE_MS / 1000
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, condition
+        page.wait_for_timeout(100)
+
+
+def begin(page):
+    page.set_input_files("#file", DEMO)
+    page.click("#go")
+    playwright.expect(page.locator("#count")).to_contain_text(" of 40", timeout=PATIENCE_MS)
+
+
+def test_upload_progress_reload_second_tab_result_and_download(page, tmp_path):
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.locator("#formats span", has_text="TRC").click()
+    page.set_input_files("#file", DEMO)
+    page.click("#go")
+    assert "height" in page.inner_text("#start-problem")
+    page.fill("#height", "1.7")
+    begin(page)
+    assert "#job=" in page.url
+    page.reload()
+    page.wait_for_selector("#work:not([hidden])")
+    second = page.context.new_page()
+    second.goto(page.url)
+    for tab in (page, second):
+        tab.wait_for_selector("#result:not([hidden])")
+        assert tab.inner_text("#result-title") == "2 people found"
+        assert tab.inner_text("#result-name") == "demo.mp4"
+    wait_until(page, "document.getElementById('film').readyState >= 2")
+    page.evaluate("document.getElementById('film').currentTime = 1")
+    wait_until(page, "!document.getElementById('film').seeking")
+    assert page.evaluate("document.getElementById('film').currentTime") == 1
+    with page.expect_download() as download:
+        page.click("#download")
+    download.value.save_as(tmp_path / "got.zip")
+    assert download.value.suggested_filename == "demo-poses.zip"
+    assert zipfile.ZipFile(tmp_path / "got.zip").namelist() == ["demo.mp4", "demo.poses.json"]
+    page.click("#delete")
+    page.wait_for_selector("#start:not([hidden])")
+    second.reload()
+    second.wait_for_selector("#trouble:not([hidden])")
+    assert "no such video" in second.inner_text("#trouble-text")
+    second.close()
+
+
+def test_cancel_and_another_video(page):
+    begin(page)
+    page.click("#cancel")
+    page.wait_for_selector("#trouble:not([hidden])")
+    assert page.inner_text("#trouble-title") == "Cancelled"
+    page.click("#trouble .again")
+    page.wait_for_selector("#start:not([hidden])")
+    assert page.is_disabled("#go")
+
+
+def test_a_video_that_is_too_large_is_told_before_it_is_sent(page, tmp_path):
+    large = tmp_path / "large.mp4"
+    large.write_bytes(bytes(1_500_000))
+    page.set_input_files("#file", large)
+    assert "1.5 MB" in page.inner_text("#start-problem")
+    assert page.is_disabled("#go")

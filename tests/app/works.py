@@ -1,0 +1,63 @@
+"""What workers of the tests do in place of the network; loaded in their processes, so without torch."""
+
+import os
+import time
+
+from diffusionpose.app.worker import FILM, UPLOAD, ZIP, Facts, Report, Send, WorkOrder, write_zip
+from diffusionpose.errors import InputRefusedError
+
+FRAMES = 12
+
+
+def quick(order: WorkOrder, send: Send) -> Facts:
+    """Twelve frames, and a film that is the upload itself."""
+    for frame in range(1, FRAMES + 1):
+        send(Report(kind="frames", frames=frame, expected_frames=FRAMES))
+    _deliver(order)
+    return Facts(frames=FRAMES, people=1, seconds=0.48, warnings=("VFR: steps vary",))
+
+
+def slow(order: WorkOrder, send: Send) -> Facts:
+    """Two frames a second, so that there is time to look."""
+    for frame in range(41):
+        send(Report(kind="frames", frames=frame, expected_frames=40))
+        time.sleep(0.5)
+    _deliver(order)
+    return Facts(frames=40, people=2, seconds=1.6)
+
+
+def endless(order: WorkOrder, send: Send) -> Facts:
+    """One frame, and no more."""
+    send(Report(kind="frames", frames=1, expected_frames=FRAMES))
+    time.sleep(600)
+    raise AssertionError
+
+
+def crash(order: WorkOrder, send: Send) -> Facts:
+    """As if the decoder had broken memory."""
+    os.abort()
+
+
+def refuse(order: WorkOrder, send: Send) -> Facts:
+    """As the reader refuses what is no video."""
+    raise InputRefusedError(f"{order.folder / UPLOAD}: no video, see --help")
+
+
+def greedy(order: WorkOrder, send: Send) -> Facts:
+    """Takes 400 MB."""
+    held = b"x" * 400_000_000
+    time.sleep(600)
+    raise AssertionError(len(held))
+
+
+def nonsense(order: WorkOrder, send: Send) -> Facts:
+    """Says that it is done, and delivers nothing."""
+    return Facts(frames=1, people=0, seconds=0)
+
+
+def _deliver(order: WorkOrder) -> None:
+    results = order.folder / "results"
+    results.mkdir()
+    (order.folder / FILM).write_bytes((order.folder / UPLOAD).read_bytes())
+    (results / f"{UPLOAD}.poses.json").write_text("{}")
+    write_zip(results, order.folder / ZIP, order.stem)
