@@ -2,10 +2,10 @@
 
     python benchmarks/bench_accuracy.py DATA [--model tiny] [--columns "as it is,one frame thrice"] [--seeds 3] [--no-peers]
 
-DATA holds `lspet/` and `jhmdb/` as docs/default-model.md lays them out. PCK@0.2 of the torso over the 12 limb joints, true
+DATA holds `lspet/`, `jhmdb/` and `coco/` as docs/default-model.md lays them out. PCK@0.2 of the torso over the 12 limb joints, true
 boxes, one DDIM step; the spread is over seeds of the noise. Columns: the model as it is, with the key frame in place of its
 neighbours, with the mirrored crop averaged in, and with the mean of four noises; then MoveNet and BlazePose (`peers/`),
-which see one frame. The harder copy of JHMDB val has made occlusion and blur (decision 011), which are made on our crops:
+which see one frame. COCO's stills are of train2017: MoveNet has seen them, ours has not. The harder copy of JHMDB val has made occlusion and blur (decision 011), which are made on our crops:
 peers are not measured on it. Jitter is of joints that stand still.
 """
 
@@ -53,10 +53,17 @@ LSPET = {
     "images": "images",
 }
 JHMDB = {"kind": "posetrack", "root": "jhmdb", "split": "val"}
+COCO = {
+    "kind": "coco",
+    "root": "coco",
+    "annotations": "person_keypoints_train2017.json",
+    "images": "train2017",
+}
 SETS: dict[str, tuple[dict[str, Any], CorruptionConfig | None]] = {
     "LSPET, last 1,000": (LSPET, None),
     "JHMDB val, every 4th frame": (JHMDB | {"stride": 4}, None),
-    "the same, harder": (
+    "COCO, 80 stills": (COCO, None),
+    "JHMDB val, harder": (
         JHMDB | {"stride": 4},
         CorruptionConfig(blur=1, blur_each=1, occlusion=1, occluder_speed=0.15),
     ),

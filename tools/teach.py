@@ -1,0 +1,90 @@
+"""Labels of MoveNet Thunder beside those of a crowd, for training the default model.
+
+python tools/teach.py DATA
+
+DATA is as in docs/default-model.md. Writes `lspet/annotations/train_taught.json`: `train.json` with a nose, which the set lacks,
+where MoveNet is sure of it, and without the joints that MoveNet is sure to be elsewhere. No validation split is read.
+"""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+from peers import keypoints, setup
+
+from diffusionpose.config import SourceConfig
+from diffusionpose.data.clips import ClipRecord
+from diffusionpose.skeleton import COCO17, POSETRACK15
+from diffusionpose.training.sources import load_source
+
+SURE_OF_NOSE = 0.4
+SURE = 0.5
+ELSEWHERE = 0.5
+"""Of the torso, from left shoulder to right hip: further than any two people would disagree."""
+ABSENT = [0.0, 0.0, 0.0]
+
+Key = tuple[int, int]
+"""Image and track of a person."""
+
+
+def taught_noses(records: list[ClipRecord], found: np.ndarray) -> dict[Key, list[float]]:
+    """The nose of each person, where MoveNet is sure."""
+    nose = found[:, COCO17.index("nose")]
+    return {
+        (record.image_id, record.track_id): [*np.round(point[:2], 2).tolist(), 2.0]
+        for record, point in zip(records, nose, strict=True)
+        if point[2] >= SURE_OF_NOSE
+    }
+
+
+def elsewhere(records: list[ClipRecord], found: np.ndarray) -> dict[Key, list[str]]:
+    """Of each person, joints that MoveNet is sure to be elsewhere."""
+    out = {}
+    hip, shoulder = POSETRACK15.index("right_hip"), POSETRACK15.index("left_shoulder")
+    shared = [joint for joint in COCO17.joints if joint in POSETRACK15.joints]
+    for record, points in zip(records, found, strict=True):
+        torso = np.linalg.norm(record.keypoints[hip] - record.keypoints[shoulder])
+        names = []
+        for joint in shared:
+            x, y, score = points[COCO17.index(joint)]
+            distance = np.linalg.norm(record.keypoints[POSETRACK15.index(joint)] - (x, y))
+            if score >= SURE and distance > ELSEWHERE * torso:
+                names.append(joint)
+        out[record.image_id, record.track_id] = names
+    return out
+
+
+def rewrite(content: dict, noses: dict[Key, list[float]], wrong: dict[Key, list[str]]) -> None:
+    """Puts noses in and joints out, in place."""
+    joints = content["categories"][0]["keypoints"]
+    joints.append("nose")
+    for annotation in content["annotations"]:
+        key = annotation["image_id"], annotation["id"]
+        points = annotation["keypoints"] + noses.get(key, ABSENT)
+        for joint in wrong[key]:
+            place = 3 * joints.index(joint)
+            points[place : place + 3] = ABSENT
+        annotation["keypoints"] = points
+        annotation["num_keypoints"] = sum(v > 0 for v in points[2::3])
+
+
+def main(data: str) -> None:
+    setup()
+    root = Path(data) / "lspet"
+    crowd = {"kind": "coco", "annotations": "annotations/train.json", "images": "images"}
+    records = load_source(SourceConfig.model_validate(crowd | {"root": root}), POSETRACK15)
+    found = np.stack(list(keypoints("MoveNet Thunder", records)))
+    noses, wrong = taught_noses(records, found), elsewhere(records, found)
+    counts = Counter(joint for joints in wrong.values() for joint in joints)
+    print(f"{len(records)} people, {len(noses)} noses, left out: {dict(counts)}")
+    content = json.loads((root / "annotations" / "train.json").read_text())
+    rewrite(content, noses, wrong)
+    (root / "annotations" / "train_taught.json").write_text(json.dumps(content))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
