@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 
 from diffusionpose.app import options
-from diffusionpose.app.options import FormatName, display_name, file_stem, parse_options
+from diffusionpose.app.options import FormatName, display_name, file_name, parse_options
 from diffusionpose.errors import UsageError
 from diffusionpose.exports import EXPORTS
 from diffusionpose.formats import FORMATS
@@ -57,19 +57,22 @@ def test_a_format_whose_package_is_missing_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "displayed", "stem"),
+    ("name", "displayed", "safe"),
     [
-        ("walk.mp4", "walk.mp4", "walk"),
+        ("walk.mp4", "walk.mp4", "walk.mp4"),
         ("../../etc/passwd", "passwd", "passwd"),
-        ("C:\\films\\Été 1.mov", "Été 1.mov", "Été-1"),
-        ("a\u202egpm.4pm\n\x00", "a gpm.4pm", "a-gpm"),
+        ("C:\\films\\Été 1.mov", "Été 1.mov", "Été-1.mov"),
+        ("a\u202egpm.4pm\n\x00", "a gpm.4pm", "a-gpm.4pm"),
         (".mp4", ".mp4", "mp4"),
         ("..", "..", "video"),
         ("", "video", "video"),
         ("x" * 500, "x" * 80, "x" * 80),
-        ("<b>&.mp4", "<b>&.mp4", "b"),
+        ("漢" * 70 + ".mp4", "漢" * 70 + ".mp4", "漢" * 40 + ".mp4"),
+        ("a.b.c", "a.b.c", "a.b.c"),
+        ("no suffix.<>", "no suffix.<>", "no-suffix"),
+        ("<b>&.mp4", "<b>&.mp4", "b.mp4"),
     ],
 )
-def test_names_are_shown_safely(name, displayed, stem):
+def test_names_are_shown_safely(name, displayed, safe):
     assert display_name(name) == displayed
-    assert file_stem(name) == stem
+    assert file_name(name) == safe

@@ -105,7 +105,7 @@ def test_an_upload_is_private_and_has_none_of_the_clients_names(idle, tmp_path):
     assert (job["state"], job["position"], job["name"]) == ("queued", 0, "walk.mp4")
     (file,) = files_of(tmp_path)
     assert file.read_bytes() == b"a video"
-    assert file.name == "video"
+    assert file.name == "upload"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     second = upload(client)
@@ -201,7 +201,7 @@ def test_a_job_from_upload_to_deletion(tmp_path):
         assert names == ["walk.mp4", "walk.poses.json"]
 
         # The upload is gone; what is kept is for the owner alone.
-        assert {path.name for path in files_of(tmp_path)} == {"results.zip", "video.mp4"}
+        assert {path.name for path in files_of(tmp_path)} == {"results.zip", "film.mp4"}
         assert {stat.S_IMODE(path.stat().st_mode) for path in files_of(tmp_path)} == {0o600}
         assert client.delete(f"/api/jobs/{job_id}").status_code == 204
         assert client.get(f"/api/jobs/{job_id}").status_code == 404
@@ -209,7 +209,7 @@ def test_a_job_from_upload_to_deletion(tmp_path):
 
 
 FAILURES = [
-    (works.refuse, AppSettings(), "walk: no video, see help"),
+    (works.refuse, AppSettings(), "walk.mp4: no video, see help"),
     (works.crash, AppSettings(), "broke off unexpectedly (signal 6)"),
     (works.nonsense, AppSettings(), "not complete"),
     (works.endless, AppSettings(time_limit=0.01), "longer than the 0.01 seconds"),

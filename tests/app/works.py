@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 from diffusionpose.app.worker import FILM, UPLOAD, ZIP, Facts, Report, Send, WorkOrder, write_zip
 from diffusionpose.errors import InputRefusedError
@@ -58,6 +59,8 @@ def nonsense(order: WorkOrder, send: Send) -> Facts:
 def _deliver(order: WorkOrder) -> None:
     results = order.folder / "results"
     results.mkdir()
-    (order.folder / FILM).write_bytes((order.folder / UPLOAD).read_bytes())
-    (results / f"{UPLOAD}.poses.json").write_text("{}")
-    write_zip(results, order.folder / ZIP, order.stem)
+    stem, film = Path(order.name).stem, (order.folder / UPLOAD).read_bytes()
+    (order.folder / FILM).write_bytes(film)
+    (results / f"{stem}.mp4").write_bytes(film)
+    (results / f"{stem}.poses.json").write_text("{}")
+    write_zip(results, order.folder / ZIP)

@@ -18,7 +18,7 @@ from typing import Literal, cast
 
 from pydantic import BaseModel, ValidationError
 
-from diffusionpose.app.options import JobOptions, file_stem
+from diffusionpose.app.options import JobOptions, file_name
 from diffusionpose.app.worker import (
     FILM,
     MAX_REPORT,
@@ -244,9 +244,8 @@ class Jobs:
             self.delete(job)
 
     def _start(self, job: Job) -> None:
-        stem = file_stem(job.name)
-        settings = self.settings
-        order = WorkOrder(job.folder, stem, job.options, settings.model, settings.device)
+        settings, name = self.settings, file_name(job.name)
+        order = WorkOrder(job.folder, name, job.options, settings.model, settings.device)
         context = get_context("spawn")
         pipe, theirs = context.Pipe(duplex=False)
         process = context.Process(target=run_order, args=(self._work, order, theirs), daemon=True)
@@ -298,10 +297,8 @@ class Jobs:
         if state == "done" and not (job.film.is_file() and job.archive.is_file()):
             job.state, job.message, job.facts = "failed", "The results are not complete.", None
         if job.state == "done":
-            (job.folder / UPLOAD).unlink(missing_ok=True)
-            for path in (job.folder / "results").iterdir():
-                if path != job.film:  # the zip has it
-                    _remove(path)
+            _remove(job.folder / UPLOAD)
+            _remove(job.folder / "results")  # the zip has them
         else:
             _remove(job.folder)
 

@@ -19,6 +19,8 @@ FormatName = Literal[
 ]  # fmt: skip
 FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
 MAX_NAME = 80
+MAX_STEM_BYTES = 120
+"""Of names of files: their endings must fit in 255, too."""
 
 
 def _split(value: object) -> object:
@@ -93,7 +95,11 @@ def display_name(name: str) -> str:
     return shown(re.split(r"[/\\]", name)[-1]) or "video"
 
 
-def file_stem(name: str) -> str:
-    """A display name as the start of names of files, on every system."""
-    stem = re.sub(r"[^\w.-]+", "-", display_name(name).rpartition(".")[0] or display_name(name))
-    return stem.strip("-.") or "video"
+def file_name(name: str) -> str:
+    """A display name as one of a file, on every system."""
+    stem, _, suffix = display_name(name).rpartition(".")
+    if not stem:
+        stem, suffix = suffix, ""
+    stem = re.sub(r"[^\w.-]+", "-", stem).encode()[:MAX_STEM_BYTES].decode(errors="ignore")
+    suffix = f".{suffix}" if re.fullmatch(r"\w{1,8}", suffix) else ""
+    return f"{stem.strip('-.') or 'video'}{suffix}"

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from diffusionpose.app.description import SettingsView, description
 from diffusionpose.app.guard import Guard, Hosts
 from diffusionpose.app.jobs import Job, Jobs
-from diffusionpose.app.options import available_formats, display_name, file_stem, parse_options
+from diffusionpose.app.options import available_formats, display_name, file_name, parse_options
 from diffusionpose.app.worker import UPLOAD
 from diffusionpose.errors import UsageError
 from diffusionpose.version import __version__
@@ -140,7 +140,9 @@ class _Api:
 
     async def archive(self, request: Request) -> Response:
         job = self._job(request)
-        return _file(job, job.archive, "application/zip", f"{file_stem(job.name)}-poses.zip")
+        return _file(
+            job, job.archive, "application/zip", f"{Path(file_name(job.name)).stem}-poses.zip"
+        )
 
     def _job(self, request: Request) -> Job:
         job = self._jobs.find(request.path_params["id"])

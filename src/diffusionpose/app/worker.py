@@ -9,7 +9,7 @@ import signal
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -20,12 +20,13 @@ from diffusionpose.app.options import JobOptions
 from diffusionpose.config import Frozen
 from diffusionpose.errors import DiffusionPoseError, first_line
 from diffusionpose.process import prepare_process
+from diffusionpose.results import FILM as FILM_SUFFIX
 
 if TYPE_CHECKING:
     from diffusionpose.predict_files import Outcome
 
-UPLOAD, FILM, ZIP = "video", "results/video.mp4", "results.zip"
-"""Files of a job, in its folder. The results take their names from the upload's, which is never the client's."""
+UPLOAD, FILM, ZIP = "upload", "film.mp4", "results.zip"
+"""Files of a job, in its folder, never named by the client."""
 MAX_REPORT = 1 << 16
 """Bytes of one report."""
 _REPORT_EVERY = 0.1
@@ -56,10 +57,10 @@ class Report(Frozen):
 
 @dataclass(frozen=True)
 class WorkOrder:
-    """What a worker is told: the job's folder with the upload in it, the stem of names in the zip, and how."""
+    """What a worker is told: the job's folder with the upload in it, a safe name for that, and how."""
 
     folder: Path
-    stem: str
+    name: str
     options: JobOptions
     model: str
     device: str
@@ -94,7 +95,7 @@ def _without_paths(error: DiffusionPoseError, order: WorkOrder) -> str:
     """What a visitor is told: nothing of where files lie here, and no options of the command line."""
     text = first_line(error)
     for path in (order.folder / UPLOAD, order.folder / "results", order.folder):
-        text = text.replace(str(path), order.stem)
+        text = text.replace(str(path), order.name)
     return text.replace("--", "")
 
 
@@ -111,6 +112,7 @@ def predict_upload(order: WorkOrder, send: Send) -> Facts:
 
     results, last = order.folder / "results", 0.0
     with open_video(order.folder / UPLOAD) as reader:
+        reader.info = replace(reader.info, name=order.name)
         expected = reader.info.expected_frames
         send(Report(kind="frames", expected_frames=expected))
         pipeline = PosePipeline.from_pretrained(
@@ -132,7 +134,8 @@ def predict_upload(order: WorkOrder, send: Send) -> Facts:
             hide_faces=order.options.blur_faces,
             on_frame=on_frame,
         )
-    write_zip(results, order.folder / ZIP, order.stem)
+    write_zip(results, order.folder / ZIP)
+    os.replace(results / f"{Path(order.name).stem}{FILM_SUFFIX}", order.folder / FILM)
     return _facts(outcome)
 
 
@@ -147,14 +150,14 @@ def _facts(outcome: "Outcome") -> Facts:
     )
 
 
-def write_zip(results: Path, target: Path, stem: str) -> None:
-    """Everything in a folder, under names that begin with `stem` where they began with the upload's."""
+def write_zip(results: Path, target: Path) -> None:
+    """Everything in a folder."""
     with zipfile.ZipFile(target, "x", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(path for path in results.rglob("*") if path.is_file()):
-            parts = (part.replace(UPLOAD, stem, 1) for part in path.relative_to(results).parts)
-            entry = zipfile.ZipInfo("/".join(parts))  # of 1980: the same results are the same bytes
+            # Of 1980: the same results are the same bytes.
+            entry = zipfile.ZipInfo(path.relative_to(results).as_posix())
             entry.external_attr = 0o600 << 16
-            is_film = path.suffix == ".mp4"
+            is_film = path.suffix == FILM_SUFFIX
             entry.compress_type = zipfile.ZIP_STORED if is_film else zipfile.ZIP_DEFLATED
             with (
                 path.open("rb") as source,
