@@ -19,6 +19,7 @@ import typer
 
 from diffusionpose.cli_app import serve_app
 from diffusionpose.cli_batch import batch
+from diffusionpose.cli_compare import compare
 from diffusionpose.cli_data import data_app
 from diffusionpose.cli_evaluate import evaluate
 from diffusionpose.cli_options import (
@@ -329,6 +330,7 @@ def export(
 
 app.command()(evaluate)
 app.command()(report)
+app.command()(compare)
 app.command()(batch)
 app.command("app")(serve_app)
 

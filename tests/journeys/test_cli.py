@@ -10,26 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from diffusionpose import __version__, cli
+from diffusionpose import __version__
 from tests.data.made import edit, posetrack_root, put
 from tests.video.helpers import CLIPS
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs the command line in this process; gives exit code, stdout, stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["diffusionpose", *map(str, arguments)])
-        monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    return call
 
 
 @pytest.fixture
