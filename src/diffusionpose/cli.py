@@ -342,7 +342,7 @@ def doctor() -> None:
 
     is_whole = True
     for finding in examine():
-        print(f"{finding.status:<7} {finding.name:<16} {finding.detail}", flush=True)
+        print(finding, flush=True)
         is_whole = is_whole and finding.status != "broken"
     if not is_whole:
         raise typer.Exit(EXIT_FAILED)
