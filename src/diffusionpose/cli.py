@@ -19,6 +19,7 @@ import typer
 
 from diffusionpose.cli_app import serve_app
 from diffusionpose.cli_batch import batch
+from diffusionpose.cli_compare import compare
 from diffusionpose.cli_data import data_app
 from diffusionpose.cli_evaluate import evaluate
 from diffusionpose.cli_options import (
@@ -329,6 +330,7 @@ def export(
 
 app.command()(evaluate)
 app.command()(report)
+app.command()(compare)
 app.command()(batch)
 app.command("app")(serve_app)
 
@@ -340,7 +342,7 @@ def doctor() -> None:
 
     is_whole = True
     for finding in examine():
-        print(f"{finding.status:<7} {finding.name:<16} {finding.detail}", flush=True)
+        print(finding, flush=True)
         is_whole = is_whole and finding.status != "broken"
     if not is_whole:
         raise typer.Exit(EXIT_FAILED)

@@ -37,13 +37,12 @@ def report(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
     """A video with its poses, scores, plausibility and a look inside the model: one page that opens offline."""
+    from diffusionpose.formats import check_target
+
     name = Path(source).name.removesuffix(".json").removesuffix(".poses")
     is_result = source.endswith(".json")
     target = out or Path((name if is_result else Path(source).stem or "video") + SUFFIX)
-    if target.exists() and Path(source).exists() and target.samefile(source):
-        raise UsageError(f"{target} is the source itself: give another --out")
-    if target.exists() and not overwrite:
-        raise UsageError(f"{target} is there: give another --out, or --overwrite")
+    check_target(target, [source], overwrite=overwrite)
     if video is not None and not is_result:
         raise UsageError("--video goes with a NAME.poses.json: leave it out")
     if is_result:

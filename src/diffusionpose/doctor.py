@@ -1,14 +1,20 @@
-"""What this installation has, and whether its parts work: each finding is one line with what to do about it."""
+"""What this installation has, and whether its parts work: each finding is one line, and ends with the command that mends it."""
 
-import importlib.util
+import importlib
+import os
 import platform
+import shutil
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
-from typing import Literal
+from fractions import Fraction
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Literal, NamedTuple
 
-from diffusionpose.errors import DiffusionPoseError, install_command
+from diffusionpose.errors import first_line, install_command
 from diffusionpose.version import __version__
 
 EXTRAS = {
@@ -17,17 +23,45 @@ EXTRAS = {
     "openvino": "openvino",
     "eval": "motmetrics",
     "hota": "trackeval",
+    "tables": "pyarrow",
+    "motion": "ezc3d",
     "app": "starlette",
 }
+OPENCV = (
+    "opencv-python",
+    "opencv-python-headless",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+)
+"""Packages that bring a `cv2` each, all into the same folder."""
+LEAST_FREE = 2**30
+"""Bytes on a disk, below which longer videos would fail."""
+_AGAIN = "pip install --force-reinstall --no-deps"
+_OURS = f"{_AGAIN} --no-cache-dir diffusionpose"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: `slow` and `absent` are no faults."""
+    """One line of the report: `slow` and `absent` are no faults.
+
+    Args:
+        name: Of the part.
+        status: What is found of it.
+        detail: In words and figures.
+        mend: The command that mends it; only what is `ok` needs none.
+    """
 
     name: str
     status: Literal["ok", "slow", "absent", "broken"]
     detail: str
+    mend: str = ""
+
+    def __post_init__(self) -> None:
+        assert self.mend or self.status == "ok"
+
+    def __str__(self) -> str:
+        line = f"{self.status:<7} {self.name:<16} {self.detail}"
+        return f"{line}: {self.mend}" if self.mend else line
 
 
 def examine() -> Iterator[Finding]:
@@ -36,27 +70,63 @@ def examine() -> Iterator[Finding]:
     yield Finding("machine", "ok", f"{platform.system()} {platform.machine()}")
     for name, check in _CHECKS.items():
         try:
-            yield from check(name)
-        # Whatever a part raises is what this report is for.
-        except (DiffusionPoseError, OSError, RuntimeError, ImportError, ValueError) as error:
-            yield Finding(name, "broken", f"{type(error).__name__}: {error}")
+            yield from check.run(name)
+        except Exception as error:  # noqa: BLE001 - whatever a part raises is what this report is for
+            detail = f"{type(error).__name__}: {first_line(error)}"
+            yield Finding(name, "broken", detail, check.mend)
     for extra, package in EXTRAS.items():
-        if importlib.util.find_spec(package):
-            yield Finding(f"extra {extra}", "ok", f"{package} {version(package)}")
+        found = _version(package)
+        if found:
+            yield Finding(f"extra {extra}", "ok", f"{package} {found}")
         else:
-            hint = install_command(extra)
-            yield Finding(f"extra {extra}", "absent", f"{package} is not installed: {hint}")
+            detail = f"{package} is not installed"
+            yield Finding(f"extra {extra}", "absent", detail, install_command(extra))
+
+
+def _version(package: str) -> str | None:
+    """Of an installed package."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _torch(name: str) -> Iterator[Finding]:
     import torch
 
-    threads = torch.get_num_threads()
-    plural = "thread" if threads == 1 else "threads"
-    yield Finding(name, "ok", f"{torch.__version__}, {threads} {plural}")
+    build = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+    yield Finding(name, "ok", f"{torch.__version__}, built {build}")
+    facts = torch.cpu.get_capabilities()
+    amx = "AMX" if facts.get("amx_tile") else "no AMX"
+    yield Finding("processor", "ok", f"{torch.backends.cpu.get_cpu_capability()}, {amx}")
+    yield _threads(torch.get_num_threads(), facts.get("num_physical_cores", 0))
     found = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     found += ["Apple MPS"] if torch.backends.mps.is_available() else []
-    yield Finding("accelerator", "ok" if found else "absent", ", ".join(found) or "none: the CPU")
+    if found or not _has_nvidia_driver():
+        yield Finding("accelerator", "ok", ", ".join(found) or "none here: the CPU serves")
+    elif torch.version.cuda is None:
+        detail = f"NVIDIA's driver is here, but torch {torch.__version__} is built without CUDA"
+        yield Finding("accelerator", "slow", detail, "pip install --force-reinstall torch")
+    else:
+        detail = f"NVIDIA's driver is here, but torch finds no device for CUDA {torch.version.cuda}"
+        yield Finding("accelerator", "slow", f"{detail}; see which version it has", "nvidia-smi")
+
+
+def _threads(threads: int, physical_cores: int) -> Finding:
+    """Too many hinder each other; too few are somebody's setting."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = min(usable or 1, physical_cores or usable or 1)
+    detail = f"{threads} of torch for {cores} {'core' if cores == 1 else 'cores'}"
+    settings = [name for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if os.environ.get(name)]
+    if threads > cores:
+        return Finding("threads", "slow", detail, f"export OMP_NUM_THREADS={cores}")
+    if threads < cores and settings:
+        return Finding("threads", "slow", detail, f"unset {' '.join(settings)}")
+    return Finding("threads", "ok", detail)
+
+
+def _has_nvidia_driver() -> bool:
+    return Path("/proc/driver/nvidia/version").exists() or bool(shutil.which("nvidia-smi"))
 
 
 def _scan(name: str) -> Iterator[Finding]:
@@ -68,17 +138,21 @@ def _scan(name: str) -> Iterator[Finding]:
     u, b = torch.ones(1, 16, 40), torch.ones(1, 16, 40)
     y = selective_scan(u, 0.1 * u, -torch.ones(16, 16), b, b)
     if not torch.isfinite(y).all():
-        yield Finding(name, "broken", "the scan of ones is not finite")
+        yield Finding(name, "broken", "the scan of ones is not finite", _OURS)
     if native_scan.is_available():
         yield Finding(name, "ok", f"native library, {native_scan.vectors()[-1]} vectors")
+    elif sys.platform == "win32":
+        yield Finding(
+            name, "slow", "torch: Windows has no native library, WSL has", "wsl --install"
+        )
     else:
-        detail = "torch: the native library was not built; with a C++ compiler, install again"
-        yield Finding(name, "slow", detail)
+        detail = "torch: the native library was not built; where there is a C++ compiler"
+        yield Finding(name, "slow", detail, _OURS)
     if torch.cuda.is_available():
-        engine = engine_for(torch.device("cuda"), torch.float32)
-        good = engine == "triton"
-        detail = "Triton" if good else "torch: pip install triton for the fast one"
-        yield Finding(f"{name}, CUDA", "ok" if good else "slow", detail)
+        if engine_for(torch.device("cuda"), torch.float32) == "triton":
+            yield Finding(f"{name}, CUDA", "ok", "Triton")
+        else:
+            yield Finding(f"{name}, CUDA", "slow", "torch, without Triton", "pip install triton")
 
 
 def _model(name: str) -> Iterator[Finding]:
@@ -113,13 +187,23 @@ def _detector(name: str) -> Iterator[Finding]:
 def _video(name: str) -> Iterator[Finding]:
     import av
 
-    missing = [] if _has("h264", "r") else ["h264"]
-    missing += [] if _has("libx264", "w") else ["libx264"]
-    if missing:
-        detail = f"PyAV {av.__version__} lacks {', '.join(missing)}: install PyAV's own wheel"
-        yield Finding(name, "broken", detail)
+    lacking = [codec for codec, mode in _NEEDED_CODECS if not _has(codec, mode)]
+    if lacking:
+        detail = f"PyAV {av.__version__} lacks {', '.join(lacking)}"
+        yield Finding(name, "broken", detail, _CHECKS[name].mend)
+        return
+    _film_and_read()
+    yield Finding(name, "ok", f"PyAV {av.__version__} writes and reads H.264")
+    lacking = [codec for codec in _OTHER_CODECS if not _has(codec, "r")]
+    if lacking:
+        detail = f"cannot read {', '.join(lacking)}"
+        yield Finding("codecs", "absent", detail, _CHECKS[name].mend)
     else:
-        yield Finding(name, "ok", f"PyAV {av.__version__} with H.264")
+        yield Finding("codecs", "ok", f"reads {', '.join(_OTHER_CODECS)}")
+
+
+_NEEDED_CODECS: tuple[tuple[str, Literal["r", "w"]], ...] = (("h264", "r"), ("libx264", "w"))
+_OTHER_CODECS = ("hevc", "vp9", "av1", "mpeg4", "prores", "mjpeg")
 
 
 def _has(codec: str, mode: Literal["r", "w"]) -> bool:
@@ -133,10 +217,90 @@ def _has(codec: str, mode: Literal["r", "w"]) -> bool:
     return True
 
 
-_CHECKS: dict[str, Callable[[str], Iterator[Finding]]] = {
-    "torch": _torch,
-    "selective scan": _scan,
-    "model": _model,
-    "detector": _detector,
-    "video": _video,
+def _film_and_read() -> None:
+    """Two frames to a file and back."""
+    import numpy as np
+
+    from diffusionpose.structures import Frame
+    from diffusionpose.video import VideoWriter, open_video
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "two.mp4"
+        with VideoWriter(path, 64, 48, rate=Fraction(25)) as writer:
+            for index in range(2):
+                image = np.full((48, 64, 3), 100 * index, np.uint8)
+                writer.write(Frame(index, Fraction(index, 25), image))
+        with open_video(path) as reader:
+            number = sum(1 for _ in reader)
+    if number != 2:
+        raise RuntimeError(f"wrote 2 frames, read {number}")
+
+
+def _opencv(name: str) -> Iterator[Finding]:
+    found = [package for package in OPENCV if _version(package)]
+    if len(found) > 1:
+        detail = f"{' and '.join(found)} write into the same folder"
+        mend = f"pip uninstall -y {' '.join(found)} && pip install opencv-python-headless"
+        yield Finding(name, "broken", detail, mend)
+        return
+    import cv2
+
+    yield Finding(name, "ok", f"{' '.join(found) or 'not by pip'}, {cv2.__version__}")
+
+
+def _torchvision(name: str) -> Iterator[Finding]:
+    """It is not ours, but transformers imports it where it is: a broken one takes its detectors along."""
+    from packaging.requirements import Requirement
+    from packaging.version import Version
+
+    found, torch = _version("torchvision"), _version("torch")
+    if found is None or torch is None:
+        return
+    for wanted in map(Requirement, requires("torchvision") or ()):
+        if wanted.name == "torch" and not wanted.specifier.contains(torch, prereleases=True):
+            detail = f"{found} is made for torch {wanted.specifier}, here is {torch}"
+            mend = f"pip install torch=={Version(torch).public} torchvision"
+            yield Finding(name, "broken", detail, mend)
+            return
+    importlib.import_module("torchvision")
+    yield Finding(name, "ok", f"{found}, of this torch")
+
+
+def _disk(name: str) -> Iterator[Finding]:
+    from huggingface_hub import constants
+
+    places = (
+        ("results", Path.cwd(), "diffusionpose predict VIDEO --out ANOTHER_FOLDER"),
+        ("temporary", Path(tempfile.gettempdir()), "export TMPDIR=ANOTHER_FOLDER"),
+        ("models", Path(constants.HF_HUB_CACHE), "export HF_HOME=ANOTHER_FOLDER"),
+    )
+    for what, folder, mend in places:
+        there = next(one for one in (folder, *folder.parents) if one.exists())
+        free = shutil.disk_usage(there).free
+        detail = f"{free / 2**30:.1f} GiB free for {folder}"
+        title = f"{name}, {what}"
+        if not os.access(there, os.W_OK):
+            yield Finding(title, "broken", f"no right to write to {folder}", mend)
+        elif free < LEAST_FREE:
+            yield Finding(title, "broken", detail, mend)
+        else:
+            yield Finding(title, "ok", detail)
+
+
+class _Check(NamedTuple):
+    """What looks at a part, and what mends the part if that raises."""
+
+    run: Callable[[str], Iterator[Finding]]
+    mend: str
+
+
+_CHECKS = {
+    "torch": _Check(_torch, "pip install --force-reinstall torch"),
+    "selective scan": _Check(_scan, _OURS),
+    "model": _Check(_model, _OURS),
+    "detector": _Check(_detector, f"{_AGAIN} onnxruntime"),
+    "video": _Check(_video, f"{_AGAIN} --only-binary :all: av"),
+    "opencv": _Check(_opencv, f"{_AGAIN} opencv-python-headless"),
+    "torchvision": _Check(_torchvision, f"{_AGAIN} torchvision"),
+    "disk": _Check(_disk, "cd ANOTHER_FOLDER"),
 }

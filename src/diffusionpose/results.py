@@ -1,13 +1,12 @@
 """What is made of a result: its formats, and what is done to its tracks."""
 
-import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from diffusionpose.errors import UsageError
 from diffusionpose.exports import EXPORTS, ExportOptions, StagedExports, check_exports
-from diffusionpose.formats import FORMATS, open_writers
+from diffusionpose.formats import FORMATS, check_target, open_writers
 from diffusionpose.poses import VideoPoses
 from diffusionpose.postprocess import Smoother, fill_gaps, smooth
 from diffusionpose.structures import PosesHeader
@@ -106,11 +105,7 @@ def convert(
     stem = source.name.removesuffix(".json").removesuffix(".poses")
     poses = replace(wanted.processed(poses), header=wanted.noted(poses.header))
     for path in (out / f"{stem}{suffix}" for suffix in wanted.suffixes):
-        if os.path.lexists(path):
-            if path.samefile(source):
-                raise UsageError(f"{path} is the source itself: give another --out")
-            if not overwrite:
-                raise UsageError(f"{path} is there: give another --out, or --overwrite")
+        check_target(path, [source], overwrite=overwrite)
     with ExitStack() as stack:
         writer = stack.enter_context(open_writers(wanted.streamed, out, stem, poses.header))
         for frame in poses.frames():

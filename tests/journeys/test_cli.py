@@ -10,26 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from diffusionpose import __version__, cli
+from diffusionpose import __version__
+from diffusionpose.doctor import Finding
 from tests.data.made import edit, posetrack_root, put
 from tests.video.helpers import CLIPS
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs the command line in this process; gives exit code, stdout, stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["diffusionpose", *map(str, arguments)])
-        monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    return call
 
 
 @pytest.fixture
@@ -194,6 +178,17 @@ def test_version_and_help(run):
     code, out, _ = run("predict", "--help")
     assert code == 0
     assert "--num-hypotheses" in out
+
+
+@pytest.mark.parametrize(("status", "expected"), [("slow", 0), ("broken", 1)])
+def test_doctor_prints_the_command_and_ends_with_1_if_a_part_is_broken(
+    run, monkeypatch, status, expected
+):
+    found = [Finding("torch", "ok", "2.10"), Finding("video", status, "no H.264", "pip install av")]
+    monkeypatch.setattr("diffusionpose.doctor.examine", lambda: iter(found))
+    code, out, err = run("doctor")
+    assert (code, err) == (expected, "")
+    assert out.splitlines()[1] == f"{status:<7} video            no H.264: pip install av"
 
 
 def test_models_lists_every_size(run):

@@ -11,7 +11,7 @@ The bytes depend on the poses alone: no dates, no paths. `docs/formats.md` descr
 Pixels are those of the displayed image, x to the right, y down, integers at pixel centres.
 """
 
-from diffusionpose.formats.atomic_file import AtomicFile, write_text
+from diffusionpose.formats.atomic_file import AtomicFile, check_target, write_text, write_texts
 from diffusionpose.formats.datasets import posetrack_sequence
 from diffusionpose.formats.encoders import CSV_COLUMNS
 from diffusionpose.formats.reader import is_result_of, read_poses
@@ -25,6 +25,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "AtomicFile",
     "PosesWriter",
+    "check_target",
     "is_result_of",
     "open_writers",
     "poses_json_schema",
@@ -32,4 +33,5 @@ __all__ = [
     "read_poses",
     "write_poses",
     "write_text",
+    "write_texts",
 ]

@@ -3,8 +3,8 @@
 import atexit
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from diffusionpose.errors import DiffusionPoseError, UsageError
@@ -18,6 +18,28 @@ def _discard_unpublished() -> None:
     for path in _unpublished:
         with suppress(OSError):
             path.unlink()
+
+
+def check_target(
+    path: Path, sources: Iterable[str | Path], *, overwrite: bool, option: str = "--out"
+) -> None:
+    """Whether a file may be written there.
+
+    Args:
+        path: Of the file to be.
+        sources: What it is made from, which it must not replace.
+        overwrite: Whether it may replace anything else.
+        option: That names it, for the message.
+
+    Raises:
+        UsageError: If it must not be written there.
+    """
+    if not os.path.lexists(path):
+        return
+    if path.exists() and any(Path(one).exists() and path.samefile(one) for one in sources):
+        raise UsageError(f"{path} is the source itself: give another {option}")
+    if not overwrite:
+        raise UsageError(f"{path} is there: give another {option}, or --overwrite")
 
 
 @contextmanager
@@ -81,10 +103,22 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         DiffusionPoseError: If it cannot be written; what was there stays.
     """
-    file = AtomicFile(path)
-    try:
-        with explained(path):
-            file.temporary.write_text(text, encoding="utf-8")
-        file.publish()
-    finally:
-        file.discard()
+    write_texts({path: text})
+
+
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Small text files by their paths; none gets its name before all are written.
+
+    Raises:
+        DiffusionPoseError: If one cannot be written.
+    """
+    with ExitStack() as stack:
+        files = []
+        for path, text in texts.items():
+            file = AtomicFile(path)
+            stack.callback(file.discard)
+            files.append(file)
+            with explained(path):
+                file.temporary.write_text(text, encoding="utf-8", newline="")
+        for file in files:
+            file.publish()
