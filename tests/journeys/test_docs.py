@@ -11,6 +11,7 @@ import sys
 from fractions import Fraction
 from itertools import islice
 
+import numpy as np
 import pytest
 import typer
 import yaml
@@ -29,6 +30,7 @@ from tests.journeys.doc_blocks import (
     inline_commands,
     own_words,
 )
+from tests.test_compare import poses_of, swing
 
 SMALL_MODEL = {
     "name": "small",
@@ -59,6 +61,7 @@ SUBSTITUTIONS = (
     # Videos: the first second of the demo clip.
     (r"\b(walk\.mp4|VIDEO)\b", "examples/demo.mp4"),
     (r"\bNAME\.poses\.json\b", "poses/demo.poses.json"),
+    (r"--person-b 2\b", "--person-b 1"),
     # Models: a small one with random weights.
     (r"--model (tiny|runs/\w+/model)\b", "--model {untrained}"),
     (r"\b(from_pretrained|load_network)\(\"tiny\"", r'\1("{untrained}"'),
@@ -84,7 +87,8 @@ NOT_RUN = {
     r"\. \.venv/bin/activate": "the environment that the tests run in",
     r"pip install .*": "changes the environment that the tests run in",
     r"npm pack .*": "downloads",
-    r"python tools/make_stem\.py .*": "needs what npm downloads",
+    r"python tools/(make_stem|teach)\.py .*": "needs what npm downloads",
+    r"python tools/(start_decoder|calibrate)\.py .*": "needs the network that the run before gives",
     r"python tools/pack_model\.py .*": "would replace the bundled model",
     r"torchrun .*": "eight processes; tests/test_train.py learns in two",
     r"tensorboard .*": "serves until it is stopped",
@@ -150,6 +154,10 @@ def furnished(tmp_path_factory, untrained, made_video):
             stills(folder / "data" / name, f"annotations/{part}.json", "images")
     detections(folder / "val_boxes.json", folder / "data" / "posetrack18")
     small_suite(folder)
+    for name in ("a", "b", "mine", "theirs"):
+        poses_of(swing(np.linspace(0, 1, 20)), name=f"{name}.mp4").save(
+            folder / f"{name}.poses.json"
+        )
     return folder
 
 
