@@ -18,6 +18,7 @@ EXTRAS = {
     "eval": "motmetrics",
     "hota": "trackeval",
     "app": "starlette",
+    "ray": "ray",
 }
 
 
