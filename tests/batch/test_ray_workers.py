@@ -18,7 +18,9 @@ from tests.batch.stubs import made, work
 NUM_VIDEOS = 16
 
 
-@pytest.mark.parametrize("address", ["", "remote", "ray://host:10001", "host", "host:port", "a b:1"])
+@pytest.mark.parametrize(
+    "address", ["", "remote", "ray://host:10001", "host", "host:port", "a b:1"]
+)
 def test_what_is_no_address_is_refused(address):
     with pytest.raises(UsageError, match="auto, local or HOST:PORT"):
         RayWorkers(address, None, 1, Limits())
@@ -52,7 +54,9 @@ def ends(plan):
 
 
 def there(plan):
-    return sorted(path.name for path in plan.out.iterdir() if path.name[0] != "." or ".tmp-" in path.name)
+    return sorted(
+        path.name for path in plan.out.iterdir() if path.name[0] != "." or ".tmp-" in path.name
+    )
 
 
 @pytest.mark.slow

@@ -98,8 +98,8 @@ class RayWorkers:
             DiffusionPoseError: If there is no cluster, or no job can be done: the options are impossible, the model is
                 broken, or a machine lacks what is needed.
         """
-        self._connect()
         try:
+            self._connect()
             self._hire(min(self._room(), self._most))
             waiting = iter(jobs)
             while self._hand_out(waiting):
@@ -274,7 +274,6 @@ def _own_sigterm() -> Iterator[None]:
 def _import_ray(address: str) -> Any:
     """Ray, told before its import not to phone home, and not to try for minutes where there is no cluster."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if address != "local":
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
     try:
