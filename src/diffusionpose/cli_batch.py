@@ -1,6 +1,5 @@
 """The verb `batch` of the command line: its options, and what it prints."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,6 +54,13 @@ def batch(
     memory_limit: Annotated[
         float | None, typer.Option(help="GiB for each video; none by default. Linux only.")
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="On a Ray cluster (extra: ray): auto, HOST:PORT, or local for one on this machine.",
+        ),
+    ] = None,
     model: ModelOption = "tiny",
     formats: FormatOption = "json",
     video: VideoOption = True,
@@ -95,9 +101,10 @@ def batch(
         videos,
         out,
         BatchOptions(pipeline, wanted, video, hide_faces),
-        workers or max(1, (os.cpu_count() or 1) // 2),
+        workers,
         Limits(time_limit, memory_limit),
         overwrite,
+        ray,
     )
     files = plan.videos()
     with videos_bar(len(files), quiet) as on_done:

@@ -26,6 +26,7 @@ EXTRAS = {
     "tables": "pyarrow",
     "motion": "ezc3d",
     "app": "starlette",
+    "ray": "ray",
 }
 OPENCV = (
     "opencv-python",

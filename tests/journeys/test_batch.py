@@ -187,22 +187,50 @@ def test_processes_do_not_outlive_the_batch(start, made_video, tmp_path):
     assert is_gone(process.pid)
 
 
-@pytest.mark.parametrize(
-    ("sent", "code", "message"),
-    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
-)
-def test_a_signal_ends_all_and_leaves_nothing_half_written(
-    start, made_video, tmp_path, sent, code, message
-):
-    out = tmp_path / "out"
-    process = start(made_video, out, "--steps", "1000", "--detect-every", "1")
+def ends_by_a_signal(start, video, out, sent, *options):
+    """A batch that is ended while it is at a video: exit code, stdout and stderr; nothing is left of it."""
+    process = start(video, out, "--steps", "1000", *options)
     wait_for_a_temporary(process, out)
     # To the whole group, as a terminal's Ctrl-C; nobody but the parent answers.
     os.killpg(process.pid, sent) if sent == signal.SIGINT else process.send_signal(sent)
-    assert finish(process) == (code, "", f"diffusionpose: error: {message}\n")
+    ended = finish(process)
     assert leftovers(out) == []
     assert [one["status"] for one in ledger(out).values()] == ["started"]
     assert is_gone(process.pid)
+    return ended
+
+
+SIGNALS = [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+
+
+@pytest.mark.parametrize(("sent", "code", "message"), SIGNALS)
+def test_a_signal_ends_all_and_leaves_nothing_half_written(
+    start, made_video, tmp_path, sent, code, message
+):
+    ended = ends_by_a_signal(start, made_video, tmp_path / "out", sent)
+    assert ended == (code, "", f"diffusionpose: error: {message}\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code", "message"), SIGNALS)
+def test_so_it_does_with_ray(start, made_video, tmp_path, sent, code, message):
+    pytest.importorskip("ray")
+    ended = ends_by_a_signal(start, made_video, tmp_path / "out", sent, "--ray", "local")
+    assert ended == (code, "", f"diffusionpose: error: {message}\n")
+
+
+@pytest.mark.slow
+def test_with_ray_and_without_come_the_same_bytes(start, tmp_path):
+    pytest.importorskip("ray")
+    videos = clips(tmp_path / "videos", 4, 1)
+    assert finish(start(videos, tmp_path / "here", "--workers", 1))[0] == 4
+    code, out, err = finish(start(videos, tmp_path / "there", "--ray", "local"))
+    assert (code, out.split()[:4]) == (4, ["ok", "3", "rejected", "1"])
+    assert err.startswith("diffusionpose: rejected: 0003.mp4: ")
+    assert err.count("\n") == 1
+    assert results(tmp_path / "there") == results(tmp_path / "here")
+    code, out, _ = finish(start(videos, tmp_path / "there", "--workers", 1))
+    assert (code, out.splitlines()[-1].split()) == (4, ["videos", "4", "(3", "done", "before)"])
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,8 @@ NOT_RUN = {
     r"jupyter lab .*": "serves until it is stopped; test_notebook.py runs the notebook",
     r"diffusionpose app": "serves until it is stopped; tests/app/test_command.py starts it",
     r"curl .*/api/jobs.*": "needs the server; tests/app/test_server.py uploads",
+    r"ray (start|stop)\b.*": "needs machines; tests/batch/test_ray_workers.py has two, in one",
+    r"diffusionpose batch .*--ray .*": "needs ray; tests/journeys/test_batch.py runs it where it is",
     r"docker (build|run) .*": "downloads; test_docker.py looks at the files",
     r"diffusionpose predict .*--detector owner/name.*": "downloads",
     r"diffusionpose predict .*--detector my-detector.*": "tests/detection/test_huggingface.py has such a folder",

@@ -5,12 +5,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffusionpose.batch.ledger import Ledger, LedgerEntry, open_ledger
 from diffusionpose.batch.videos import find_videos
 from diffusionpose.batch.work import BatchOptions, Job, process, remove_temporaries, weights_of
-from diffusionpose.batch.workers import Limits, Work, Workers
+from diffusionpose.batch.workers import Limits, Work, Workers, default_number
 from diffusionpose.errors import UsageError
+
+if TYPE_CHECKING:
+    from diffusionpose.batch.ray_workers import RayWorkers
 
 OnDone = Callable[[LedgerEntry, bool], None]
 """Told of each video that ended, and whether it was done before."""
@@ -47,17 +51,19 @@ class BatchPlan:
         given: Files and folders of videos.
         out: Folder of the results and of the ledger.
         options: What is made of every video.
-        num_workers: Processes side by side; changes speed, not results.
+        num_workers: Videos side by side; changes speed, not results. None for one for two cores.
         limits: Of every video.
         overwrite: Replace files that are not results of these videos.
+        ray: Address of a Ray cluster whose machines do the work, as in `RayWorkers`; None for this machine.
     """
 
     given: Sequence[Path]
     out: Path
     options: BatchOptions
-    num_workers: int = 1
+    num_workers: int | None = None
     limits: Limits = field(default_factory=Limits)
     overwrite: bool = False
+    ray: str | None = None
 
     def videos(self) -> tuple[Path, ...]:
         """The files.
@@ -89,14 +95,15 @@ def run_batch(
     Raises:
         UsageError: If another batch is at work there, or an option is impossible.
         DataError: If the ledger is none of ours.
-        DiffusionPoseError: If the model cannot be had, or the ledger cannot be written.
+        MissingExtraError: If Ray is asked for and not installed.
+        DiffusionPoseError: If the model or the cluster cannot be had, or the ledger cannot be written.
     """
+    workers = _workers(plan, len(videos), work)
     weights = weights_of(plan.options.pipeline)
     found: dict[str, LedgerEntry] = {}
     num_kept = 0
     with open_ledger(plan.out) as ledger:
         remove_temporaries(plan.out, [video.stem for video in videos])
-        workers = Workers(min(plan.num_workers, len(videos)), plan.limits, work)
         with closing(workers.run(_jobs(plan, videos, weights, ledger))) as ended:
             for job, entry in ended:
                 is_kept = entry == job.before
@@ -107,6 +114,16 @@ def run_batch(
                 if on_done is not None:
                     on_done(entry, is_kept)
     return BatchReport(tuple(found[video.stem] for video in videos), num_kept)
+
+
+def _workers(plan: BatchPlan, most: int, work: Work) -> "Workers | RayWorkers":
+    """Who does jobs, at most so many at a time."""
+    if plan.ray is None:
+        return Workers(min(plan.num_workers or default_number(), most), plan.limits, work)
+    from diffusionpose.batch.ray_workers import RayWorkers
+
+    device = plan.options.pipeline.device
+    return RayWorkers(plan.ray, plan.num_workers, most, plan.limits, work, device)
 
 
 def _jobs(plan: BatchPlan, videos: Sequence[Path], weights: str, ledger: Ledger) -> Iterator[Job]:

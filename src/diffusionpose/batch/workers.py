@@ -60,6 +60,11 @@ class Limits:
             raise UsageError("--memory-limit needs Linux: it reads /proc")
 
 
+def default_number() -> int:
+    """Of videos side by side on this machine: one for two cores."""
+    return max(1, (os.cpu_count() or 1) // 2)
+
+
 class Workers:
     """Processes that do jobs.
 
@@ -94,6 +99,11 @@ class Workers:
         finally:
             for worker in list(self._there):
                 self._end(worker)
+
+    def kill(self) -> None:
+        """Kills all processes, while `run` is at work in another thread: it says that their jobs crashed."""
+        for worker in list(self._there):
+            worker.kill()
 
     def _hand_out(self, waiting: Iterator[Job]) -> None:
         for worker in [one for one in self._there if not one.job]:
@@ -217,10 +227,15 @@ class _Worker:
             return 0
         return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
 
+    def kill(self) -> None:
+        """Kills the process, if it has been started."""
+        if self.process.pid is not None:
+            self.process.kill()
+
     def end(self) -> None:
         """Kills the process and removes what its job left half-written."""
         if self.process.pid is not None:
-            self.process.kill()
+            self.kill()
             self.process.join()
         self.connection.close()
         self._other.close()
