@@ -4,7 +4,7 @@ python tools/start_decoder.py runs/tiny-backbone/model configs/tiny.yaml DATA st
 
 The recipe says what is to be trained, and on what. Its backbone and the decoder's upsampled map are the head's. On that map a
 kernel for each joint and the decoder's last convolution are fitted to the head's heatmaps; then the joint states that the
-untrained decoder has are made to give those kernels. Figures are in docs/decisions/014-decoder-from-head.md.
+untrained decoder has are made to give those kernels. Figures are in docs/decisions/015-decoder-from-head.md.
 """
 
 import math

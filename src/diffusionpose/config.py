@@ -339,12 +339,22 @@ class TrainConfig(Frozen):
         return self
 
 
-_SIZES: dict[str, tuple[BackboneConfig, int]] = {
-    "tiny": (BackboneConfig(kind="hybrid", hidden_size=192, depth=4, num_heads=6), 2),
-    "small": (BackboneConfig(hidden_size=384, depth=12, num_heads=12), 2),
-    "base": (BackboneConfig(hidden_size=768, depth=12, num_heads=12), 4),
-    "large": (BackboneConfig(hidden_size=1024, depth=24, num_heads=16), 4),
-    "huge": (BackboneConfig(hidden_size=1280, depth=32, num_heads=16), 4),
+def _blocks(depth: int) -> tuple[EncoderConfig, DecoderConfig]:
+    return EncoderConfig(depth=depth), DecoderConfig(depth=depth)
+
+
+_SIZES: dict[str, tuple[BackboneConfig, EncoderConfig, DecoderConfig]] = {
+    "tiny": (
+        BackboneConfig(
+            kind="hybrid", hidden_size=192, depth=3, num_heads=6, mlp_ratio=3, stem_width=1.75
+        ),
+        EncoderConfig(depth=1, mlp_ratio=3),
+        DecoderConfig(depth=1, mlp_ratio=3, feature_kernels=True),
+    ),
+    "small": (BackboneConfig(hidden_size=384, depth=12, num_heads=12), *_blocks(2)),
+    "base": (BackboneConfig(hidden_size=768, depth=12, num_heads=12), *_blocks(4)),
+    "large": (BackboneConfig(hidden_size=1024, depth=24, num_heads=16), *_blocks(4)),
+    "huge": (BackboneConfig(hidden_size=1280, depth=32, num_heads=16), *_blocks(4)),
 }
 MODEL_SIZES = tuple(_SIZES)
 
@@ -357,13 +367,8 @@ def model_config(size: str) -> ModelConfig:
     """
     if size not in _SIZES:
         raise ConfigError(f"no model size {size!r}; there are {', '.join(MODEL_SIZES)}")
-    backbone, blocks = _SIZES[size]
-    return ModelConfig(
-        name=size,
-        backbone=backbone,
-        encoder=EncoderConfig(depth=blocks),
-        decoder=DecoderConfig(depth=blocks, feature_kernels=backbone.kind == "hybrid"),
-    )
+    backbone, encoder, decoder = _SIZES[size]
+    return ModelConfig(name=size, backbone=backbone, encoder=encoder, decoder=decoder)
 
 
 Config = TypeVar("Config", bound=Frozen)
