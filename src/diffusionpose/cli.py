@@ -4,6 +4,7 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 input refused, 4 partial (delivered, but 
 130 interrupted, 143 terminated.
 """
 
+import errno
 import importlib.util
 import os
 import signal
@@ -86,6 +87,11 @@ def main() -> None:
         app()
     except DiffusionPoseError as error:
         _fail(str(error), error.exit_code)
+    except OSError as error:
+        # pathlib raises it wherever it is asked about such a name.
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        _fail(f"{str(error.filename)[:40]}...: the name is too long", UsageError.exit_code)
 
 
 def _stop(message: str, code: int) -> NoReturn:

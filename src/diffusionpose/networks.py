@@ -30,6 +30,7 @@ from diffusionpose.metrics.calibration import calibrated
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.model.pretrained import WEIGHTS, bundled, find_pretrained, sha256_of
 from diffusionpose.nn import heatmaps
+from diffusionpose.paths import check_regular
 
 Precision = Literal["float32", "bfloat16"]
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -172,6 +173,7 @@ class ExportedNetwork(PoseNetwork):
     """
 
     def __init__(self, path: Path, engine: str, device: torch.device, flip_test: bool) -> None:
+        check_regular(path, CheckpointError)
         try:
             content = path.read_bytes()
         except OSError as error:

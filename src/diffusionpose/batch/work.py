@@ -31,6 +31,7 @@ from diffusionpose.model.pretrained import (
     find_pretrained,
     sha256_of,
 )
+from diffusionpose.paths import check_regular
 from diffusionpose.results import FILM, SUFFIXES, ResultOptions
 from diffusionpose.version import __version__
 from diffusionpose.video import VideoReader, open_video
@@ -166,6 +167,7 @@ def weights_of(options: PipelineOptions) -> str:
 
 
 def _digest(path: Path) -> str:
+    check_regular(path, CheckpointError)
     try:
         return sha256_of(path)
     except OSError as error:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from diffusionpose.errors import DataError
+from diffusionpose.paths import check_regular
 
 
 class Subset:
@@ -28,6 +29,7 @@ class Subset:
         Raises:
             DataError: If it cannot be read or names nothing.
         """
+        check_regular(Path(path), DataError)
         try:
             text = Path(path).read_text(encoding="utf-8-sig")
         except FileNotFoundError:

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from diffusionpose.errors import UsageError, first_line
+from diffusionpose.paths import check_regular
 from diffusionpose.structures import NO_TRACK, Boxes
 
 
@@ -104,8 +105,7 @@ def _as_boxes(frame: _GivenFrame) -> Boxes:
 
 
 def _parse_boxes(path: Path) -> _GivenFile:
-    if path.exists() and not path.is_file():
-        raise UsageError(f"boxes file {path}: cannot be read (not a regular file)")
+    check_regular(path, UsageError)
     try:
         text = path.read_text(encoding="utf-8-sig")
         content = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from diffusionpose.errors import DiffusionPoseError, UsageError
+from diffusionpose.paths import check_regular
 
 _unpublished: set[Path] = set()
 
@@ -36,7 +37,9 @@ def check_target(
     """
     if not os.path.lexists(path):
         return
-    if path.exists() and any(Path(one).exists() and path.samefile(one) for one in sources):
+    if os.path.exists(path) and any(
+        os.path.exists(one) and os.path.samefile(one, path) for one in sources
+    ):
         raise UsageError(f"{path} is the source itself: give another {option}")
     if not overwrite:
         raise UsageError(f"{path} is there: give another {option}, or --overwrite")
@@ -72,6 +75,9 @@ class AtomicFile:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        if not os.path.isdir(self.path):
+            # By its rename it would put a file in the place of a device, as /dev/null.
+            check_regular(self.path, UsageError)
         with explained(self.path, UsageError):
             if self.path.is_dir():  # also ".", which has no name to make another from
                 raise IsADirectoryError(f"{self.path} is a folder")

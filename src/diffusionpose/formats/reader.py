@@ -20,6 +20,7 @@ from diffusionpose.formats.schema import (
     check_track_ids,
 )
 from diffusionpose.formats.text import SECOND_DECIMALS, ratio_text
+from diffusionpose.paths import check_regular
 from diffusionpose.skeleton import Skeleton
 from diffusionpose.structures import (
     NO_TRACK,
@@ -42,6 +43,7 @@ def read_poses(
     Raises:
         DataError: The file cannot be read, is no such file, or contradicts itself; says what was found.
     """
+    check_regular(Path(path), DataError)
     try:
         data = Path(path).read_bytes()
     except OSError as cause:
@@ -59,6 +61,8 @@ def read_poses(
 
 def is_result_of(path: str | os.PathLike[str], video: VideoInfo) -> bool:
     """Whether a file is a `NAME.poses.json` of that video, by the facts in its first lines."""
+    if not os.path.isfile(path):
+        return False
     try:
         with Path(path).open("rb") as file:
             lines = file.read(_HEAD_BYTES).splitlines()

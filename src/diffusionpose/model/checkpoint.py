@@ -18,6 +18,7 @@ from torch import Tensor
 from diffusionpose.config import ModelConfig, parse
 from diffusionpose.errors import CheckpointError, ConfigError, first_line
 from diffusionpose.model.pretrained import CARD, CONFIG, WEIGHTS, find_pretrained, sha256_of
+from diffusionpose.paths import check_regular
 
 FORMAT_VERSION = 1
 
@@ -76,8 +77,7 @@ def read_config(folder: Path) -> tuple[ModelConfig, str | None]:
         CheckpointError: If `config.json` is missing, no JSON, or of another kind.
     """
     path = folder / CONFIG
-    if path.exists() and not path.is_file():
-        raise CheckpointError(f"{path}: not a regular file")
+    check_regular(path, CheckpointError)
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,0 +1,18 @@
+"""What a name may stand for: strangers give pipes, devices and folders where files are meant."""
+
+import os
+from pathlib import Path
+
+from diffusionpose.errors import DiffusionPoseError
+
+
+def check_regular(path: Path, error: type[DiffusionPoseError]) -> None:
+    """Lets regular files pass, and names that stand for nothing: a pipe or a device would be read without an end.
+
+    Raises:
+        DiffusionPoseError: Of the given class, if there is anything else under that name.
+    """
+    # Not the methods of `Path`, which raise on names too long for the system.
+    if os.path.exists(path) and not os.path.isfile(path):
+        kind = "a folder" if os.path.isdir(path) else "a pipe or device"
+        raise error(f"{path}: {kind}, not a regular file: give a file")
