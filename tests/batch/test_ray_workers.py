@@ -2,13 +2,14 @@
 
 import json
 import os
+import signal
 import socket
 import sys
 
 import pytest
 
 from diffusionpose.batch.ledger import LEDGER
-from diffusionpose.batch.ray_workers import RayWorkers
+from diffusionpose.batch.ray_workers import RayWorkers, _own_sigterm
 from diffusionpose.batch.run import BatchPlan, run_batch
 from diffusionpose.batch.work import BatchOptions
 from diffusionpose.batch.workers import Limits
@@ -32,6 +33,41 @@ def test_without_ray_it_says_what_to_install(monkeypatch):
     with pytest.raises(MissingExtraError, match=r"pip install 'diffusionpose\[ray\]'"):
         RayWorkers("local", None, 1, Limits())
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+@pytest.fixture
+def heard():
+    """SIGTERMs that this process's own handler has had."""
+    numbers = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: numbers.append(number))
+    yield numbers
+    signal.signal(signal.SIGTERM, before)
+
+
+def connect(handler, then):
+    """As Ray does: takes SIGTERM, and something happens."""
+    with _own_sigterm():
+        signal.signal(signal.SIGTERM, handler)
+        then()
+
+
+def test_sigterm_is_ours_again_when_ray_has_taken_it(heard):
+    connect(lambda *_: sys.exit(15), lambda: None)
+    signal.raise_signal(signal.SIGTERM)
+    assert heard == [signal.SIGTERM]
+
+
+def test_a_sigterm_that_ray_answers_reaches_us_too(heard):
+    with pytest.raises(SystemExit):
+        connect(lambda *_: sys.exit(15), lambda: signal.raise_signal(signal.SIGTERM))
+    assert heard == [signal.SIGTERM]
+
+
+def test_ctrl_c_while_ray_has_it_is_no_sigterm(heard):
+    with pytest.raises(SystemExit) as caught:
+        connect(signal.SIG_IGN, lambda: sys.exit(130))
+    assert (caught.value.code, heard) == (130, [])
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
 
 
 @pytest.fixture

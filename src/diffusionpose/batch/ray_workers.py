@@ -261,14 +261,22 @@ def _own_sigterm() -> Iterator[None]:
         yield  # nobody can take it there
         return
     ours = signal.getsignal(signal.SIGTERM)
+
+    def give_back() -> bool:
+        # Ignored: Ctrl-C came, and is being answered.
+        is_taken = signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
+        if is_taken:
+            signal.signal(signal.SIGTERM, ours)
+        return is_taken
+
     try:
         yield
     except SystemExit:
-        signal.signal(signal.SIGTERM, ours)
-        signal.raise_signal(signal.SIGTERM)
+        if give_back():
+            signal.raise_signal(signal.SIGTERM)
         raise
     finally:
-        signal.signal(signal.SIGTERM, ours)
+        give_back()
 
 
 def _import_ray(address: str) -> Any:
