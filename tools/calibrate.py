@@ -4,6 +4,7 @@ python tools/calibrate.py MODEL_FOLDER DATA diagram.png
 
 DATA is as in docs/default-model.md. A joint is right within 0.2 of the torso. What is reported is measured on people that the
 fit has not seen: it is made twice, on every other video, and each is measured on the rest; what is written is fitted on all.
+Both sets weigh the same.
 """
 
 import json
@@ -50,12 +51,21 @@ def scored(model: DiffusionPose, source: SourceConfig) -> tuple[np.ndarray, np.n
     return np.concatenate(scores), np.concatenate(metric.hits()), videos
 
 
-def crossed(scores: np.ndarray, right: np.ndarray, halves: np.ndarray) -> np.ndarray:
+def evenly(owner: np.ndarray) -> np.ndarray:
+    """People, those of smaller sets again and again, so that all sets weigh about the same."""
+    counts = np.bincount(owner)
+    return np.repeat(np.arange(len(owner)), np.rint(counts.max() / counts).astype(int)[owner])
+
+
+def crossed(
+    scores: np.ndarray, right: np.ndarray, halves: np.ndarray, people: np.ndarray
+) -> np.ndarray:
     """Chances of each half by the fit of the other."""
     out = np.empty_like(scores)
     for half in (0, 1):
+        others = people[halves[people] != half]
         own = halves == half
-        out[own] = calibrated(scores[own], fit(scores[~own], right[~own], ""))
+        out[own] = calibrated(scores[own], fit(scores[others], right[others], ""))
     return out
 
 
@@ -97,7 +107,8 @@ def main(folder: str, data: str, diagram: str) -> None:
     scores, right = (np.concatenate([part[n] for part in parts.values()]) for n in (0, 1))
     halves = np.concatenate([part[2] % 2 for part in parts.values()])
     owner = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts.values()])
-    chances = crossed(scores, right, halves)
+    people = evenly(owner)
+    chances = crossed(scores, right, halves, people)
     found = {
         name: (
             reliability(scores[owner == n], right[owner == n]),
@@ -112,7 +123,8 @@ def main(folder: str, data: str, diagram: str) -> None:
     draw(found, Path(diagram))
     path = Path(folder) / CONFIG
     content = json.loads(path.read_text())
-    content["model"]["calibration"] = fit(scores, right, ", ".join(parts)).model_dump(mode="json")
+    fitted = fit(scores[people], right[people], ", ".join(parts))
+    content["model"]["calibration"] = fitted.model_dump(mode="json")
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
