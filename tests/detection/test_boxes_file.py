@@ -100,7 +100,7 @@ def test_a_wrong_boxes_file_is_one_line_with_the_place(
 def test_an_unreadable_boxes_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         BoxesFile.load(tmp_path / "none.json")
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="not a regular file"):
         BoxesFile.load(tmp_path)
     (tmp_path / "latin.json").write_bytes(b'{"frames": "\xe9"}')
     with pytest.raises(UsageError, match="not valid JSON"):
