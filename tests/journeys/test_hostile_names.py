@@ -8,7 +8,7 @@ import socket
 import numpy as np
 import pytest
 
-from diffusionpose.app.options import file_stem
+from diffusionpose.app.options import file_name
 from tests.test_compare import poses_of, swing
 
 HOSTILE = (
@@ -145,7 +145,7 @@ def test_the_page_keeps_an_uploads_name_for_show_only(tmp_path, name):
     with serving(root, is_going=False) as (client, _):
         job = client.get(f"/api/jobs/{upload(client, name=name)}").json()
     assert not re.search(r"[/\\\0]", job["name"])
-    assert re.fullmatch(r"[\w.-]+", file_stem(job["name"]))
+    assert re.fullmatch(r"[\w.-]+", file_name(job["name"]))
     assert [path.name for path in root.rglob("*") if path.is_file()] in ([], ["video"])
 
 
