@@ -80,9 +80,7 @@ def predict_files(
         draw = Drawing(film, pipeline.network.config.skeleton_graph, hide_faces=hide_faces)
         keeps = wanted.changes_tracks or bool(wanted.exports) or on_result is not None
         made = _Finished(writer, draw, wanted, keeps=keeps, on_frame=on_frame)
-        with Behind(made, FRAMES_BEHIND) as behind, closing(pipeline.stream(reader)) as stream:
-            for done in stream:
-                behind(done)
+        _finish_frames(pipeline, reader, made)
         whole = made.whole(header, reader)
         if on_result is not None:
             on_result(whole)
@@ -101,6 +99,13 @@ def predict_files(
     return Outcome(
         tuple(files), reader.verdict, len(made.tracks), _notes(pipeline.detector, reader.verdict)
     )
+
+
+def _finish_frames(pipeline: PosePipeline, reader: VideoReader, made: "_Finished") -> None:
+    """Each frame is drawn and written while the next ones are estimated."""
+    with Behind(made, FRAMES_BEHIND) as behind, closing(pipeline.stream(reader)) as stream:
+        for done in stream:
+            behind(done)
 
 
 class _Finished:

@@ -62,6 +62,7 @@ class Guard:
             return
 
         async def send_with_headers(message: Message) -> None:
+            """`send`, the headers put on where an answer starts."""
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in ALWAYS.items():

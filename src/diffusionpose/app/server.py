@@ -89,9 +89,11 @@ class _Api:
         self._jobs = jobs
 
     async def description(self, _: Request) -> Response:
+        """The OpenAPI description."""
         return JSONResponse(description())
 
     async def settings(self, _: Request) -> Response:
+        """What the page needs to know before a job."""
         limits = self._jobs.settings
         view = SettingsView(
             formats=available_formats(),

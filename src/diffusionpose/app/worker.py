@@ -78,6 +78,7 @@ def run_order(work: Work, order: WorkOrder, pipe: Connection) -> None:
     prepare_process()
 
     def send(report: Report) -> None:
+        """Over the pipe; ends the process when nobody listens any more."""
         try:
             pipe.send_bytes(report.model_dump_json().encode())
         except OSError:
@@ -120,6 +121,7 @@ def predict_upload(order: WorkOrder, send: Send) -> Facts:
         )
 
         def on_frame(poses: FramePoses) -> None:
+            """Reports now and then, and at the end."""
             nonlocal last
             done, now = poses.index + 1, time.monotonic()
             if now - last >= _REPORT_EVERY or done == expected:

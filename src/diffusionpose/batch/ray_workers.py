@@ -263,6 +263,7 @@ def _own_sigterm() -> Iterator[None]:
     ours = signal.getsignal(signal.SIGTERM)
 
     def give_back() -> bool:
+        """Puts our handler back; whether it was ours to put back."""
         # Ignored: Ctrl-C came, and is being answered.
         is_taken = signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
         if is_taken:
