@@ -80,8 +80,7 @@ def predict_files(
         draw = Drawing(film, pipeline.network.config.skeleton_graph, hide_faces=hide_faces)
         keeps = wanted.changes_tracks or bool(wanted.exports) or on_result is not None
         made = _Finished(writer, draw, wanted, keeps=keeps, on_frame=on_frame)
-        _finish_frames(pipeline, reader, made)
-        whole = made.whole(header, reader)
+        whole = _finish_frames(pipeline, reader, made, header)
         if on_result is not None:
             on_result(whole)
         exports = stack.enter_context(
@@ -101,11 +100,14 @@ def predict_files(
     )
 
 
-def _finish_frames(pipeline: PosePipeline, reader: VideoReader, made: "_Finished") -> None:
-    """Each frame is drawn and written while the next ones are estimated."""
+def _finish_frames(
+    pipeline: PosePipeline, reader: VideoReader, made: "_Finished", header: PosesHeader
+) -> VideoPoses:
+    """Each frame is drawn and written while the next ones are estimated; then what is known of all."""
     with Behind(made, FRAMES_BEHIND) as behind, closing(pipeline.stream(reader)) as stream:
         for done in stream:
             behind(done)
+    return made.whole(header, reader)
 
 
 class _Finished:
