@@ -154,6 +154,10 @@ def furnished(tmp_path_factory, untrained, made_video):
     for name in ("lspet", "mine"):
         for part in ("train", "val"):
             stills(folder / "data" / name, f"annotations/{part}.json", "images")
+    stills(folder / "data" / "lspet", "annotations/train_taught.json", "images")
+    # What tools/start_decoder.py writes.
+    (folder / "runs").mkdir()
+    shutil.copy(untrained / "model.safetensors", folder / "runs" / "tiny-start.safetensors")
     detections(folder / "val_boxes.json", folder / "data" / "posetrack18")
     small_suite(folder)
     for name in ("a", "b", "mine", "theirs"):
