@@ -148,7 +148,7 @@ def _estimate(
 def _person(
     one: PersonBox, points: np.ndarray, scores: np.ndarray, network: PoseNetwork
 ) -> AnnotatedPerson:
-    """A joint's score is its heatmap's maximum; the person's is their mean times the box's."""
+    """Joints' scores as the network gives them; the person's is their mean times the box's."""
     values = remap(
         np.column_stack([points, scores]),
         network.config.skeleton_graph.joints,

@@ -269,7 +269,7 @@ class OptimizerConfig(Frozen):
 
     learning_rate: float = Field(default=5e-4, gt=0)
     backbone_scale: float = Field(default=1.0, ge=0)
-    """Of the backbone's learning rate; 0 freezes it, batch statistics included."""
+    """Of the backbone's learning rate; 0 freezes it."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     """Factor on the rate for each block of the backbone below the last, as ViTPose is fine-tuned."""
     stem_scale: float = Field(default=0.3, ge=0)

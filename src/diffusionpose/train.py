@@ -393,7 +393,6 @@ def make_trainer(
         devices=ranks.local_world,
         num_nodes=ranks.world // ranks.local_world,
         strategy="ddp" if ranks.world > 1 else "auto",
-        sync_batchnorm=torch.cuda.is_available() and ranks.world > 1,
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         accumulate_grad_batches=config.accumulate,
         callbacks=[

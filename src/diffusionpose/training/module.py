@@ -71,8 +71,7 @@ class PoseTraining(L.LightningModule):
             self.model.load_backbone(weights_at(config.backbone_weights, "backbone_weights"))
         if config.init_from is not None:
             self.model.load_matching(weights_at(config.init_from, "init_from"), config.init_part)
-        self.frozen = config.optimizer.backbone_scale == 0
-        self.model.backbone.requires_grad_(not self.frozen)
+        self.model.backbone.requires_grad_(config.optimizer.backbone_scale > 0)
         if isinstance(self.model.backbone, HybridBackbone):
             stem = self.model.backbone.stem
             if config.optimizer.stem_scale == 0:
@@ -86,13 +85,6 @@ class PoseTraining(L.LightningModule):
         self._sums: dict[str, Tensor] = {}
         """By loss: its sum over the epoch's steps where it was finite, and their number."""
         self._clips: list[Tensor] = []
-
-    def train(self, mode: bool = True) -> "PoseTraining":
-        """A frozen backbone stays in evaluation mode, so that its batch statistics do not move."""
-        super().train(mode)
-        if self.frozen:
-            self.model.backbone.eval()
-        return self
 
     def targets(self, keypoints: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Target heatmaps, keypoints without NaN, and which joints are labelled and on the map."""

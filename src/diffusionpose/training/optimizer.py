@@ -82,5 +82,5 @@ def make_average(decay: float) -> WeightAveraging:
         # In this form, what is frozen stays bit for bit.
         return current + weight * (mean - current)
 
-    # Buffers are tables and frozen statistics: copied, not averaged.
+    # Buffers are tables: copied, not averaged.
     return WeightAveraging(avg_fn=average, use_buffers=False)
