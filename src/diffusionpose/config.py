@@ -198,6 +198,8 @@ class AugmentConfig(Frozen):
     shift: Share = 0.08
     """Of the window's sides."""
     half_body: Share = 0.2
+    truncation: Share = 0.0
+    """Share of clips whose picture ends within the person, who then fills the crop with what is left."""
     colour: Share = 0.4
     """Strength of brightness, contrast, saturation and tint."""
     grey: Share = 0.1
@@ -211,6 +213,8 @@ class AugmentConfig(Frozen):
     """Share of clips with patches that hide parts of the person."""
     occluder_speed: float = Field(default=0.02, ge=0)
     """Of these patches, in widths of the crop a frame (standard deviation): at 0.15, neighbours often show what they hide."""
+    occluder_texture: Share = 0.0
+    """Of these patches, the share cut out of another example's picture, and larger; the others are coloured noise."""
     still_motion: Share = 0.04
     """Speed of the motion made from a still, in window sides a frame."""
     frame_jitter: Share = 0.0
@@ -230,6 +234,17 @@ class CorruptionConfig(AugmentConfig):
     blur: Share = 0.0
     occlusion: Share = 0.0
     still_motion: Share = 0.0
+
+
+class AnchorConfig(Frozen):
+    """What a pretrained stem knew is held while it learns: its old heads must say of it what they said before."""
+
+    weights: Path
+    """Of `tools/make_stem.py`: the stem and the heads."""
+    weight: float = Field(default=0.05, gt=0)
+    """Of the loss."""
+    share: Share = 0.5
+    """Of a batch's clips, by their key frames."""
 
 
 class SourceConfig(Frozen):
@@ -296,6 +311,7 @@ class TrainConfig(Frozen):
     """`posetrack-ap`, of `posetrack` sources, is what `diffusionpose evaluate` finds with true boxes; PCK comes besides."""
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
+    anchor: AnchorConfig | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     init_from: Path | None = None
     """Folder or .safetensors with weights to start from; parts that are not in it start afresh."""
@@ -328,6 +344,16 @@ class TrainConfig(Frozen):
         names = [source.name for source in self.validation]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"two validation sources are called {twice}: give one a label")
+        return self
+
+    @model_validator(mode="after")
+    def _anchor_needs_a_stem_that_learns(self) -> Self:
+        if self.anchor is not None and self.model.backbone.kind != "hybrid":
+            raise ValueError("anchor needs a backbone with a stem: set model.backbone.kind hybrid")
+        if self.anchor is not None and not (
+            self.optimizer.backbone_scale and self.optimizer.stem_scale
+        ):
+            raise ValueError("anchor is for a stem that learns: leave it out")
         return self
 
     @model_validator(mode="after")

@@ -104,6 +104,46 @@ def test_occluders_and_blur_change_pixels_not_keypoints(records):
     assert np.abs(results[0][0][1].astype(int) - results[1][0][1]).mean() > 5
 
 
+def test_a_truncated_picture_ends_within_the_person_who_then_fills_the_crop(records):
+    image = np.full_like(read_image(records[0].frames[1]), 255)
+    cut = QUIET.model_copy(
+        update={"truncation": 1.0, "scale": 0.0, "shift": 0.0, "rotation_share": 0.0}
+    )
+    known = np.isfinite(records[0].keypoints[:, 0])
+    num_cut = 0
+    for seed in range(30):
+        crops, points, to_image = augment_clip(
+            [image] * 3, records[0].keypoints, records[0].box, CONFIG, cut,
+            np.random.default_rng(seed), still=False,
+        )  # fmt: skip
+        kept = np.isfinite(points[:, 0])
+        np.testing.assert_allclose(
+            transform(points, to_image)[kept], records[0].keypoints[kept], atol=1e-6
+        )
+        # Joints that are left lie in the picture, those that are gone beyond its new end.
+        for x, y in points[kept]:
+            if 0 <= round(x) < 192 and 0 <= round(y) < 256:
+                assert crops[1][round(y), round(x)].min() > 0
+        assert kept.sum() >= 4
+        assert not (kept & ~known).any()
+        num_cut += kept.sum() < known.sum()
+    assert num_cut > 10
+
+
+def test_occluders_can_be_cut_out_of_another_picture(records):
+    loud = QUIET.model_copy(update={"occlusion": 1.0, "occluder_texture": 1.0})
+    image, other = np.zeros((240, 320, 3), np.uint8), np.zeros((240, 320, 3), np.uint8)
+    other[..., 1] = 200
+    crops, _, _ = augment_clip(
+        [image] * 3, records[0].keypoints, records[0].box, CONFIG, loud,
+        np.random.default_rng(0), still=False, other=other,
+    )  # fmt: skip
+    colours = np.unique(crops[1].reshape(-1, 3), axis=0).tolist()
+    assert colours == [[0, 0, 0], [0, 200, 0]]
+    dataset = ClipDataset(records, CONFIG, loud)
+    assert torch.equal(dataset[0, 0, 1]["images"], dataset[0, 0, 1]["images"])
+
+
 def test_single_frame_models_get_the_key_frame(records):
     config = CONFIG.model_copy(update={"num_frames": 1})
     one, three = ClipDataset(records, config)[2], ClipDataset(records, CONFIG)[2]

@@ -62,3 +62,16 @@ def test_a_token_holds_the_features_of_its_own_pixels_at_every_stride():
     tokens = backbone(torch.zeros(1, 3, 64, 48))[0]
     odd = [i for i in range(12) if not torch.allclose(tokens[i], tokens[0], atol=1e-5)]
     assert odd == [2 * 3 + 1]
+
+
+def test_gradients_of_strided_depthwise_convolutions_are_those_of_torch():
+    conv = ConvSame(6, 6, 3, stride=2, groups=6).double()
+    x = torch.randn(2, 6, 8, 10, dtype=torch.double, requires_grad=True)
+    upstream = torch.randn(2, 6, 4, 5, dtype=torch.double)
+    found = []
+    for is_training in (True, False):
+        out = conv.train(is_training)(x)
+        found.append((out, *torch.autograd.grad(out, (x, conv.weight, conv.bias), upstream)))
+    assert "Halving" in type(conv.train()(x).grad_fn).__name__
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -119,6 +119,7 @@ class ClipDataset(Dataset[Clip]):
                 self.augment,
                 rng,
                 still=record.still,
+                other=self._other(rng),
             )
         return Clip(
             images=torch.from_numpy(np.ascontiguousarray(np.stack(crops).transpose(0, 3, 1, 2))),
@@ -127,6 +128,12 @@ class ClipDataset(Dataset[Clip]):
             index=index,
             key=torch.tensor([epoch, repeat, index]),
         )
+
+    def _other(self, rng: np.random.Generator) -> np.ndarray | None:
+        """Some other example's picture, for occluders; nothing is read or drawn where none are asked for."""
+        if self.augment is None or not self.augment.occluder_texture:
+            return None
+        return read_image(self.records[int(rng.integers(len(self.records)))].frames[1])
 
 
 def jitter_frames(record: ClipRecord, share: float, rng: np.random.Generator) -> tuple[Path, ...]:

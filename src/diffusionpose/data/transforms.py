@@ -23,7 +23,8 @@ Crops = tuple[list[np.ndarray], np.ndarray, np.ndarray]
 """Crops (height, width, 3), keypoints (num_joints, 2) in crop pixels, (2, 3) map from crop to image pixels."""
 
 _LOWER = ("hip", "knee", "ankle")
-_HALF_BODY_JOINTS = 4
+_FEWEST_JOINTS = 4
+"""Labelled ones that stay when a person is cut."""
 
 
 def plain_clip(
@@ -44,6 +45,7 @@ def augment_clip(
     rng: np.random.Generator,
     *,
     still: bool,
+    other: np.ndarray | None = None,
 ) -> Crops:
     """A training clip: geometry, colour, blur and occluders drawn once, motion made up for stills.
 
@@ -52,8 +54,11 @@ def augment_clip(
         keypoints: (num_joints, 2) pixels of the key frame.
         box: xyxy pixels of the key frame.
         still: The frames are one image.
+        other: A picture to cut occluders from, where the recipe asks for such.
     """
     size = config.image_size
+    if augment.truncation and rng.random() < augment.truncation:
+        images, keypoints, box = _truncated(images, keypoints, box, rng)
     affine = _random_affine(keypoints, box, config, augment, rng)
     drift = _drift(len(images), size, augment.still_motion if still else 0.0, rng)
     crops = [
@@ -66,7 +71,7 @@ def augment_clip(
         points = flip_keypoints(points, size[1], config.skeleton_graph)
         affine = _after(np.array([[-1.0, 0, size[1] - 1], [0, 1.0, 0]]), affine)
     if rng.random() < augment.occlusion:
-        _occlude(crops, points, augment.occluder_speed, rng)
+        _occlude(crops, points, augment, other, rng)
     crops = _recolour(crops, augment, rng)
     if rng.random() < augment.blur:
         crops = _blurred_clip(crops, augment, rng)
@@ -97,6 +102,32 @@ def _random_affine(
     return crop_affine(window, config.image_size, rotation)
 
 
+def _truncated(
+    images: Sequence[np.ndarray], keypoints: np.ndarray, box: np.ndarray, rng: np.random.Generator
+) -> tuple[Sequence[np.ndarray], np.ndarray, np.ndarray]:
+    """The picture ends within the person: below, at a side or above; nothing is changed where too few joints would stay.
+
+    The part that is lost is black, as beyond a picture's edge, its joints are unlabelled, and the box ends with the picture.
+    """
+    axis, is_end = [(1, True), (0, True), (0, False), (1, False)][
+        rng.choice(4, p=[0.55, 0.18, 0.18, 0.09])
+    ]
+    share = rng.uniform(0.35, 0.9)
+    low, high = box[axis], box[axis + 2]
+    edge = low + share * (high - low) if is_end else high - share * (high - low)
+    is_kept = (keypoints[:, axis] < edge) == is_end
+    if (is_kept & np.isfinite(keypoints[:, 0])).sum() < _FEWEST_JOINTS:
+        return images, keypoints, box
+    cut = [image.copy() for image in images]
+    first = max(int(np.ceil(edge)), 0)
+    lost = slice(first, None) if is_end else slice(0, first)
+    for image in cut:
+        image[(lost,) if axis == 1 else (slice(None), lost)] = 0
+    box = box.copy()
+    box[axis + 2 if is_end else axis] = edge
+    return cut, np.where(is_kept[:, None], keypoints, np.nan), box
+
+
 def _half_body_box(
     keypoints: np.ndarray, box: np.ndarray, config: ModelConfig, rng: np.random.Generator
 ) -> np.ndarray:
@@ -105,7 +136,7 @@ def _half_body_box(
     lower = np.array([joint.endswith(_LOWER) for joint in joints])
     chosen = ~lower if rng.random() < 0.6 else lower
     chosen = chosen & np.isfinite(keypoints[:, 0])
-    if chosen.sum() < _HALF_BODY_JOINTS:
+    if chosen.sum() < _FEWEST_JOINTS:
         return box
     return keypoint_box(keypoints[chosen], 1.5)
 
@@ -175,26 +206,50 @@ def _blurred(crops: list[np.ndarray], defocus: float, rng: np.random.Generator) 
 
 
 def _occlude(
-    crops: list[np.ndarray], keypoints: np.ndarray, speed: float, rng: np.random.Generator
+    crops: list[np.ndarray],
+    keypoints: np.ndarray,
+    augment: AugmentConfig,
+    other: np.ndarray | None,
+    rng: np.random.Generator,
 ) -> None:
     """Draws one to three patches over the person, in place, moving steadily from frame to frame."""
     height, width = crops[0].shape[:2]
     known = keypoints[np.isfinite(keypoints[:, 0])]
     for _ in range(int(rng.integers(1, 4))):
         target = known[rng.integers(len(known))] if len(known) else np.array([width, height]) / 2
-        half = rng.uniform(0.04, 0.16, 2) * [width, width]
-        velocity = rng.normal(0, speed, 2) * width
-        colour = rng.integers(0, 256, 3)
-        texture = rng.normal(0, rng.uniform(0, 40), (*crops[0].shape[:2], 3)) + colour
-        round_ = rng.random() < 0.5
+        is_cut = other is not None and rng.random() < augment.occluder_texture
+        half = rng.uniform(0.05, 0.28, 2) * width if is_cut else rng.uniform(0.04, 0.16, 2) * width
+        velocity = rng.normal(0, augment.occluder_speed, 2) * width
+        if is_cut and other is not None:
+            texture = _cutting(other, (height, width), rng)
+        else:
+            colour = rng.integers(0, 256, 3)
+            noise = rng.normal(0, rng.uniform(0, 40), (height, width, 3)) + colour
+            texture = np.clip(noise, 0, 255).astype(np.uint8)
+        draw = _ellipse if rng.random() < 0.5 else _rectangle
         for index, crop in enumerate(crops):
             centre = target + velocity * (index - len(crops) // 2)
             mask = np.zeros((height, width), np.uint8)
-            low, high = np.rint(centre - half).astype(int), np.rint(centre + half).astype(int)
-            if round_:
-                axes = tuple(np.maximum(np.rint(half), 1).astype(int).tolist())
-                middle = tuple(np.rint(centre).astype(int).tolist())
-                cv2.ellipse(mask, middle, axes, 0, 0, 360, 1, -1)
-            else:
-                cv2.rectangle(mask, tuple(low.tolist()), tuple(high.tolist()), 1, -1)
-            np.copyto(crop, np.clip(texture, 0, 255).astype(np.uint8), where=mask[..., None] > 0)
+            draw(mask, centre, half)
+            np.copyto(crop, texture, where=mask[..., None] > 0)
+
+
+def _cutting(other: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """A random part of a picture, at the size of a crop."""
+    height, width = other.shape[:2]
+    side = rng.uniform(0.4, 1.0) * min(height, width * size[0] / size[1])
+    window = np.array([side * size[1] / size[0], side])
+    low = rng.uniform(0, 1, 2) * np.maximum((width, height) - window, 0)
+    x, y = low.astype(int)
+    part = other[y : y + max(int(window[1]), 1), x : x + max(int(window[0]), 1)]
+    return cv2.resize(part, (size[1], size[0]))
+
+
+def _ellipse(mask: np.ndarray, centre: np.ndarray, half: np.ndarray) -> None:
+    axes = tuple(np.maximum(np.rint(half), 1).astype(int).tolist())
+    cv2.ellipse(mask, tuple(np.rint(centre).astype(int).tolist()), axes, 0, 0, 360, 1, -1)
+
+
+def _rectangle(mask: np.ndarray, centre: np.ndarray, half: np.ndarray) -> None:
+    low, high = np.rint(centre - half).astype(int), np.rint(centre + half).astype(int)
+    cv2.rectangle(mask, tuple(low.tolist()), tuple(high.tolist()), 1, -1)

@@ -5,9 +5,34 @@ features at strides 32, 16 and 8 are added, upsampled, to the next finer ones. B
 as in the published weights.
 """
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+
+class _HalvingDepthwise(torch.autograd.Function):
+    """Depthwise 3 x 3 convolution at stride 2, whose gradients are those of stride 1 with zeros in between.
+
+    oneDNN has no fast gradient of strided depthwise convolutions: four of them were half of a training step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, bias, 2, groups=len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        spread = torch.zeros_like(x)
+        spread[:, :, 1::2, 1::2] = gradients[0]
+        one = [1, 1]
+        return torch.ops.aten.convolution_backward(
+            spread, x, weight, [len(weight)], one, one, one, False, [0, 0], len(weight), [True] * 3
+        )
 
 
 class ConvSame(nn.Conv2d):
@@ -21,7 +46,20 @@ class ConvSame(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002, nn.Conv2d calls it so
         """The convolution of the padded map."""
-        return super().forward(F.pad(input, (0, 1, 0, 1)) if self.stride == (2, 2) else input)
+        if self.stride != (2, 2):
+            return super().forward(input)
+        if self.groups > 1 and self.training and self.weight.requires_grad and input.is_cpu:
+            return self._halved(input)
+        return super().forward(F.pad(input, (0, 1, 0, 1)))
+
+    def _halved(self, x: Tensor) -> Tensor:
+        assert self.bias is not None
+        dtype = (
+            torch.get_autocast_dtype(x.device.type)
+            if torch.is_autocast_enabled(x.device.type)
+            else x.dtype
+        )
+        return _HalvingDepthwise.apply(x.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
 
 
 class InvertedResidual(nn.Module):

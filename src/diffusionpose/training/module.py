@@ -25,6 +25,7 @@ from diffusionpose.model.pretrained import bundled
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.backbone import HybridBackbone
 from diffusionpose.nn.diffusion import keyed_generator, seeded_noise
+from diffusionpose.training.anchor import StemAnchor
 from diffusionpose.training.features import features_of
 from diffusionpose.training.optimizer import make_optimizer, rate_at
 from diffusionpose.training.pictures import log_picture
@@ -77,6 +78,7 @@ class PoseTraining(L.LightningModule):
             if config.optimizer.stem_scale == 0:
                 stem.requires_grad_(False)
             stem.freeze(config.optimizer.frozen_stem_blocks)
+        self.anchor = self._make_anchor()
         self.pck: list[Pck] = []
         self.position: tuple[int, int] = (0, 0)
         """Epoch, and its batches that are behind; kept by the callback that saves."""
@@ -85,6 +87,14 @@ class PoseTraining(L.LightningModule):
         self._sums: dict[str, Tensor] = {}
         """By loss: its sum over the epoch's steps where it was finite, and their number."""
         self._clips: list[Tensor] = []
+
+    def _make_anchor(self) -> StemAnchor | None:
+        anchor, backbone = self.config.anchor, self.model.backbone
+        if anchor is None:
+            return None
+        assert isinstance(backbone, HybridBackbone), "the recipe says so"
+        path = weights_at(anchor.weights, "anchor.weights")
+        return StemAnchor(path, anchor.share, backbone.stem, self.config.model.backbone.stem_width)
 
     def targets(self, keypoints: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Target heatmaps, keypoints without NaN, and which joints are labelled and on the map."""
@@ -124,14 +134,19 @@ class PoseTraining(L.LightningModule):
         losses = total_loss(
             predicted, target, keypoints, labelled, skeleton, self.config.loss, number
         )
+        parts = losses._asdict()
+        total = losses.total
+        if self.anchor is not None and self.config.anchor is not None:
+            parts["anchor"] = self.anchor(batch["images"])
+            parts["total"] = total = total + self.config.anchor.weight * parts["anchor"]
         self._clips.append(batch["index"])
-        for name, value in losses._asdict().items():
+        for name, value in parts.items():
             mean = self._mean_of_ranks(value.detach())
             # One bad step, which is left out, must not hide the epoch's other losses.
             known = torch.stack([mean.nan_to_num(0.0, 0.0, 0.0), mean.isfinite().to(mean.dtype)])
             self._sums[name] = self._sums.get(name, 0.0) + known
             self.log(f"train/{name}", mean, prog_bar=name == "total")
-        return losses.total
+        return total
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clips gradients by norm; leaves a step out whose gradients are not finite; too many of them end the run.

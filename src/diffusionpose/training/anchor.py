@@ -1,0 +1,76 @@
+"""Learning without forgetting (Li and Hoiem, 2016): a stem that learns still says what it said before.
+
+The stem comes from a network that saw far more people than most recipes have. Fine-tuning on few kinds of pictures soon
+erases what it knew of the others; here the head that it was trained under looks on, and must see the same.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diffusionpose.model.checkpoint import check_fit, read_weights
+from diffusionpose.nn.backbone import normalise
+from diffusionpose.nn.mobilenet import MobileNetV2FPN, SeparableConv
+
+NUM_JOINTS, HEAD_CHANNELS = 17, 96
+"""Of MoveNet's heatmap head."""
+STEM, HEAD = "backbone.stem.", "anchor.head."
+"""How their tensors are called in the file."""
+
+
+class StemAnchor(nn.Module):
+    """The stem as it was, with its heatmap head; none of it learns.
+
+    Args:
+        weights: File of `tools/make_stem.py`.
+        share: Of a batch's clips, how many are looked at.
+        stem: The one that learns.
+        width: Of both stems.
+
+    Raises:
+        CheckpointError: If the weights cannot be read or do not fit.
+    """
+
+    def __init__(self, weights: Path, share: float, stem: MobileNetV2FPN, width: float) -> None:
+        super().__init__()
+        self.share = share
+        self.stem = MobileNetV2FPN(width)
+        self.head = nn.Sequential(
+            SeparableConv(self.stem.channels[0], HEAD_CHANNELS),
+            nn.Conv2d(HEAD_CHANNELS, NUM_JOINTS, 1),
+        )
+        tensors = read_weights(weights)
+        for part, start in ((self.stem, STEM), (self.head, HEAD)):
+            state = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+            check_fit(part.state_dict(), state, str(weights))
+            part.load_state_dict(state)
+        self.requires_grad_(False)
+        self._finest: Tensor | None = None
+        stem.register_forward_hook(self._see)
+
+    def _see(self, _: nn.Module, __: Any, levels: tuple[Tensor, ...]) -> None:
+        self._finest = levels[0] if torch.is_grad_enabled() else None
+
+    def forward(self, images: Float[Tensor, "batch frames 3 height width"]) -> Float[Tensor, ""]:
+        """Squared difference between the head's heatmaps on both stems, as a share of the old ones' square.
+
+        Args:
+            images: What the stem that learns has just seen; of some clips the key frames count.
+        """
+        assert self._finest is not None, "the stem has not run"
+        batch, frames = images.shape[:2]
+        some, key = max(round(self.share * batch), 1), frames // 2
+        now = rearrange(self._finest, "(b f) c h w -> b f c h w", b=batch)[:some, key]
+        self._finest = None
+        with torch.no_grad():
+            crops = normalise(images[:some, key]).contiguous(memory_format=torch.channels_last)
+            before = self._heatmaps(self.stem(crops)[0])
+        error = (self._heatmaps(now) - before).square().sum((1, 2, 3))
+        return (error / before.square().sum((1, 2, 3)).clamp_min(1.0)).mean()
+
+    def _heatmaps(self, finest: Tensor) -> Tensor:
+        return self.head(finest).float().sigmoid()
