@@ -76,30 +76,38 @@ def predict(
     pipeline: PosePipeline,
     variant: str,
     harder: CorruptionConfig | None,
-    seed: int,
+    num_seeds: int,
     records: Sequence[ClipRecord],
-) -> np.ndarray:
-    """Our own predictions."""
+) -> list[np.ndarray]:
+    """Our own predictions by seed of the noise, on the same features."""
     dataset, found = ClipDataset(records, pipeline.network.config, harder), []
     for batch in DataLoader(dataset, batch_size=16, num_workers=1):
         images = batch["images"]
-        images = images[:, 1:2].expand_as(images) if variant == "one frame thrice" else images
-        noise = torch.stack(
-            [
-                torch.stack(
-                    [
-                        seeded_noise(pipeline.network.noise_shape, (seed, index, n))
-                        for n in range(pipeline.options.num_hypotheses)
-                    ]
-                )
-                for index in batch["index"].tolist()
-            ]
+        seen = images[:, 1:2] if variant == "one frame thrice" else images
+        features = pipeline.network.features(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
+        features = features.expand(-1, images.shape[1], *features.shape[2:])
+        found.append(
+            [located(pipeline, features, batch, seed) for seed in range(num_seeds)],
         )
-        features = pipeline.network.features(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-        points, _ = heatmaps.decode(pipeline.network.heatmaps(features, noise))
-        crop = heatmaps.heatmap_to_crop(points).double().numpy()
-        found += [transform(xy, to) for xy, to in zip(crop, batch["to_image"].numpy(), strict=True)]
-    return np.stack(found)
+    return [np.concatenate(of_seed) for of_seed in zip(*found, strict=True)]
+
+
+def located(
+    pipeline: PosePipeline, features: torch.Tensor, batch: dict[str, torch.Tensor], seed: int
+) -> np.ndarray:
+    """(people, joints, 2) pixels of the key frame, from features and one seed's noise."""
+    network, hypotheses = pipeline.network, range(pipeline.options.num_hypotheses)
+    noise = torch.stack(
+        [
+            torch.stack([seeded_noise(network.noise_shape, (seed, index, n)) for n in hypotheses])
+            for index in batch["index"].tolist()
+        ]
+    )
+    points, _ = heatmaps.decode(network.heatmaps(features, noise))
+    crop = heatmaps.heatmap_to_crop(points).double().numpy()
+    return np.stack(
+        [transform(xy, to) for xy, to in zip(crop, batch["to_image"].numpy(), strict=True)]
+    )
 
 
 def labels(records: Sequence[ClipRecord]) -> np.ndarray:
@@ -186,11 +194,8 @@ def main() -> None:
         records = wanted(load_source(source, POSETRACK15))
         cells = [str(len(records))]
         for name, pipeline in pipelines.items():
-            runs = [
-                measure(predict(pipeline, name, harder, seed, records), records)
-                for seed in range(options.seeds)
-            ]
-            cells.append(spread(runs))
+            runs = predict(pipeline, name, harder, options.seeds, records)
+            cells.append(spread([measure(run, records) for run in runs]))
         return cells + [
             "-" if harder else f"{measure(run(records), records):.3f}" for run in others.values()
         ]

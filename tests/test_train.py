@@ -24,14 +24,14 @@ from diffusionpose.model.model import DiffusionPose
 from diffusionpose.model.pretrained import sha256_of
 from diffusionpose.nn.heatmaps import encode
 from diffusionpose.nn.mobilenet import MobileNetV2FPN, SeparableConv
-from diffusionpose.skeleton import POSETRACK15
+from diffusionpose.skeleton import COCO17, POSETRACK15
 from tests.data.made import coco_root, posetrack_root
 from tests.journeys.test_overfit import recipe
 
 pytest.importorskip("lightning")
 
 from diffusionpose.train import PoseTrackValidation, train
-from diffusionpose.training.anchor import HEAD, HEAD_CHANNELS, NUM_JOINTS, STEM
+from diffusionpose.training.anchor import HEAD, HEAD_CHANNELS, STEM
 from diffusionpose.training.checkpoints import StopSignals
 from diffusionpose.training.module import PoseTraining
 from diffusionpose.training.optimizer import make_average, make_optimizer, part_scale, rate_at
@@ -439,7 +439,9 @@ def anchored(root, tmp_path):
     config = config.model_copy(
         update={"model": config.model.model_copy(update={"backbone": hybrid})}
     )
-    head = nn.Sequential(SeparableConv(24, HEAD_CHANNELS), nn.Conv2d(HEAD_CHANNELS, NUM_JOINTS, 1))
+    head = nn.Sequential(
+        SeparableConv(24, HEAD_CHANNELS), nn.Conv2d(HEAD_CHANNELS, COCO17.num_joints, 1)
+    )
     tensors = {
         f"{STEM}{k}": v for k, v in MobileNetV2FPN(hybrid.stem_width).state_dict().items()
     } | {f"{HEAD}{k}": v for k, v in head.state_dict().items()}
@@ -452,21 +454,33 @@ def anchored(root, tmp_path):
 def test_an_anchor_pulls_a_stem_back_to_what_its_head_saw(anchored, tmp_path):
     module = PoseTraining(anchored, tmp_path / "run").train()
     images = next(iter(make_loaders(anchored).train))["images"]
+    unlabelled = torch.full((len(images), 15, 2), torch.nan)
     stem = module.model.backbone.stem
     module.model.extract(images)
-    assert float(module.anchor(images).detach()) == pytest.approx(0, abs=1e-6)
+    assert float(module.anchor(images, unlabelled).detach()) == pytest.approx(0, abs=1e-6)
     with torch.no_grad():
         for parameter in stem.smooth.parameters():
             parameter.mul_(1.5)
     optimizer, losses = torch.optim.Adam(stem.smooth.parameters(), 3e-3), []
     for _ in range(8):
         module.model.extract(images)
-        loss = module.anchor(images)
+        loss = module.anchor(images, unlabelled)
         optimizer.zero_grad()
         loss.backward()
         losses.append(float(loss.detach()))
         optimizer.step()
     assert 0 < losses[-1] < 0.5 * losses[0]
+
+
+def test_an_anchor_does_not_hold_what_labels_say_is_wrong(anchored, tmp_path):
+    anchor = PoseTraining(anchored, tmp_path / "run").anchor
+    before = torch.zeros(1, COCO17.num_joints, 16, 12)
+    before[:, :, 5, 7] = 1
+    keypoints = torch.full((1, 15, 2), torch.nan)
+    keypoints[0, POSETRACK15.index("left_knee")] = torch.tensor([7.4, 5.2])
+    keypoints[0, POSETRACK15.index("right_hip")] = torch.tensor([2.0, 5.0])
+    held = anchor._held(before, keypoints)[0].bool()
+    assert [COCO17.joints[n] for n in (~held).nonzero()[:, 0]] == ["right_hip"]
 
 
 def test_an_anchor_is_part_of_the_loss_and_not_of_the_model(anchored, tmp_path):

@@ -1,7 +1,8 @@
 """Learning without forgetting (Li and Hoiem, 2016): a stem that learns still says what it said before.
 
 The stem comes from a network that saw far more people than most recipes have. Fine-tuning on few kinds of pictures soon
-erases what it knew of the others; here the head that it was trained under looks on, and must see the same.
+erases what it knew of the others; here the head that it was trained under looks on, and must see the same, but where the
+labels say that it was wrong.
 """
 
 from pathlib import Path
@@ -15,9 +16,12 @@ from torch import Tensor, nn
 from diffusionpose.model.checkpoint import check_fit, read_weights
 from diffusionpose.nn.backbone import normalise
 from diffusionpose.nn.mobilenet import MobileNetV2FPN, SeparableConv
+from diffusionpose.skeleton import COCO17, Skeleton
 
-NUM_JOINTS, HEAD_CHANNELS = 17, 96
-"""Of MoveNet's heatmap head."""
+HEAD_CHANNELS = 96
+"""Of MoveNet's heatmap head, which knows COCO's joints."""
+WRONG = 3.0
+"""Heatmap pixels between a label and the old head's highest point, from which on the head is not held to it."""
 STEM, HEAD = "backbone.stem.", "anchor.head."
 """How their tensors are called in the file."""
 
@@ -28,6 +32,7 @@ class StemAnchor(nn.Module):
     Args:
         weights: File of `tools/make_stem.py`.
         share: Of a batch's clips, how many are looked at.
+        skeleton: Of the labels.
         stem: The one that learns.
         width: Of both stems.
 
@@ -35,13 +40,15 @@ class StemAnchor(nn.Module):
         CheckpointError: If the weights cannot be read or do not fit.
     """
 
-    def __init__(self, weights: Path, share: float, stem: MobileNetV2FPN, width: float) -> None:
+    def __init__(
+        self, weights: Path, share: float, skeleton: Skeleton, stem: MobileNetV2FPN, width: float
+    ) -> None:
         super().__init__()
-        self.share = share
+        self.share, self._skeleton = share, skeleton
         self.stem = MobileNetV2FPN(width)
         self.head = nn.Sequential(
             SeparableConv(self.stem.channels[0], HEAD_CHANNELS),
-            nn.Conv2d(HEAD_CHANNELS, NUM_JOINTS, 1),
+            nn.Conv2d(HEAD_CHANNELS, COCO17.num_joints, 1),
         )
         tensors = read_weights(weights)
         for part, start in ((self.stem, STEM), (self.head, HEAD)):
@@ -55,11 +62,16 @@ class StemAnchor(nn.Module):
     def _see(self, _: nn.Module, __: Any, levels: tuple[Tensor, ...]) -> None:
         self._finest = levels[0] if torch.is_grad_enabled() else None
 
-    def forward(self, images: Float[Tensor, "batch frames 3 height width"]) -> Float[Tensor, ""]:
+    def forward(
+        self,
+        images: Float[Tensor, "batch frames 3 image_height image_width"],
+        keypoints: Float[Tensor, "batch joints 2"],
+    ) -> Float[Tensor, ""]:
         """Squared difference between the head's heatmaps on both stems, as a share of the old ones' square.
 
         Args:
             images: What the stem that learns has just seen; of some clips the key frames count.
+            keypoints: Labels in heatmap pixels, NaN where missing.
         """
         assert self._finest is not None, "the stem has not run"
         batch, frames = images.shape[:2]
@@ -69,8 +81,25 @@ class StemAnchor(nn.Module):
         with torch.no_grad():
             crops = normalise(images[:some, key]).contiguous(memory_format=torch.channels_last)
             before = self._heatmaps(self.stem(crops)[0])
-        error = (self._heatmaps(now) - before).square().sum((1, 2, 3))
-        return (error / before.square().sum((1, 2, 3)).clamp_min(1.0)).mean()
+            held = self._held(before, keypoints[:some])
+        error = (self._heatmaps(now) - before).square().sum((2, 3)) * held
+        known = before.square().sum((2, 3)) * held
+        return (error.sum(1) / known.sum(1).clamp_min(1.0)).mean()
+
+    def _held(self, before: Tensor, keypoints: Tensor) -> Tensor:
+        """(batch, COCO's joints) whether the head is to be held: everywhere but where a label is elsewhere."""
+        joints = [
+            self._skeleton.joints.index(j) for j in COCO17.joints if j in self._skeleton.joints
+        ]
+        columns = [n for n, joint in enumerate(COCO17.joints) if joint in self._skeleton.joints]
+        place = before[:, columns].flatten(2).argmax(-1)
+        width = before.shape[-1]
+        found = torch.stack([place % width, place // width], -1)
+        distance = (found - keypoints[:, joints]).norm(dim=-1)
+        held = torch.ones(before.shape[:2], device=before.device)
+        # NaN, where there is no label, is not far.
+        held[:, columns] = (~(distance > WRONG)).float()
+        return held
 
     def _heatmaps(self, finest: Tensor) -> Tensor:
         return self.head(finest).float().sigmoid()

@@ -94,7 +94,10 @@ class PoseTraining(L.LightningModule):
             return None
         assert isinstance(backbone, HybridBackbone), "the recipe says so"
         path = weights_at(anchor.weights, "anchor.weights")
-        return StemAnchor(path, anchor.share, backbone.stem, self.config.model.backbone.stem_width)
+        model = self.config.model
+        return StemAnchor(
+            path, anchor.share, model.skeleton_graph, backbone.stem, model.backbone.stem_width
+        )
 
     def targets(self, keypoints: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Target heatmaps, keypoints without NaN, and which joints are labelled and on the map."""
@@ -137,7 +140,7 @@ class PoseTraining(L.LightningModule):
         parts = losses._asdict()
         total = losses.total
         if self.anchor is not None and self.config.anchor is not None:
-            parts["anchor"] = self.anchor(batch["images"])
+            parts["anchor"] = self.anchor(batch["images"], batch["keypoints"])
             parts["total"] = total = total + self.config.anchor.weight * parts["anchor"]
         self._clips.append(batch["index"])
         for name, value in parts.items():
