@@ -20,10 +20,7 @@ from diffusionpose.nn.backbone import MEAN, STD
 from diffusionpose.nn.mobilenet import MobileNetV2FPN
 
 WIDTHS = {"lightning": 1.0, "thunder": 1.75}
-
-
-HEAD = "anchor.head."
-STEM = "backbone.stem."
+STEM, HEAD = "backbone.stem.", "anchor.head."
 
 
 def to_head(layer: str, path: str) -> str:
@@ -35,7 +32,7 @@ def to_head(layer: str, path: str) -> str:
     return f"{HEAD}0.{part}.{kind}"
 
 
-def to_stem(name: str) -> str | None:
+def own_name(name: str) -> str | None:
     """The stem's or the heatmap head's name for a tensor of the graph; none for those of other heads and constants."""
     if match := re.search(r"kpt_heatmap_0/(separable_conv2d|conv2d)_\d/(.*)", name):
         return to_head(match[1], match[2])
@@ -77,7 +74,7 @@ def main(package: str, variant: str, target: str) -> None:
     with tarfile.open(package) as archive:
         _, constants = read_graph(archive, f"movenet-{variant}")
     for name, value in constants.items():
-        if (own := to_stem(name)) is not None:
+        if (own := own_name(name)) is not None:
             state[own] = to_kernel(own, torch.from_numpy(value))
     adapt_input(state)
     stem = {k.removeprefix(STEM): v for k, v in state.items() if k.startswith(STEM)}

@@ -237,10 +237,10 @@ class CorruptionConfig(AugmentConfig):
 
 
 class AnchorConfig(Frozen):
-    """What a pretrained stem knew is held while it learns: its old heads must say of it what they said before."""
+    """What a pretrained stem knew is held while it learns: its old heatmap head must see on it what it saw before, if that was right."""
 
     weights: Path
-    """Of `tools/make_stem.py`: the stem and the heads."""
+    """Of `tools/make_stem.py`: the stem and its heatmap head."""
     weight: float = Field(default=0.05, gt=0)
     """Of the loss."""
     share: Share = 0.5

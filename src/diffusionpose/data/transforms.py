@@ -217,10 +217,10 @@ def _occlude(
     known = keypoints[np.isfinite(keypoints[:, 0])]
     for _ in range(int(rng.integers(1, 4))):
         target = known[rng.integers(len(known))] if len(known) else np.array([width, height]) / 2
-        is_cut = other is not None and rng.random() < augment.occluder_texture
-        half = rng.uniform(0.05, 0.28, 2) * width if is_cut else rng.uniform(0.04, 0.16, 2) * width
+        is_noise = other is None or rng.random() >= augment.occluder_texture
+        half = rng.uniform(*((0.04, 0.16) if is_noise else (0.05, 0.28)), 2) * width
         velocity = rng.normal(0, augment.occluder_speed, 2) * width
-        if is_cut and other is not None:
+        if other is not None and not is_noise:
             texture = _cutting(other, (height, width), rng)
         else:
             colour = rng.integers(0, 256, 3)
