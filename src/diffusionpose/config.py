@@ -353,7 +353,9 @@ class TrainConfig(Frozen):
         if self.anchor is not None and not (
             self.optimizer.backbone_scale and self.optimizer.stem_scale
         ):
-            raise ValueError("anchor is for a stem that learns: leave it out")
+            raise ValueError(
+                "anchor is for a stem that learns: leave it out, or set optimizer.stem_scale above 0"
+            )
         return self
 
     @model_validator(mode="after")

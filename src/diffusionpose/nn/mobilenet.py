@@ -21,11 +21,13 @@ class _HalvingDepthwise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(batch, channels, height, width) -> half the height and width; padded at the end only."""
         ctx.save_for_backward(x, weight)
         return F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, bias, 2, groups=len(weight))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of x, weight and bias: place i of the output is place 2 i + 1 of stride 1's."""
         x, weight = ctx.saved_tensors
         spread = torch.zeros_like(x)
         spread[:, :, 1::2, 1::2] = gradients[0]
