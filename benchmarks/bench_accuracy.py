@@ -27,13 +27,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from diffusionpose.config import CorruptionConfig, SourceConfig
 from diffusionpose.data.clips import ClipDataset, ClipRecord
 from diffusionpose.metrics.pck import Pck
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.diffusion import seeded_noise
 from diffusionpose.nn.geometry import transform
 from diffusionpose.predict import PosePipeline
+from diffusionpose.recipe import CorruptionConfig, SourceConfig
 from diffusionpose.skeleton import POSETRACK15
 from diffusionpose.training.sources import load_source
 

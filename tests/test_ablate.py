@@ -11,11 +11,11 @@ import pytest
 import torch
 import yaml
 
-from diffusionpose.config import AugmentConfig
 from diffusionpose.data.clips import ClipDataset
 from diffusionpose.errors import ConfigError
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.model.pretrained import sha256_of
+from diffusionpose.recipe import AugmentConfig
 from tests.data.made import posetrack_root
 from tests.journeys.test_overfit import recipe
 

@@ -2,15 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from diffusionpose.config import (
-    ModelConfig,
-    TrainConfig,
-    model_config,
-    override,
-    parse,
-    read_recipe,
-)
+from diffusionpose.config import ModelConfig, model_config, parse
 from diffusionpose.errors import ConfigError
+from diffusionpose.recipe import TrainConfig, override, read_recipe
 
 RECIPE = """
 name: test

@@ -5,33 +5,24 @@ from threading import Timer
 import pytest
 import torch
 from filelock import FileLock
-from safetensors.torch import save_file
-from torch import nn
 
-from diffusionpose.config import (
-    AnchorConfig,
-    OptimizerConfig,
-    SourceConfig,
-    TrainConfig,
-    model_config,
-)
+from diffusionpose.config import model_config
 from diffusionpose.data.clips import EpochSampler
-from diffusionpose.errors import CheckpointError, ConfigError, DataError, StoppedError
+from diffusionpose.errors import ConfigError, DataError, StoppedError
 from diffusionpose.evaluate import evaluate
 from diffusionpose.evaluate_options import EvaluateOptions
-from diffusionpose.model.checkpoint import read_weights
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.model.pretrained import sha256_of
 from diffusionpose.nn.heatmaps import encode
-from diffusionpose.nn.mobilenet import MobileNetV2FPN, SeparableConv
-from diffusionpose.skeleton import COCO17, POSETRACK15
+from diffusionpose.recipe import OptimizerConfig, SourceConfig, TrainConfig
+from diffusionpose.skeleton import POSETRACK15
 from tests.data.made import coco_root, posetrack_root
 from tests.journeys.test_overfit import recipe
+from tests.training.helpers import changed_parts, one_step, with_stem
 
 pytest.importorskip("lightning")
 
 from diffusionpose.train import PoseTrackValidation, train
-from diffusionpose.training.anchor import HEAD, HEAD_CHANNELS, STEM
 from diffusionpose.training.checkpoints import StopSignals
 from diffusionpose.training.module import PoseTraining
 from diffusionpose.training.optimizer import make_average, make_optimizer, part_scale, rate_at
@@ -79,32 +70,10 @@ def test_a_share_of_timesteps_is_the_last(root, tmp_path):
     assert 465 < t[t < 999].float().mean() < 535
 
 
-def one_step(config, run, precision=torch.float32):
-    """One optimizer step on the first batch; the module, its weights before, and the loss."""
-    loader = make_loaders(config).train
-    module = PoseTraining(config, run).train()
-    module.log = lambda *_, **__: None
-    before = {k: v.clone() for k, v in module.model.state_dict().items()}
-    optimizer = make_optimizer(module.model, config.optimizer, lambda _: 1.0)["optimizer"]
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
-        loss = module.training_step(next(iter(loader)), 0)
-    loss.backward()
-    optimizer.step()
-    return module, before, loss.detach()
-
-
-def changed_parts(module, before):
-    after = module.model.state_dict()
-    return {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
-
-
 @pytest.mark.parametrize(("scale", "expected"), [(0.0, set()), (1.0, {"backbone"})])
 def test_a_frozen_backbone_stays_as_it_is(root, tmp_path, scale, expected):
-    config = recipe(root, optimizer={"backbone_scale": scale, "warmup_steps": 1})
-    hybrid = config.model.backbone.model_copy(update={"kind": "hybrid"})
-    config = config.model_copy(
-        update={"model": config.model.model_copy(update={"backbone": hybrid}), "batch_size": 1}
-    )
+    settings = {"backbone_scale": scale, "warmup_steps": 1}
+    config = with_stem(recipe(root, optimizer=settings, batch_size=1))
     module, before, _ = one_step(config, tmp_path)
     assert changed_parts(module, before) == {"encoder", "decoder"} | expected
 
@@ -121,10 +90,7 @@ _STEM = ("first", "blocks.0", "blocks.9", "blocks.10", "blocks.16", "top", "late
     ],
 )
 def test_as_much_of_the_stem_learns_as_is_asked_for(root, tmp_path, settings, learning):
-    config = recipe(root, optimizer={"warmup_steps": 1, **settings})
-    hybrid = config.model.backbone.model_copy(update={"kind": "hybrid"})
-    model = config.model.model_copy(update={"backbone": hybrid})
-    config = config.model_copy(update={"model": model, "batch_size": 1})
+    config = with_stem(recipe(root, optimizer={"warmup_steps": 1, **settings}, batch_size=1))
     module, before, _ = one_step(config, tmp_path)
     start = "backbone.stem."
     changed = {
@@ -428,82 +394,3 @@ def test_posetrack_ap_heeds_signals(tmp_path):
     signals.number = 15
     with pytest.raises(StoppedError, match="terminated: during validation; nothing is saved yet"):
         evaluator(model, torch.device("cpu"))
-
-
-@pytest.fixture
-def anchored(root, tmp_path):
-    """A recipe whose stem starts from weights that hold it, too."""
-    torch.manual_seed(0)
-    config = recipe(root, batch_size=2, optimizer={"warmup_steps": 1})
-    hybrid = config.model.backbone.model_copy(update={"kind": "hybrid"})
-    config = config.model_copy(
-        update={"model": config.model.model_copy(update={"backbone": hybrid})}
-    )
-    head = nn.Sequential(
-        SeparableConv(24, HEAD_CHANNELS), nn.Conv2d(HEAD_CHANNELS, COCO17.num_joints, 1)
-    )
-    tensors = {
-        f"{STEM}{k}": v for k, v in MobileNetV2FPN(hybrid.stem_width).state_dict().items()
-    } | {f"{HEAD}{k}": v for k, v in head.state_dict().items()}
-    path = tmp_path / "stem.safetensors"
-    save_file(tensors, path)
-    anchor = AnchorConfig(weights=path, weight=0.5, share=1.0)
-    return config.model_copy(update={"init_from": path, "anchor": anchor})
-
-
-def test_an_anchor_pulls_a_stem_back_to_what_its_head_saw(anchored, tmp_path):
-    module = PoseTraining(anchored, tmp_path / "run").train()
-    images = next(iter(make_loaders(anchored).train))["images"]
-    unlabelled = torch.full((len(images), 15, 2), torch.nan)
-    stem = module.model.backbone.stem
-    module.model.extract(images)
-    assert float(module.anchor(images, unlabelled).detach()) == pytest.approx(0, abs=1e-6)
-    with torch.no_grad():
-        for parameter in stem.smooth.parameters():
-            parameter.mul_(1.5)
-    optimizer, losses = torch.optim.Adam(stem.smooth.parameters(), 3e-3), []
-    for _ in range(8):
-        module.model.extract(images)
-        loss = module.anchor(images, unlabelled)
-        optimizer.zero_grad()
-        loss.backward()
-        losses.append(float(loss.detach()))
-        optimizer.step()
-    assert 0 < losses[-1] < 0.5 * losses[0]
-
-
-def test_an_anchor_does_not_hold_what_labels_say_is_wrong(anchored, tmp_path):
-    anchor = PoseTraining(anchored, tmp_path / "run").anchor
-    before = torch.zeros(1, COCO17.num_joints, 16, 12)
-    before[:, :, 5, 7] = 1
-    keypoints = torch.full((1, 15, 2), torch.nan)
-    keypoints[0, POSETRACK15.index("left_knee")] = torch.tensor([7.4, 5.2])
-    keypoints[0, POSETRACK15.index("right_hip")] = torch.tensor([2.0, 5.0])
-    held = anchor._held(before, keypoints)[0].bool()
-    assert [COCO17.joints[n] for n in (~held).nonzero()[:, 0]] == ["right_hip"]
-
-
-def test_an_anchor_is_part_of_the_loss_and_not_of_the_model(anchored, tmp_path):
-    torch.manual_seed(1)
-    module, before, loss = one_step(anchored, tmp_path / "run")
-    held = module.anchor.state_dict()
-    torch.manual_seed(1)
-    plain, _, without = one_step(anchored.model_copy(update={"anchor": None}), tmp_path / "other")
-    assert float(loss) == pytest.approx(float(without), abs=1e-6)  # nothing is forgotten yet
-    assert plain.model.state_dict().keys() == before.keys() == module.model.state_dict().keys()
-    for name, value in read_weights(anchored.anchor.weights).items():
-        own = name.removeprefix("backbone.").removeprefix("anchor.")
-        assert torch.equal(held[own], value)
-
-
-def test_an_anchor_that_does_not_fit_or_has_nothing_to_hold_is_refused(anchored, tmp_path):
-    wide = anchored.model.backbone.model_copy(update={"stem_width": 1.75})
-    config = anchored.model_copy(
-        update={"model": anchored.model.model_copy(update={"backbone": wide}), "init_from": None}
-    )
-    with pytest.raises(CheckpointError, match=r"stem\.safetensors.*first"):
-        PoseTraining(config, tmp_path)
-    fields = anchored.model_dump(mode="json")
-    fields["optimizer"]["stem_scale"] = 0
-    with pytest.raises(ValueError, match="a stem that learns"):
-        TrainConfig.model_validate(fields)

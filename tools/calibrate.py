@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from diffusionpose.config import SourceConfig
 from diffusionpose.data.clips import ClipDataset
 from diffusionpose.metrics.calibration import Reliability, calibrated, fit, reliability
 from diffusionpose.metrics.pck import Pck
@@ -24,6 +23,7 @@ from diffusionpose.model.model import DiffusionPose
 from diffusionpose.model.pretrained import CONFIG
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.diffusion import seeded_noise
+from diffusionpose.recipe import SourceConfig
 from diffusionpose.training.sources import load_source
 
 mpl.use("Agg")

@@ -1,6 +1,6 @@
 """Starts a denoising decoder where a plain heatmap head ended: weights for `init_from`.
 
-python tools/start_decoder.py runs/tiny-backbone/model configs/tiny.yaml DATA start.safetensors
+python tools/start_decoder.py runs/tiny-6-backbone/model configs/tiny-7-whole.yaml DATA start.safetensors
 
 The recipe says what is to be trained, and on what. Its backbone and the decoder's upsampled map are the head's. On that map a
 kernel for each joint and the decoder's last convolution are fitted to the head's heatmaps; then the joint states that the
@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from diffusionpose.config import TrainConfig, read_recipe
 from diffusionpose.data.clips import ClipDataset
 from diffusionpose.model.baselines import HeatmapHead
 from diffusionpose.model.decoder import PoseDenoisingDecoder
 from diffusionpose.model.model import DiffusionPose
+from diffusionpose.recipe import TrainConfig, read_recipe
 from diffusionpose.training.sources import load_source
 
 PEOPLE, BATCH, STEPS, LEARNING_RATE = 384, 24, 600, 1e-2

@@ -1,10 +1,11 @@
 """Labels of MoveNet Thunder beside those of a crowd, for training the default model.
 
-python tools/teach.py DATA
+python tools/teach.py DATA [lspet jhmdb people]
 
-DATA is as in docs/default-model.md. Writes `lspet/annotations/train_taught.json`: `train.json` with a nose, which the set lacks,
+DATA is as in docs/default-model.md; of its sets all, or those named. Writes `lspet/annotations/train_taught.json`: `train.json` with a nose, which the set lacks,
 where MoveNet is sure of it, and without the joints that MoveNet is sure to be elsewhere; and `jhmdb/posetrack_data/train_taught`,
-the training clips with a nose in every fourth frame. No validation split is read.
+the training clips with a nose in every fourth frame; and `people/annotations.json`: people in photos of which `people/boxes.json`
+knows the boxes alone, with the joints that MoveNet sees. No validation split is read.
 """
 
 import json
@@ -17,8 +18,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from peers import keypoints, setup
 
-from diffusionpose.config import SourceConfig
 from diffusionpose.data.clips import ClipRecord
+from diffusionpose.recipe import SourceConfig
 from diffusionpose.skeleton import COCO17, POSETRACK15
 from diffusionpose.training.sources import load_source
 
@@ -29,6 +30,11 @@ ELSEWHERE = 0.5
 NOSE_STRIDE = 4
 """Frames of a clip are much alike."""
 ABSENT = [0.0, 0.0, 0.0]
+
+SEEN = 0.4
+"""From here on a joint of a person without labels is one."""
+LEAST_HEIGHT = 64
+"""Of a box, in pixels."""
 
 Key = tuple[int, int]
 """Image and track of a person."""
@@ -106,10 +112,47 @@ def teach_jhmdb(root: Path) -> None:
         (target / file.name).write_text(json.dumps(content))
 
 
-def main(data: str) -> None:
+def teach_people(root: Path) -> None:
+    """Joints for people in `images/`, of whom there are boxes: {file name: {"person_boxes_xywh": [[x, y, w, h], ...]}}."""
+    photos = json.loads((root / "boxes.json").read_text())
+    images, records = [], []
+    for image_id, (name, photo) in enumerate(sorted(photos.items())):
+        images.append({"id": image_id, "file_name": name})
+        for x, y, width, height in photo["person_boxes_xywh"]:
+            box = np.array([x, y, x + width, y + height])
+            if height >= LEAST_HEIGHT:
+                path, unknown = root / "images" / name, np.full((POSETRACK15.num_joints, 2), np.nan)
+                records.append(ClipRecord((path,) * 3, unknown, box, name, image_id, len(records)))
+    found = np.stack(list(keypoints("MoveNet Thunder", records)))
+    found = np.where(found[..., 2:] >= SEEN, found, 0.0)
+    annotations = []
+    for number, (record, points) in enumerate(zip(records, found, strict=True)):
+        points = np.dstack([points[None, :, :2].round(2), 2.0 * (points[None, :, 2:] > 0)])[0]
+        x, y, right, bottom = record.box.tolist()
+        annotations.append(
+            {
+                "id": number,
+                "image_id": record.image_id,
+                "category_id": 1,
+                "iscrowd": 0,
+                "bbox": [x, y, right - x, bottom - y],
+                "keypoints": points.ravel().tolist(),
+                "num_keypoints": int((points[:, 2] > 0).sum()),
+            }
+        )
+    category = {"id": 1, "name": "person", "keypoints": list(COCO17.joints)}
+    content = {"images": images, "annotations": annotations, "categories": [category]}
+    (root / "annotations.json").write_text(json.dumps(content))
+    print(f"{len(records)} people, {sum(a['num_keypoints'] for a in annotations)} joints")
+
+
+SETS = {"lspet": teach_lspet, "jhmdb": teach_jhmdb, "people": teach_people}
+
+
+def main(data: str, *names: str) -> None:
     setup()
-    teach_lspet(Path(data) / "lspet")
-    teach_jhmdb(Path(data) / "jhmdb")
+    for name in names or SETS:
+        SETS[name](Path(data) / name)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import torch
 from pydantic import Field, model_validator
 from torch.utils.data import DataLoader, Dataset
 
-from diffusionpose.config import Frozen, TrainConfig, parse, read_recipe, read_yaml
+from diffusionpose.config import Frozen, parse, read_yaml
 from diffusionpose.data.clips import ClipDataset
 from diffusionpose.errors import ConfigError, DiffusionPoseError
 from diffusionpose.formats import write_text
@@ -29,6 +29,7 @@ from diffusionpose.model.model import DiffusionPose
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.diffusion import seeded_noise
 from diffusionpose.predict import choose_device
+from diffusionpose.recipe import TrainConfig, read_recipe
 from diffusionpose.train import CHECKPOINT, RECIPE, WITHOUT_EFFECT, changed_settings, train
 from diffusionpose.training.features import FeatureClips, features_of
 from diffusionpose.training.module import METRICS, PoseTraining

@@ -369,7 +369,7 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Train a model from a recipe (extra: train)."""
-    from diffusionpose.config import read_recipe
+    from diffusionpose.recipe import read_recipe
 
     recipe = read_recipe(config, settings or (), data)
     _need_extra("lightning", "train")

@@ -29,7 +29,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import distributed
 from torch.utils.data import Dataset
 
-from diffusionpose.config import SourceConfig, TrainConfig, parse, read_yaml
+from diffusionpose.config import parse, read_yaml
 from diffusionpose.data.clips import ClipDataset
 from diffusionpose.errors import ConfigError, DiffusionPoseError, first_line
 from diffusionpose.evaluate import predict_truth, read_truth
@@ -41,6 +41,7 @@ from diffusionpose.metrics.posetrack_frames import require_head_boxes, require_s
 from diffusionpose.model.checkpoint import read_restricted
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.networks import TorchNetwork
+from diffusionpose.recipe import SourceConfig, TrainConfig
 from diffusionpose.training.checkpoints import AtomicCheckpoints, KeepRun, StopSignals
 from diffusionpose.training.features import FeatureClips
 from diffusionpose.training.module import METRICS, PoseTraining

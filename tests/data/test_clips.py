@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from diffusionpose.config import AugmentConfig, ModelConfig
+from diffusionpose.config import ModelConfig
 from diffusionpose.data.clips import (
     ClipDataset,
     ClipRecord,
@@ -19,6 +19,7 @@ from diffusionpose.data.transforms import augment_clip
 from diffusionpose.errors import DataError
 from diffusionpose.nn.geometry import transform
 from diffusionpose.nn.heatmaps import heatmap_to_crop
+from diffusionpose.recipe import AugmentConfig
 from diffusionpose.skeleton import POSETRACK15
 from tests.data.made import coco_root, posetrack_root
 

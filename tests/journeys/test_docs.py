@@ -43,6 +43,8 @@ SMALL_RUN = " ".join(
     f"--set {setting}"
     for setting in (
         "model.backbone.kind=vit",
+        "anchor=null",
+        "distillation=null",
         "model.backbone.hidden_size=32",
         *(f"model.{part}.depth=1" for part in _PARTS),
         *(f"model.{part}.num_heads=2" for part in _PARTS),
@@ -72,7 +74,6 @@ SUBSTITUTIONS = (
     (r"configs/ablations\.yaml", "small-suite.yaml"),
     (r"backbone_weights=vitpose-b\.pth", "backbone_weights=null"),
     (r"(ablate .*init_from=)\S+", r"\1{untrained}"),
-    (r"init_from=stem\.safetensors", "init_from={untrained}"),
     (r"^init_from: tiny\b", "init_from: {untrained}"),
     (r"^model: tiny\b", f"model: {json.dumps(SMALL_MODEL)}"),
     (r"^epochs: \d+", "epochs: 1"),
@@ -154,10 +155,15 @@ def furnished(tmp_path_factory, untrained, made_video):
     for name in ("lspet", "mine"):
         for part in ("train", "val"):
             stills(folder / "data" / name, f"annotations/{part}.json", "images")
+    # What tools/teach.py writes.
     stills(folder / "data" / "lspet", "annotations/train_taught.json", "images")
-    # What tools/start_decoder.py writes.
+    stills(folder / "data" / "people", "annotations.json", "images")
+    splits = folder / "data" / "jhmdb" / "posetrack_data"
+    shutil.copytree(splits / "train", splits / "train_taught")
+    # What tools/start_decoder.py writes, and tools/make_stem.py.
     (folder / "runs").mkdir()
-    shutil.copy(untrained / "model.safetensors", folder / "runs" / "tiny-start.safetensors")
+    for name in ("runs/tiny-start", "runs/first-start", "stem"):
+        shutil.copy(untrained / "model.safetensors", folder / f"{name}.safetensors")
     detections(folder / "val_boxes.json", folder / "data" / "posetrack18")
     small_suite(folder)
     for name in ("a", "b", "mine", "theirs"):

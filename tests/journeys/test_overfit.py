@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from diffusionpose import PosePipeline
-from diffusionpose.config import TrainConfig, parse
+from diffusionpose.config import parse
 from diffusionpose.detection import BoxesFile
+from diffusionpose.recipe import TrainConfig
 from tests.data.made import figure, posetrack_root
 
 pytest.importorskip("lightning")

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from diffusionpose.config import AugmentConfig, ModelConfig
+from diffusionpose.config import ModelConfig
 from diffusionpose.data.frames import is_file
 from diffusionpose.data.transforms import augment_clip, plain_clip
 from diffusionpose.errors import DataError
 from diffusionpose.nn.heatmaps import crop_to_heatmap
+from diffusionpose.recipe import AugmentConfig
 
 
 @dataclass(frozen=True)

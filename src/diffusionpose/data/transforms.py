@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from diffusionpose.config import AugmentConfig, ModelConfig
+from diffusionpose.config import ModelConfig
 from diffusionpose.nn.geometry import (
     crop_affine,
     crop_window,
@@ -18,6 +18,7 @@ from diffusionpose.nn.geometry import (
     transform,
     warp,
 )
+from diffusionpose.recipe import AugmentConfig
 
 Crops = tuple[list[np.ndarray], np.ndarray, np.ndarray]
 """Crops (height, width, 3), keypoints (num_joints, 2) in crop pixels, (2, 3) map from crop to image pixels."""

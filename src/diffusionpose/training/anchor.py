@@ -13,17 +13,12 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffusionpose.model.checkpoint import check_fit, read_weights
-from diffusionpose.nn.backbone import normalise
-from diffusionpose.nn.mobilenet import MobileNetV2FPN, SeparableConv
+from diffusionpose.nn.mobilenet import MobileNetV2FPN
 from diffusionpose.skeleton import COCO17, Skeleton
+from diffusionpose.training.movenet import MoveNetHeatmaps
 
-HEAD_CHANNELS = 96
-"""Of MoveNet's heatmap head, which knows COCO's joints."""
 WRONG = 3.0
 """Heatmap pixels between a label and the old head's highest point, from which on the head is not held to it."""
-STEM, HEAD = "backbone.stem.", "anchor.head."
-"""How their tensors are called in the file."""
 
 
 class StemAnchor(nn.Module):
@@ -45,17 +40,7 @@ class StemAnchor(nn.Module):
     ) -> None:
         super().__init__()
         self.share, self._skeleton = share, skeleton
-        self.stem = MobileNetV2FPN(width)
-        self.head = nn.Sequential(
-            SeparableConv(self.stem.channels[0], HEAD_CHANNELS),
-            nn.Conv2d(HEAD_CHANNELS, COCO17.num_joints, 1),
-        )
-        tensors = read_weights(weights)
-        for part, start in ((self.stem, STEM), (self.head, HEAD)):
-            state = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-            check_fit(part.state_dict(), state, str(weights))
-            part.load_state_dict(state)
-        self.requires_grad_(False)
+        self.before = MoveNetHeatmaps(weights, width)
         self._finest: Tensor | None = None
         stem.register_forward_hook(self._see)
 
@@ -79,10 +64,9 @@ class StemAnchor(nn.Module):
         now = rearrange(self._finest, "(b f) c h w -> b f c h w", b=batch)[:some, key]
         self._finest = None
         with torch.no_grad():
-            crops = normalise(images[:some, key]).contiguous(memory_format=torch.channels_last)
-            before = self._heatmaps(self.stem(crops)[0])
+            before = self.before(images[:some, key])
             held = self._held(before, keypoints[:some])
-        error = (self._heatmaps(now) - before).square().sum((2, 3)) * held
+        error = (self.before.read(now) - before).square().sum((2, 3)) * held
         known = before.square().sum((2, 3)) * held
         return (error.sum(1) / known.sum(1).clamp_min(1.0)).mean()
 
@@ -100,6 +84,3 @@ class StemAnchor(nn.Module):
         # NaN, where there is no label, is not far.
         held[:, columns] = (~(distance > WRONG)).float()
         return held
-
-    def _heatmaps(self, finest: Tensor) -> Tensor:
-        return self.head(finest).float().sigmoid()

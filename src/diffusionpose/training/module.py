@@ -15,17 +15,18 @@ import lightning as L
 import torch
 from torch import Tensor, distributed, nn
 
-from diffusionpose.config import TrainConfig
 from diffusionpose.errors import ConfigError, DiffusionPoseError
 from diffusionpose.formats.atomic_file import explained
 from diffusionpose.metrics.pck import Pck
-from diffusionpose.model.losses import total_loss
+from diffusionpose.model.losses import heatmap_loss, location_loss, total_loss
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.model.pretrained import bundled
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.backbone import HybridBackbone
 from diffusionpose.nn.diffusion import keyed_generator, seeded_noise
+from diffusionpose.recipe import TrainConfig
 from diffusionpose.training.anchor import StemAnchor
+from diffusionpose.training.distillation import Distillation
 from diffusionpose.training.features import features_of
 from diffusionpose.training.optimizer import make_optimizer, rate_at
 from diffusionpose.training.pictures import log_picture
@@ -79,6 +80,12 @@ class PoseTraining(L.LightningModule):
                 stem.requires_grad_(False)
             stem.freeze(config.optimizer.frozen_stem_blocks)
         self.anchor = self._make_anchor()
+        teaching = config.distillation
+        self.distillation = (
+            Distillation(teaching.teachers, config.model, weights_at, config.seed)
+            if teaching
+            else None
+        )
         self.pck: list[Pck] = []
         self.position: tuple[int, int] = (0, 0)
         """Epoch, and its batches that are behind; kept by the callback that saves."""
@@ -137,8 +144,11 @@ class PoseTraining(L.LightningModule):
         losses = total_loss(
             predicted, target, keypoints, labelled, skeleton, self.config.loss, number
         )
-        parts = losses._asdict()
-        total = losses.total
+        parts, total = losses._asdict(), losses.total
+        if self.config.distillation is not None:
+            weight = self.config.distillation.weight
+            parts["teachers"] = self._teachers_loss(batch, predicted)
+            parts["total"] = total = (1 - weight) * total + weight * parts["teachers"]
         if self.anchor is not None and self.config.anchor is not None:
             parts["anchor"] = self.anchor(batch["images"], batch["keypoints"])
             parts["total"] = total = total + self.config.anchor.weight * parts["anchor"]
@@ -150,6 +160,17 @@ class PoseTraining(L.LightningModule):
             self._sums[name] = self._sums.get(name, 0.0) + known
             self.log(f"train/{name}", mean, prog_bar=name == "total")
         return total
+
+    def _teachers_loss(self, batch: dict[str, Tensor], predicted: Tensor) -> Tensor:
+        """Heatmap and location loss with what the teachers say in the labels' place."""
+        assert self.distillation is not None
+        heatmaps, known = self.distillation.lesson(batch["images"], batch["key"])
+        number = self._mean_of_ranks(known.sum().float())
+        error = heatmap_loss(predicted, heatmaps, known, number)
+        weight = self.config.loss.location
+        if weight:
+            error = error + weight * location_loss(predicted, heatmaps, known, number)
+        return error
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clips gradients by norm; leaves a step out whose gradients are not finite; too many of them end the run.

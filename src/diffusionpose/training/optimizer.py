@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
-from diffusionpose.config import OptimizerConfig
 from diffusionpose.model.model import DiffusionPose
+from diffusionpose.recipe import OptimizerConfig
 
 
 def rate_at(step: int, total: int, epochs: int, config: OptimizerConfig) -> float:

@@ -14,11 +14,11 @@ import numpy as np
 from torch import distributed
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from diffusionpose.config import SourceConfig, TrainConfig
 from diffusionpose.data.clips import ClipDataset, ClipRecord, EpochSampler
 from diffusionpose.data.coco import load_coco
 from diffusionpose.data.posetrack import load_posetrack
 from diffusionpose.errors import ConfigError, DataError
+from diffusionpose.recipe import SourceConfig, TrainConfig
 from diffusionpose.skeleton import Skeleton
 
 
