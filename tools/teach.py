@@ -123,22 +123,15 @@ def teach_people(root: Path) -> None:
             if height >= LEAST_HEIGHT:
                 path, unknown = root / "images" / name, np.full((POSETRACK15.num_joints, 2), np.nan)
                 records.append(ClipRecord((path,) * 3, unknown, box, name, image_id, len(records)))
-    found = np.stack(list(keypoints("MoveNet Thunder", records)))
-    found = np.where(found[..., 2:] >= SEEN, found, 0.0)
     annotations = []
-    for number, (record, points) in enumerate(zip(records, found, strict=True)):
-        points = np.dstack([points[None, :, :2].round(2), 2.0 * (points[None, :, 2:] > 0)])[0]
+    for record, points in zip(records, keypoints("MoveNet Thunder", records), strict=True):
+        seen = points[:, 2] >= SEEN
+        labels = np.column_stack([points[:, :2].round(2), 2 * np.ones(len(points))])
         x, y, right, bottom = record.box.tolist()
         annotations.append(
-            {
-                "id": number,
-                "image_id": record.image_id,
-                "category_id": 1,
-                "iscrowd": 0,
-                "bbox": [x, y, right - x, bottom - y],
-                "keypoints": points.ravel().tolist(),
-                "num_keypoints": int((points[:, 2] > 0).sum()),
-            }
+            {"id": record.track_id, "image_id": record.image_id, "category_id": 1, "iscrowd": 0}
+            | {"bbox": [x, y, right - x, bottom - y], "num_keypoints": int(seen.sum())}
+            | {"keypoints": np.where(seen[:, None], labels, 0.0).ravel().tolist()}
         )
     category = {"id": 1, "name": "person", "keypoints": list(COCO17.joints)}
     content = {"images": images, "annotations": annotations, "categories": [category]}
