@@ -18,9 +18,9 @@ from torch import Tensor
 
 from diffusionpose.nn.backbone import MEAN, STD
 from diffusionpose.nn.mobilenet import MobileNetV2FPN
+from diffusionpose.training.movenet import HEAD, STEM
 
 WIDTHS = {"lightning": 1.0, "thunder": 1.75}
-STEM, HEAD = "backbone.stem.", "anchor.head."
 
 
 def to_head(layer: str, path: str) -> str:

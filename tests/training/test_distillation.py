@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffusionpose.errors import ConfigError
+from diffusionpose.errors import CheckpointError, ConfigError
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.recipe import DistillationConfig, TeacherConfig, TrainConfig
 from diffusionpose.skeleton import COCO17, POSETRACK15
@@ -167,6 +167,10 @@ def test_teachers_that_do_not_fit_or_are_not_there_are_refused(config, saved, tm
         PoseTraining(taught_by(config.model_copy(update={"model": other}), saved), tmp_path)
     with pytest.raises(ConfigError, match=r"distillation\.teachers\.0\.weights: nowhere: no such"):
         PoseTraining(taught_by(config, "nowhere"), tmp_path)
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors: MoveNet's heatmap head is not in"
+    ):
+        PoseTraining(taught_by(config, saved / "model.safetensors"), tmp_path)
     fields = taught_by(config, saved).model_dump(mode="json")
     fields |= {"feature_cache": "cache"}
     fields["optimizer"]["backbone_scale"] = 0

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffusionpose.nn.mobilenet import MobileNetV2FPN
-from diffusionpose.skeleton import COCO17, Skeleton
-from diffusionpose.training.movenet import MoveNetHeatmaps
+from diffusionpose.skeleton import Skeleton
+from diffusionpose.training.movenet import MoveNetHeatmaps, shared_joints
 
 WRONG = 3.0
 """Heatmap pixels between a label and the old head's highest point, from which on the head is not held to it."""
@@ -72,10 +72,7 @@ class StemAnchor(nn.Module):
 
     def _held(self, before: Tensor, keypoints: Tensor) -> Tensor:
         """(batch, COCO's joints) whether the head is to be held: everywhere but where a label is elsewhere."""
-        joints = [
-            self._skeleton.joints.index(j) for j in COCO17.joints if j in self._skeleton.joints
-        ]
-        columns = [n for n, joint in enumerate(COCO17.joints) if joint in self._skeleton.joints]
+        joints, columns = shared_joints(self._skeleton)
         place = before[:, columns].flatten(2).argmax(-1)
         width = before.shape[-1]
         found = torch.stack([place % width, place // width], -1)

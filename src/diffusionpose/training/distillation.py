@@ -17,8 +17,7 @@ from diffusionpose.errors import ConfigError
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.nn.diffusion import keyed_generator, seeded_noise
 from diffusionpose.recipe import TeacherConfig
-from diffusionpose.skeleton import COCO17
-from diffusionpose.training.movenet import MoveNetHeatmaps
+from diffusionpose.training.movenet import MoveNetHeatmaps, shared_joints
 
 
 class Lesson(NamedTuple):
@@ -84,9 +83,9 @@ class MoveNetTeacher(nn.Module):
     def __init__(self, weights: Path, student: ModelConfig) -> None:
         super().__init__()
         self.movenet = MoveNetHeatmaps(weights)
-        joints = student.skeleton_graph.joints
-        self.known = torch.tensor([joint in COCO17.joints for joint in joints])
-        self.columns = [COCO17.index(joint) for joint in joints if joint in COCO17.joints]
+        self.joints, self.columns = shared_joints(student.skeleton_graph)
+        self.known = torch.zeros(student.skeleton_graph.num_joints, dtype=torch.bool)
+        self.known[self.joints] = True
 
     def forward(
         self,
@@ -97,7 +96,7 @@ class MoveNetTeacher(nn.Module):
         del keys
         found = self.movenet(images[:, images.shape[1] // 2])
         maps = found.new_zeros(len(found), len(self.known), *found.shape[2:])
-        maps[:, self.known] = found[:, self.columns]
+        maps[:, self.joints] = found[:, self.columns]
         return maps
 
 

@@ -6,14 +6,21 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from diffusionpose.errors import CheckpointError
 from diffusionpose.model.checkpoint import check_fit, read_weights
 from diffusionpose.nn.backbone import normalise
 from diffusionpose.nn.mobilenet import MobileNetV2FPN, SeparableConv
-from diffusionpose.skeleton import COCO17
+from diffusionpose.skeleton import COCO17, Skeleton
 
 HEAD_CHANNELS = 96
 STEM, HEAD = "backbone.stem.", "anchor.head."
 """How their tensors are called in the file."""
+
+
+def shared_joints(skeleton: Skeleton) -> tuple[list[int], list[int]]:
+    """Where the joints stand that MoveNet knows too: in the skeleton, and among COCO's."""
+    names = [joint for joint in COCO17.joints if joint in skeleton.joints]
+    return [skeleton.index(joint) for joint in names], [COCO17.index(joint) for joint in names]
 
 
 class MoveNetHeatmaps(nn.Module):
@@ -30,6 +37,10 @@ class MoveNetHeatmaps(nn.Module):
     def __init__(self, weights: Path, width: float | None = None) -> None:
         super().__init__()
         tensors = read_weights(weights)
+        if not any(name.startswith(HEAD) for name in tensors):
+            raise CheckpointError(
+                f"{weights}: MoveNet's heatmap head is not in it: give a file of tools/make_stem.py, or a model by its folder"
+            )
         first = tensors.get(f"{STEM}first.weight")
         if width is None:
             width = 1.0 if first is None else len(first) / 32
