@@ -103,7 +103,7 @@ def located(
             for index in batch["index"].tolist()
         ]
     )
-    points, _ = heatmaps.decode(network.heatmaps(features, noise))
+    points, _ = heatmaps.decode(network.heatmaps(features, noise), network.config.sigma)
     crop = heatmaps.heatmap_to_crop(points).double().numpy()
     return np.stack(
         [transform(xy, to) for xy, to in zip(crop, batch["to_image"].numpy(), strict=True)]

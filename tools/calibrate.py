@@ -44,7 +44,7 @@ def scored(model: DiffusionPose, source: SourceConfig) -> tuple[np.ndarray, np.n
     for batch in DataLoader(ClipDataset(records, model.config), batch_size=16, num_workers=1):
         noise = torch.stack([seeded_noise(model.noise_shape, (0, int(i))) for i in batch["index"]])
         maps = model.generate(model.encode(model.extract(batch["images"])), noise)
-        points, found = heatmaps.decode(maps)
+        points, found = heatmaps.decode(maps, model.config.sigma)
         metric.update(points.double().numpy(), batch["keypoints"].double().numpy())
         scores.append(found.double().numpy())
     videos = np.unique([record.video for record in records], return_inverse=True)[1]

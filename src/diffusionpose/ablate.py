@@ -178,7 +178,7 @@ def score(model: DiffusionPose, loader: DataLoader[Any], num_inference_steps: in
         placed = {name: batch[name].to(device) for name in ("features", "images") if name in batch}
         conditions = model.encode(features_of(placed, model))
         maps = model.generate(conditions, noise.to(device), num_inference_steps)
-        points, _ = heatmaps.decode(maps)
+        points, _ = heatmaps.decode(maps, model.config.sigma)
         metric.update(points.double().cpu().numpy(), batch["keypoints"].double().numpy())
     return metric.compute()["mean"]
 

@@ -96,7 +96,7 @@ class PoseNetwork(ABC):
 
     def keypoints(self, maps: Tensor) -> tuple[Tensor, np.ndarray]:
         """(batch, joints, 2) heatmap pixels, and (batch, joints) scores: chances where the model is calibrated."""
-        points, scores = heatmaps.decode(maps)
+        points, scores = heatmaps.decode(maps, self.config.sigma)
         return points, calibrated(scores.double().cpu().numpy(), self.config.calibration)
 
     @abstractmethod

@@ -41,6 +41,10 @@ class AugmentConfig(Frozen):
     colour: Share = 0.4
     """Strength of brightness, contrast, saturation and tint."""
     grey: Share = 0.1
+    exposure: Share = 0.0
+    """Share of clips under- or overexposed, by a gamma of 3 at most."""
+    compression: Share = 0.0
+    """Share of clips as a small, strongly compressed video shows them."""
     blur: Share = 0.15
     """Share of clips with motion blur or defocus."""
     defocus: Share = 0.5

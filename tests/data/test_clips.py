@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -281,6 +282,32 @@ def clip_of_one_image(records, seed, **settings):
         )[0]
         for chosen in (settings, {})
     ]  # fmt: skip
+
+
+def test_exposure_is_one_gamma_for_the_clip(records):
+    gammas = []
+    for seed in range(12):
+        exposed, plain = clip_of_one_image(records, seed, exposure=1.0)
+        assert all(np.array_equal(crop, exposed[0]) for crop in exposed)
+        share = plain[0] / 255.0
+        middle = (share > 0.3) & (share < 0.9)
+        gamma = np.median(np.log(exposed[0][middle] / 255) / np.log(share[middle]))
+        assert np.abs(255 * share**gamma - exposed[0]).max() < 2
+        gammas.append(gamma)
+    assert 0.45 < min(gammas) < 0.8
+    assert 1.5 < max(gammas) < 3.1
+
+
+def test_compression_takes_detail_and_moves_nothing(records):
+    for seed in range(6):
+        small, plain = clip_of_one_image(records, seed, compression=1.0)
+        assert all(np.array_equal(crop, small[0]) for crop in small)
+        before, after = (cv2.cvtColor(crops[0], cv2.COLOR_RGB2GRAY) for crops in (plain, small))
+        detail = [cv2.Laplacian(grey, cv2.CV_64F).var() for grey in (before, after)]
+        assert detail[1] < 0.5 * detail[0]
+        smooth = cv2.GaussianBlur(before, (0, 0), 2.0)
+        found = cv2.matchTemplate(smooth, after[20:-20, 20:-20], cv2.TM_CCOEFF_NORMED)
+        assert cv2.minMaxLoc(found)[3] == (20, 20)
 
 
 def test_blur_of_each_frame_hits_the_key_frame_and_half_of_its_neighbours(records):

@@ -76,6 +76,10 @@ def augment_clip(
     crops = _recolour(crops, augment, rng)
     if rng.random() < augment.blur:
         crops = _blurred_clip(crops, augment, rng)
+    if augment.exposure and rng.random() < augment.exposure:
+        crops = _exposed(crops, rng)
+    if augment.compression and rng.random() < augment.compression:
+        crops = _compressed(crops, rng)
     return crops, points, invert(affine)
 
 
@@ -175,6 +179,26 @@ def _recolour(
     bias = pivot * (1 - matrix.sum(1)) + rng.uniform(-1, 1) * strength * 60
     colour = np.column_stack([matrix, bias]).astype(np.float32)
     return [cv2.transform(crop, colour) for crop in crops]
+
+
+def _exposed(crops: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+    """One gamma for all frames, from light to three times as dark in the logarithm; dark more often than light."""
+    gamma = np.exp(rng.uniform(-np.log(2), np.log(3)))
+    table = np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
+    return [cv2.LUT(crop, table) for crop in crops]
+
+
+def _compressed(crops: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+    """Fewer pixels and JPEG's blocks, the same for all frames."""
+    height, width = crops[0].shape[:2]
+    factor, quality = rng.uniform(1.5, 4.0), int(rng.integers(15, 70))
+    small = (max(round(width / factor), 1), max(round(height / factor), 1))
+    out = []
+    for crop in crops:
+        shrunk = cv2.resize(crop, small, interpolation=cv2.INTER_AREA)
+        _, data = cv2.imencode(".jpg", shrunk, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        out.append(cv2.resize(cv2.imdecode(data, cv2.IMREAD_COLOR), (width, height)))
+    return out
 
 
 def _blurred_clip(

@@ -231,7 +231,7 @@ class PoseTraining(L.LightningModule):
         ).to(self.device)
         conditions = self.model.encode(features_of(batch, self.model))
         maps = self.model.generate(conditions, noise)
-        points, _ = heatmaps.decode(maps)
+        points, _ = heatmaps.decode(maps, self.config.model.sigma)
         truth = batch["keypoints"]
         self.pck[dataloader_idx].update(*(p.cpu().double().numpy() for p in (points, truth)))
         if batch_index == 0 and "images" in batch:
