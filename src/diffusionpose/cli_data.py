@@ -1,4 +1,4 @@
-"""`diffusionpose data check`: what is wrong with a data set, and what of it is usable."""
+"""`diffusionpose data`: what is wrong with a data set and what of it is usable; synthetic people to train with."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -11,11 +11,6 @@ import typer
 data_app = typer.Typer(
     help="Data sets for training and evaluation.", no_args_is_help=True, rich_markup_mode=None
 )
-
-
-@data_app.callback()
-def _data() -> None:
-    """Keeps `check` a verb of its own while it is the only one."""
 
 
 @data_app.command("check")
@@ -57,6 +52,33 @@ def check_data(
         print(line)
     if not found.is_clean:
         raise typer.Exit(1)
+
+
+@data_app.command("synth")
+def synthesise_data(
+    out: Annotated[
+        Path, typer.Argument(help="Folder of the data set; the same call goes on in it.")
+    ],
+    motion: Annotated[Path, typer.Option(help="Folder of BVH files as CMU's motions come in.")],
+    garments: Annotated[Path, typer.Option(help="Folder of MakeHuman's clothes, shoes and hair.")],
+    backgrounds: Annotated[Path, typer.Option(help="Folder of photos to stand before.")],
+    clips: Annotated[int, typer.Option(help="Of three frames each.")] = 1000,
+    size: Annotated[int, typer.Option(help="Sides of the pictures, pixels.")] = 288,
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    split: Annotated[str, typer.Option(help="Name of the split.")] = "train",
+) -> None:
+    """People made up, in motion, with joints known exactly: a PoseTrack18 root to train with (docs/synthetic.md).
+
+    Exit code 0, 1 when motions, garments or photos cannot be used, 2 for wrong usage.
+    """
+    from diffusionpose.synthesis.make import SynthesisOptions, synthesise
+
+    options = SynthesisOptions(motion, garments, backgrounds, clips, size, seed, split)
+    with _status() as show:
+        done = synthesise(out, options, on_clip=lambda number: show(f"{number} of {clips} clips"))
+    if done.unusable:
+        print(f"{len(done.unusable)} motions left out, as {done.unusable[0]}", file=sys.stderr)
+    print(f"{out}: {done.made} clips made, {done.found} were there")
 
 
 @contextmanager

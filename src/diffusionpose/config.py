@@ -79,7 +79,7 @@ class DiffusionConfig(Frozen):
 
 
 class CalibrationConfig(Frozen):
-    """What makes a joint's heatmap maximum s the chance that the joint is right: sigmoid(scale logit(s) + shift).
+    """What makes a joint's score s, as its heatmap is decoded to, the chance that the joint is right: sigmoid(scale logit(s) + shift).
 
     Right means within 0.2 of the torso, or half a head length.
     """
@@ -113,7 +113,7 @@ class ModelConfig(Frozen):
     decoder: DecoderConfig = DecoderConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     calibration: CalibrationConfig | None = None
-    """Of the scores; without it they are the heatmaps' maxima."""
+    """Of the scores; without it they are heights of heatmaps."""
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> Self:

@@ -24,7 +24,7 @@ def calibrated(scores: np.ndarray, calibration: CalibrationConfig | None) -> np.
     """Chances that joints are right.
 
     Args:
-        scores: (..., num_joints) maxima of heatmaps.
+        scores: (..., num_joints), as heatmaps are decoded to.
         calibration: None leaves scores as they are.
     """
     if calibration is None:
@@ -37,7 +37,7 @@ def fit(scores: np.ndarray, right: np.ndarray, measured_on: str) -> CalibrationC
     """Scale and shift of each joint by the greatest likelihood.
 
     Args:
-        scores: (num_people, num_joints) maxima of heatmaps.
+        scores: (num_people, num_joints), as heatmaps are decoded to.
         right: Likewise 1 for right, 0 for wrong, NaN where there is no truth.
         measured_on: In words.
     """

@@ -112,7 +112,10 @@ class Insight:
             model.generate(conditions, noise(0), steps, on_step=path.append)
             stages[steps] = torch.cat(path).float().cpu().numpy()
         found = [
-            heatmaps.decode(model.generate(conditions, noise(n)), model.config.sigma)[0][0].double().cpu().numpy()
+            heatmaps.decode(model.generate(conditions, noise(n)), model.config.sigma)[0][0]
+            .double()
+            .cpu()
+            .numpy()
             for n in range(SEEDS)
         ]
         points = np.stack([transform(places, to_image) for places in found])

@@ -1,0 +1,143 @@
+"""A body of any age and build from `anny`, posed by a motion of other proportions."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from diffusionpose.errors import MissingExtraError
+from diffusionpose.skeleton import POSETRACK15, SIDES
+from diffusionpose.synthesis.motion import Motion
+
+_LIMBS = {
+    f"{side}{bone}": f"{side}{end}"
+    for side in ("Left", "Right")
+    for bone, end in (
+        ("UpLeg", "Leg"), ("Leg", "Foot"), ("Foot", "ToeBase"),
+        ("Arm", "ForeArm"), ("ForeArm", "Hand"),
+    )
+}  # fmt: skip
+"""Bones that are first turned to where the motion's rest pose has them; its spine has no other direction than ours."""
+_JOINT_BONES = {
+    "shoulder": "Arm", "elbow": "ForeArm", "wrist": "Hand",
+    "hip": "UpLeg", "knee": "Leg", "ankle": "Foot",
+}  # fmt: skip
+_NECK = "Neck"
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Bones of a body in one frame: (bones, 3, 3) rotations from its rest pose, (bones, 3) where they begin, metres."""
+
+    rotations: np.ndarray
+    heads: np.ndarray
+
+    def skin(self, vertices: np.ndarray, weights: np.ndarray, rest_heads: np.ndarray) -> np.ndarray:
+        """(n, 3) vertices of the rest pose, moved by the bones that hold them, (n, bones) weights."""
+        shift = self.heads - np.einsum("bij,bj->bi", self.rotations, rest_heads)
+        bones = np.concatenate([self.rotations, shift[..., None]], 2)
+        moved = np.einsum("nb,bij->nij", weights, bones)
+        return np.einsum("nij,nj->ni", moved[:, :, :3], vertices) + moved[:, :, 3]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One person's shape in the rest pose: (vertices, 3) and (bones, 3) heads in metres; z up, face towards -y."""
+
+    vertices: np.ndarray
+    heads: np.ndarray
+
+
+class Body:
+    """The model of bodies: bones, their hold on vertices, and where joints are.
+
+    Raises:
+        MissingExtraError: If `anny` is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import anny  # pyright: ignore[reportMissingImports]
+            from anny.keypoints import (  # pyright: ignore[reportMissingImports]
+                KeypointsRegressor,
+            )
+        except ImportError:
+            raise MissingExtraError("anny", "synthesis") from None
+        # The base mesh as garments know it, with the bones of CMU's motions.
+        self._model: Any = anny.Anny(rig="cmu_mb", topology="makehuman", skinning_method="lbs")
+        self.bones: list[str] = list(self._model.bone_labels)
+        self.parents: list[int] = list(self._model.bone_parents)
+        held = self._model.vertex_bone_weights.numpy()
+        self.weights = np.zeros((len(held), len(self.bones)))
+        rows = np.arange(len(held))[:, None]
+        np.add.at(self.weights, (rows, self._model.vertex_bone_indices.numpy()), held)
+        quads = np.asarray(self._model.faces)
+        self.faces = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
+        """Of the body alone; the base mesh has vertices more, which only garments use."""
+        self._drawn = np.unique(self.faces)
+        nose = KeypointsRegressor.coco(self._model, ["nose"])
+        self._nose = nose.regression_weights.numpy()[0]
+
+    def figure(self, phenotype: dict[str, float]) -> Figure:
+        """A person in the rest pose.
+
+        Args:
+            phenotype: gender, age, muscle, weight, height and proportions, each in [0, 1].
+        """
+        still = torch.eye(4, dtype=torch.float64).expand(1, len(self.bones), 4, 4)
+        with torch.inference_mode():
+            found = self._model(pose_parameters=still, phenotype_kwargs=phenotype)
+        return Figure(found["rest_vertices"][0].numpy(), found["rest_bone_heads"][0].numpy())
+
+    def pose(self, figure: Figure, motion: Motion, frame: int) -> Pose:
+        """The figure as the motion has it; hands and toes go with what they hang on."""
+        rotations: list[np.ndarray] = []
+        heads: list[np.ndarray] = []
+        for number, (bone, parent) in enumerate(zip(self.bones, self.parents, strict=True)):
+            if bone not in motion.rotations or "Finger" in bone or "Thumb" in bone or "Toe" in bone:
+                rotation = rotations[parent]
+            else:
+                rotation = motion.rotations[bone][frame]
+                if bone in _LIMBS:
+                    end = self.bones.index(_LIMBS[bone])
+                    own = figure.heads[end] - figure.heads[number]
+                    rotation = rotation @ turn(own, motion.offsets[_LIMBS[bone]])
+            rotations.append(rotation)
+            heads.append(
+                figure.heads[number]
+                if parent < 0
+                else heads[parent]
+                + rotations[parent] @ (figure.heads[number] - figure.heads[parent])
+            )
+        return Pose(np.stack(rotations), np.stack(heads))
+
+    def joints(self, figure: Figure, pose: Pose, vertices: np.ndarray) -> np.ndarray:
+        """(15, 3) PoseTrack's joints of posed (vertices, 3): bones' ends, the nose, the highest point of the head."""
+        found = {
+            f"{side}_{joint}": pose.heads[self.bones.index(f"{side.capitalize()}{bone}")]
+            for side in SIDES
+            for joint, bone in _JOINT_BONES.items()
+        }
+        found["head_bottom"] = pose.heads[self.bones.index(_NECK)]
+        found["nose"] = self._nose @ vertices
+        found["head_top"] = vertices[self._drawn[figure.vertices[self._drawn, 2].argmax()]]
+        return np.stack([found[joint] for joint in POSETRACK15.joints])
+
+    def outline(self, vertices: np.ndarray) -> np.ndarray:
+        """(n, 3) of (vertices, 3) those that are drawn."""
+        return vertices[self._drawn]
+
+    def leg_length(self, figure: Figure) -> float:
+        """Hip to ankle, metres."""
+        ends = [self.bones.index(bone) for bone in ("LeftUpLeg", "LeftLeg", "LeftFoot")]
+        return float(np.linalg.norm(np.diff(figure.heads[ends], axis=0), axis=1).sum())
+
+
+def turn(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(3, 3) the smallest rotation of one direction onto another; undefined for opposite ones."""
+    source, target = source / np.linalg.norm(source), target / np.linalg.norm(target)
+    axis, cosine = np.cross(source, target), source @ target
+    x, y, z = axis
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + cross + cross @ cross / (1 + cosine)

@@ -1,0 +1,182 @@
+"""A person: a figure, what it wears and in which colours, and a moment of a motion."""
+
+import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffusionpose.synthesis.body import Body
+from diffusionpose.synthesis.garments import Garment
+from diffusionpose.synthesis.motion import Motion
+from diffusionpose.synthesis.render import PATTERNS, Mesh
+
+NUM_FRAMES = 3
+_HAT, _BALD = 0.12, 0.08
+_CHILD, _OLD = 0.12, 0.18
+_WAIST = 0.04
+"""Metres above the hips' bone where trousers end."""
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A mesh in the rest pose with its skinning weights; `look` is what `Mesh` asks for besides."""
+
+    vertices: np.ndarray
+    weights: np.ndarray
+    faces: np.ndarray
+    colours: np.ndarray
+    pattern: str = "plain"
+    second: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    frequency: float = 1.0
+    lowest: float = -np.inf
+
+
+class Person:
+    """Someone in three frames of a motion.
+
+    Args:
+        body: The model of bodies.
+        wardrobe: Garments to choose from.
+        motions: Recordings to choose from, of at least three frames after their first, which is a rest pose.
+        rng: Draws shape, clothes, colours, motion and frame.
+        offset: (3,) metres from the middle of the scene.
+    """
+
+    def __init__(
+        self,
+        body: Body,
+        wardrobe: Sequence[Garment],
+        motions: Sequence[Motion],
+        rng: np.random.Generator,
+        offset: np.ndarray,
+    ) -> None:
+        self._body, self._offset = body, offset
+        gender = rng.random()
+        self._figure = body.figure({"gender": gender} | _build(rng))
+        self._layers = self._dressed(_outfit(wardrobe, gender, rng), rng)
+        motion = motions[int(rng.integers(len(motions)))]
+        key = int(rng.integers(2, len(motion) - 1))
+        frames = range(key - NUM_FRAMES // 2, key + NUM_FRAMES // 2 + 1)
+        self._poses = [body.pose(self._figure, motion, frame) for frame in frames]
+        heading = rng.uniform(0, 2 * np.pi)
+        cosine, sine = np.cos(heading), np.sin(heading)
+        self._turn = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
+        # The recording's unit, by the legs: steps fit who makes them.
+        unit = body.leg_length(self._figure) / _leg_length(motion)
+        self._steps = [(motion.root[frame] - motion.root[key]) * unit for frame in frames]
+
+    def frame(self, number: int) -> tuple[list[Mesh], np.ndarray, np.ndarray]:
+        """What is drawn, (15, 3) joints and (n, 3) outline, in the scene."""
+        pose, heads = self._poses[number], self._figure.heads
+        shift = self._offset + self._turn @ self._steps[number]
+
+        def placed(points: np.ndarray) -> np.ndarray:
+            return points @ self._turn.T + shift
+
+        skinned = [pose.skin(layer.vertices, layer.weights, heads) for layer in self._layers]
+        meshes = [
+            Mesh(
+                placed(vertices), layer.faces, layer.colours, layer.vertices,
+                layer.pattern, layer.second, layer.frequency, layer.lowest,
+            )
+            for layer, vertices in zip(self._layers, skinned, strict=True)
+        ]  # fmt: skip
+        joints = self._body.joints(self._figure, pose, skinned[0])
+        return meshes, placed(joints), placed(self._body.outline(skinned[0]))
+
+    def _dressed(self, outfit: list[Garment], rng: np.random.Generator) -> list[_Layer]:
+        """The body, without what is covered, and everything worn over it."""
+        body, rest = self._body, self._figure.vertices
+        covered = np.zeros(len(rest), bool)
+        for garment in outfit:
+            covered[list(garment.hidden)] = True
+        skin = np.array([0.95, 0.75, 0.62]) * rng.uniform(0.35, 0.95) + rng.normal(0, 0.02, 3)
+        shown = body.faces[~covered[body.faces].any(1)]
+        layers = [_Layer(rest, body.weights, shown, np.tile(skin, (len(rest), 1)))]
+        for garment in outfit:
+            vertices = garment.fit(rest)
+            weights = garment.fit_weights(body.weights)
+            if garment.kind == "suit":
+                layers.append(self._suit(vertices, weights, garment.faces, rng))
+                continue
+            colour = _hair(rng) if garment.kind == "hair" else _colour(rng, 0.5, 0.03, 0.9)
+            colours = np.tile(colour, (len(vertices), 1))
+            layers.append(_Layer(vertices, weights, garment.faces, colours))
+        return layers
+
+    def _suit(
+        self, vertices: np.ndarray, weights: np.ndarray, faces: np.ndarray, rng: np.random.Generator
+    ) -> _Layer:
+        """Top and bottom in colours of their own, the top perhaps with a pattern."""
+        top, bottom = _colour(rng, 0.9, 0.05, 1.0), _colour(rng, 0.7, 0.03, 0.9)
+        if rng.random() < 0.25:
+            bottom = top
+        if rng.random() < 0.2:
+            top = np.full(3, rng.uniform(0.75, 1.0))
+        waist = self._figure.heads[self._body.bones.index("Hips"), 2] + _WAIST
+        is_top = vertices[:, 2:] > waist
+        return _Layer(
+            vertices, weights, faces, np.where(is_top, top, bottom),
+            pattern=str(rng.choice(PATTERNS, p=[0.5, 0.12, 0.08, 0.1, 0.2])),
+            second=_triple(top + rng.uniform(0.4, 1) * (_colour(rng, 0.9, 0.05, 1.0) - top)),
+            frequency=rng.uniform(4, 25), lowest=waist,
+        )  # fmt: skip
+
+
+def _build(rng: np.random.Generator) -> dict[str, float]:
+    """Age and build of a figure; most are adults."""
+    lot = rng.random()
+    ages = (0.25, 0.45) if lot < _CHILD else (0.75, 1.0) if lot > 1 - _OLD else (0.5, 0.75)
+    return {
+        "age": rng.uniform(*ages),
+        "muscle": rng.uniform(0.2, 0.9),
+        "weight": rng.uniform(0.15, 0.95),
+        "height": rng.uniform(0.2, 0.8),
+        "proportions": rng.uniform(0.2, 0.9),
+    }
+
+
+def _outfit(wardrobe: Sequence[Garment], gender: float, rng: np.random.Generator) -> list[Garment]:
+    """A suit and shoes, mostly hair, sometimes a hat; as far as the wardrobe has them."""
+    other = "male_" if gender < 0.5 else "female_"
+    suits = [
+        one for one in wardrobe
+        if one.kind == "suit" and (not one.name.startswith(other) or "casual" in one.name)
+    ]  # fmt: skip
+    kinds = {
+        kind: [one for one in wardrobe if one.kind == kind] for kind in ("shoes", "hair", "hat")
+    }
+    shares = {"shoes": 1.0, "hair": 1 - _BALD, "hat": _HAT}
+    chosen = [suits[int(rng.integers(len(suits)))]] if suits else []
+    for kind, ones in kinds.items():
+        if ones and rng.random() < shares[kind]:
+            chosen.append(ones[int(rng.integers(len(ones)))])
+    return chosen
+
+
+def _colour(
+    rng: np.random.Generator, saturation: float, darkest: float, brightest: float
+) -> np.ndarray:
+    """(3,) RGB of any hue."""
+    return np.array(
+        colorsys.hsv_to_rgb(
+            rng.random(), rng.uniform(0, saturation), rng.uniform(darkest, brightest)
+        )
+    )
+
+
+def _hair(rng: np.random.Generator) -> np.ndarray:
+    """(3,) RGB, from black to blond."""
+    light = np.array([1.0, 0.8, 0.5]) * rng.uniform(0.6, 1)
+    return np.array([0.06, 0.05, 0.04]) + rng.choice([0.0, 0.12, 0.35, 0.6]) * light
+
+
+def _triple(colour: np.ndarray) -> tuple[float, float, float]:
+    red, green, blue = colour.tolist()
+    return red, green, blue
+
+
+def _leg_length(motion: Motion) -> float:
+    """Hip to ankle, in the recording's unit."""
+    return sum(float(np.linalg.norm(motion.offsets[bone])) for bone in ("LeftLeg", "LeftFoot"))
