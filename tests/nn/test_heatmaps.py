@@ -1,3 +1,5 @@
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -25,7 +27,8 @@ def test_decode_undoes_encode_over_10000_joints_border_included(margin, sigma):
     points = random_points(10_000, margin)
     found, scores = decode(encode(points, SIZE, sigma), sigma)
     error = (found - points).norm(dim=-1)
-    assert error.max() < 0.16
+    assert error.max() < 0.35
+    assert error.mean() < 0.02
     assert scores.min() > 0.75
     limit = torch.tensor([SIZE[1], SIZE[0]]) - 1
     is_whole = ((points > 4 * sigma) & (points < limit - 4 * sigma)).all(-1)
@@ -39,7 +42,7 @@ def test_decode_undoes_encode_over_10000_joints_border_included(margin, sigma):
 def test_corners(corner):
     point = torch.tensor([corner])
     found, _ = decode(encode(point, SIZE, 2.0), 2.0)
-    assert (found - point).norm() < 0.16
+    assert (found - point).norm() < 0.35
 
 
 def test_people_together_are_decoded_as_each_alone():
@@ -63,20 +66,19 @@ def test_inside():
     assert inside(points, SIZE).tolist() == [True, True, False, False, False]
 
 
-@pytest.mark.parametrize("sigma", [1.0, 2.0])
-def test_noisy_maps_give_the_centre_and_height_of_least_squares(sigma):
+@pytest.mark.parametrize("sigma", [2.0, 4.0])
+def test_noisy_maps_are_smoothed_by_half_of_sigma(sigma):
     torch.manual_seed(0)
-    size = (16, 12)
-    maps = torch.rand(20, *size) + encode(torch.rand(20, 2) * 10, size, sigma)
+    maps = torch.zeros(20, *SIZE)
+    maps[:, 16:48, 14:34] = torch.rand(20, 32, 20)
     points, scores = decode(maps, sigma)
-    grid = torch.cartesian_prod(*(torch.arange(side) for side in size)).flip(-1)
-    drawn = encode(grid.float(), size, sigma).flatten(1)
-    heights = maps.flatten(1) @ drawn.T / drawn.square().sum(1)
-    errors = (maps.flatten(1)[:, None] - heights[..., None] * drawn).square().sum(-1)
-    best = errors.argmin(1)
-    assert (points - grid[best]).abs().max() <= 1
-    expected = heights.gather(1, best[:, None]).squeeze(1).clamp(0, 1)
-    torch.testing.assert_close(scores, expected)
+    for found, score, one in zip(points, scores, maps.numpy(), strict=True):
+        smooth = cv2.GaussianBlur(one, (0, 0), sigma / 2)
+        y, x = np.unravel_index(smooth.argmax(), smooth.shape)
+        assert abs(found[0] - x) <= 1
+        assert abs(found[1] - y) <= 1
+        # A Gaussian of that sigma loses a fifth of its height by it.
+        assert score == pytest.approx(min(smooth.max() / 0.8, 1), abs=0.01)
 
 
 def test_most_of_a_broad_map_outweighs_its_highest_pixel():

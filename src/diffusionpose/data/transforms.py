@@ -182,7 +182,7 @@ def _recolour(
 
 
 def _exposed(crops: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
-    """One gamma for all frames, from light to three times as dark in the logarithm; dark more often than light."""
+    """One gamma for all frames, from 1/2, which is light, to 3, even in its logarithm."""
     gamma = np.exp(rng.uniform(-np.log(2), np.log(3)))
     table = np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
     return [cv2.LUT(crop, table) for crop in crops]
@@ -197,7 +197,9 @@ def _compressed(crops: list[np.ndarray], rng: np.random.Generator) -> list[np.nd
     for crop in crops:
         shrunk = cv2.resize(crop, small, interpolation=cv2.INTER_AREA)
         _, data = cv2.imencode(".jpg", shrunk, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        out.append(cv2.resize(cv2.imdecode(data, cv2.IMREAD_COLOR), (width, height)))
+        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        assert decoded is not None
+        out.append(cv2.resize(decoded, (width, height)))
     return out
 
 

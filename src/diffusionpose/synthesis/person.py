@@ -2,7 +2,8 @@
 
 import colorsys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,18 +19,11 @@ _WAIST = 0.04
 """Metres above the hips' bone where trousers end."""
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """A mesh in the rest pose with its skinning weights; `look` is what `Mesh` asks for besides."""
+class _Layer(NamedTuple):
+    """A mesh in the rest pose, and how bones hold its vertices."""
 
-    vertices: np.ndarray
+    mesh: Mesh
     weights: np.ndarray
-    faces: np.ndarray
-    colours: np.ndarray
-    pattern: str = "plain"
-    second: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    frequency: float = 1.0
-    lowest: float = -np.inf
 
 
 class Person:
@@ -74,14 +68,11 @@ class Person:
         def placed(points: np.ndarray) -> np.ndarray:
             return points @ self._turn.T + shift
 
-        skinned = [pose.skin(layer.vertices, layer.weights, heads) for layer in self._layers]
+        skinned = [pose.skin(mesh.rest, weights, heads) for mesh, weights in self._layers]
         meshes = [
-            Mesh(
-                placed(vertices), layer.faces, layer.colours, layer.vertices,
-                layer.pattern, layer.second, layer.frequency, layer.lowest,
-            )
+            replace(layer.mesh, vertices=placed(vertices))
             for layer, vertices in zip(self._layers, skinned, strict=True)
-        ]  # fmt: skip
+        ]
         joints = self._body.joints(self._figure, pose, skinned[0])
         return meshes, placed(joints), placed(self._body.outline(skinned[0]))
 
@@ -93,21 +84,19 @@ class Person:
             covered[list(garment.hidden)] = True
         skin = np.array([0.95, 0.75, 0.62]) * rng.uniform(0.35, 0.95) + rng.normal(0, 0.02, 3)
         shown = body.faces[~covered[body.faces].any(1)]
-        layers = [_Layer(rest, body.weights, shown, np.tile(skin, (len(rest), 1)))]
+        naked = Mesh(rest, shown, np.tile(skin, (len(rest), 1)), rest)
+        layers = [_Layer(naked, body.weights)]
         for garment in outfit:
             vertices = garment.fit(rest)
-            weights = garment.fit_weights(body.weights)
             if garment.kind == "suit":
-                layers.append(self._suit(vertices, weights, garment.faces, rng))
-                continue
-            colour = _hair(rng) if garment.kind == "hair" else _colour(rng, 0.5, 0.03, 0.9)
-            colours = np.tile(colour, (len(vertices), 1))
-            layers.append(_Layer(vertices, weights, garment.faces, colours))
+                mesh = self._suit(vertices, garment.faces, rng)
+            else:
+                colour = _hair(rng) if garment.kind == "hair" else _colour(rng, 0.5, 0.03, 0.9)
+                mesh = Mesh(vertices, garment.faces, np.tile(colour, (len(vertices), 1)), vertices)
+            layers.append(_Layer(mesh, garment.fit_weights(body.weights)))
         return layers
 
-    def _suit(
-        self, vertices: np.ndarray, weights: np.ndarray, faces: np.ndarray, rng: np.random.Generator
-    ) -> _Layer:
+    def _suit(self, vertices: np.ndarray, faces: np.ndarray, rng: np.random.Generator) -> Mesh:
         """Top and bottom in colours of their own, the top perhaps with a pattern."""
         top, bottom = _colour(rng, 0.9, 0.05, 1.0), _colour(rng, 0.7, 0.03, 0.9)
         if rng.random() < 0.25:
@@ -116,8 +105,8 @@ class Person:
             top = np.full(3, rng.uniform(0.75, 1.0))
         waist = self._figure.heads[self._body.bones.index("Hips"), 2] + _WAIST
         is_top = vertices[:, 2:] > waist
-        return _Layer(
-            vertices, weights, faces, np.where(is_top, top, bottom),
+        return Mesh(
+            vertices, faces, np.where(is_top, top, bottom), vertices,
             pattern=str(rng.choice(PATTERNS, p=[0.5, 0.12, 0.08, 0.1, 0.2])),
             second=_triple(top + rng.uniform(0.4, 1) * (_colour(rng, 0.9, 0.05, 1.0) - top)),
             frequency=rng.uniform(4, 25), lowest=waist,
