@@ -67,7 +67,7 @@ def synthesise_data(
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     split: Annotated[str, typer.Option(help="Name of the split.")] = "train",
 ) -> None:
-    """People made up, in motion, with joints known exactly: a PoseTrack18 root to train with (docs/synthetic.md).
+    """People made up, in motion, with joints known exactly: a PoseTrack18 root to train with (docs/how-to/synthetic-people.md).
 
     Exit code 0, 1 when motions, garments or photos cannot be used, 2 for wrong usage.
     """

@@ -14,6 +14,8 @@ MAX_OFFSET = 1.0
 """Sub-pixel refinement moves a peak by at most this many heatmap pixels."""
 SMOOTHING = 0.5
 """Of heatmaps before keypoints are read off them, in their own sigma."""
+_OWN = 1 / (1 + SMOOTHING**2)
+"""Share of its height that a Gaussian keeps when it is smoothed, and of the smoothing one's place in the centre of their product."""
 
 
 def crop_to_heatmap(points: Float[Tensor, "*shape 2"]) -> Float[Tensor, "*shape 2"]:
@@ -59,46 +61,67 @@ def decode(
     """Keypoints and scores, from heatmaps smoothed by a Gaussian half as wide as those that they are made of.
 
     Where a joint is in doubt its heatmap is broad and uneven, and its highest pixel is chance. The highest smoothed pixel is
-    refined by a second-order Taylor step on the logarithm (as DARK), which is exact for clean Gaussians; where the
-    border cuts one off, it errs by up to 0.3 pixels.
+    refined by a second-order Taylor step on the logarithm (as DARK). What the border cuts off a Gaussian is made up for, so that
+    clean ones come back.
 
     Args:
-        heatmaps: As a model of this sigma gives them.
+        heatmaps: As a model of this sigma gives them; what is below 0 counts as 0.
         sigma: Of the Gaussians, as in `encode`.
 
     Returns:
         Keypoints in heatmap pixels; scores: heights before smoothing of Gaussians that high after it, clipped to [0, 1].
     """
     height, width = heatmaps.shape[-2:]
-    rows, columns = (_smoothing(size, sigma, heatmaps.device) for size in (height, width))
-    smooth = (rows @ heatmaps.float() @ columns.mT).flatten(-2)
-    inner = smooth.unflatten(-1, (height + 2, width + 2))[..., 1:-1, 1:-1].flatten(-2)
-    top, index = inner.max(-1)
-    row, column = index // width + 1, index % width + 1
-    place = row * (width + 2) + column
-    steps = place.new_tensor([-1, 0, 1])
-    x, y = (
-        _taylor(smooth.gather(-1, place[..., None] + steps * stride).clamp_min(1e-6).log())
-        for stride in (1, width + 2)
-    )
-    points = torch.stack([column - 1 + x, row - 1 + y], -1)
-    return points, (top * (1 + SMOOTHING**2)).clamp(0, 1)
+    places = [torch.arange(-1.0, size + 1, device=heatmaps.device) for size in (height, width)]
+    rows, columns = (_gaussian(at[:, None] - at[1:-1], SMOOTHING * sigma) for at in places)
+    smooth = rows @ heatmaps.float().clamp_min(0) @ columns.mT
+    kept = [
+        _kept(at, at, size, sigma) ** _OWN for at, size in zip(places, (height, width), strict=True)
+    ]
+    fair = (smooth / torch.outer(*kept))[..., 1:-1, 1:-1].flatten(-2)
+    index = fair.argmax(-1)
+    row, column = index // width, index % width
+    flat, at = smooth.flatten(-2), (row + 1) * (width + 2) + column + 1
+    steps = at.new_tensor([-1, 0, 1])
+    across = flat.gather(-1, at[..., None] + steps)
+    down = flat.gather(-1, at[..., None] + steps * (width + 2))
+    x, kept_x = _refined(across, column, width, sigma)
+    y, kept_y = _refined(down, row, height, sigma)
+    scores = across[..., 1] / (kept_x * kept_y) / _OWN
+    return torch.stack([x, y], -1), scores.clamp(0, 1)
 
 
-def _smoothing(size: int, sigma: float, device: torch.device) -> Tensor:
-    """(size + 2, size): weights of a side's pixels around each of them, and around one beyond each end."""
-    places = torch.arange(-1, size + 1, dtype=torch.float64, device="cpu")
-    steps = (places[:, None] - places[1:-1]) / sigma
-    share = 1 / (1 + SMOOTHING**2)
+def _gaussian(steps: Tensor, width: float) -> Tensor:
+    """The normal density; far tails, subnormal numbers that make matrix products ten times slower, are 0."""
+    density = torch.exp(-((steps / width) ** 2) / 2) / (math.sqrt(2 * math.pi) * width)
+    return torch.where(density < 1e-9, 0.0, density)
 
-    def gaussians(width: float) -> Tensor:
-        return torch.exp(-((steps / width) ** 2) / 2) / (math.sqrt(2 * math.pi) * width * sigma)
 
-    # What the border cuts off is made up for so that the highest point of a Gaussian of that sigma stays where it is.
-    kept = gaussians(SMOOTHING * math.sqrt(share)).sum(1, keepdim=True)
-    weights = gaussians(SMOOTHING) / kept**share
-    # Far tails would be subnormal numbers, which make matrix products ten times slower.
-    return torch.where(weights < 1e-9, 0.0, weights).to(device, torch.float32)
+def _kept(places: Tensor, centres: Tensor, size: int, sigma: float) -> Tensor:
+    """(...) what is left on the map of the product of two Gaussians: the smoothing one at a place, a joint's at a centre."""
+    middle = _OWN * places + (1 - _OWN) * centres
+    pixels = torch.arange(size, dtype=middle.dtype, device=middle.device)
+    return _gaussian(pixels - middle[..., None], SMOOTHING * math.sqrt(_OWN) * sigma).sum(-1)
+
+
+def _refined(line: Tensor, peak: Tensor, size: int, sigma: float) -> tuple[Tensor, Tensor]:
+    """Where along one side a peak lies, and what the border leaves of it.
+
+    Args:
+        line: (..., 3) smoothed heatmap around the peak.
+        peak: (...) its pixel.
+        size: Of the side.
+        sigma: Of the heatmaps.
+    """
+    log = line.clamp_min(1e-6).log()
+    places = (peak[..., None] + peak.new_tensor([-1, 0, 1])).to(line.dtype)
+    centre = places[..., 1]
+    kept = torch.ones_like(line)
+    # How much of a Gaussian the border cuts off depends on where its centre is.
+    for _ in range(5):
+        kept = _kept(places, centre[..., None], size, sigma).clamp_min(1e-6)
+        centre = places[..., 1] + _taylor(log - kept.log())
+    return centre, kept[..., 1]
 
 
 def _taylor(log: Tensor) -> Tensor:
