@@ -97,6 +97,8 @@ def test_a_call_goes_on_where_the_last_one_ended(tmp_path, sources, monkeypatch)
     told = []
     done = synthesise(out, options(sources), on_clip=told.append)
     assert (done.made, done.found, told, drawing.calls) == (1, 2, [3], 3)
+    nothing = synthesise(out, options(sources))
+    assert (nothing.made, nothing.found, drawing.calls) == (0, 3, 3)
     more = synthesise(out, options(sources, clips=4))
     assert (more.made, more.found) == (1, 3)
     whole = synthesise(tmp_path / "whole", options(sources, clips=4))

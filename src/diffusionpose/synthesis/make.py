@@ -96,6 +96,8 @@ def synthesise(
             for number, name in enumerate(names)
         }
         missing = [number for number, path in annotations.items() if not path.exists()]
+        if not missing:
+            return Synthesised(0, options.clips, ())
         stage, unusable = load_stage(options)
         renderer = Renderer(options.size)
         for done, number in enumerate(missing, options.clips - len(missing) + 1):
