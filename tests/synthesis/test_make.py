@@ -151,7 +151,8 @@ def test_folders_that_are_not_there(tmp_path, sources, name):
     if name != "motion":
         pytest.importorskip("anny")
     with pytest.raises(DataError, match=f"{name}: no such folder"):
-        load_stage(options(sources))
+        synthesise(tmp_path / "out", options(sources))
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_the_extra_it_says_what_to_install(tmp_path, sources, monkeypatch):

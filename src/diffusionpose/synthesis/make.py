@@ -1,6 +1,5 @@
 """A data set of synthetic people in PoseTrack18's layout: three frames a clip, of which the middle one is annotated."""
 
-import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -89,7 +88,7 @@ def synthesise(
         DiffusionPoseError: If the machine cannot draw or the folder cannot be written.
     """
     with explained(out):
-        _claim(out, options)
+        is_new = _check_folder(out, options)
         names = [f"synthetic_{number:06d}" for number in range(options.clips)]
         annotations = {
             number: out / "posetrack_data" / options.split / f"{name}.json"
@@ -100,6 +99,10 @@ def synthesise(
             return Synthesised(0, options.clips, ())
         stage, unusable = load_stage(options)
         renderer = Renderer(options.size)
+        if is_new:
+            # Not before: a call that cannot work leaves nothing behind.
+            out.mkdir(parents=True, exist_ok=True)
+            write_text(out / SETTINGS, _settings(options))
         for done, number in enumerate(missing, options.clips - len(missing) + 1):
             rng = np.random.default_rng((options.seed, number))
             shots = make_shots(stage, renderer, rng)
@@ -129,29 +132,33 @@ def load_stage(options: SynthesisOptions) -> tuple[Stage, tuple[str, ...]]:
     return Stage(body, wardrobe, motions, [read_image(photo) for photo in photos]), unusable
 
 
-def _claim(out: Path, options: SynthesisOptions) -> None:
-    """Writes down what the folder is of, or finds it written down."""
+def _settings(options: SynthesisOptions) -> str:
+    """What a folder is of; the number of clips may grow."""
     wanted = {
         "version": __version__,
         # By name: where they lie says nothing about what is made.
         **{name: getattr(options, name).name for name in ("motion", "garments", "backgrounds")},
         **{name: getattr(options, name) for name in ("size", "seed", "split")},
     }
+    return json_line(wanted) + "\n"
+
+
+def _check_folder(out: Path, options: SynthesisOptions) -> bool:
+    """Whether it is new; otherwise it holds clips of the same settings.
+
+    Raises:
+        UsageError: If it holds something else.
+    """
     target = out / SETTINGS
     if target.exists():
-        try:
-            there = json.loads(target.read_text(encoding="utf-8"))
-        except ValueError:
-            there = None
-        if there != wanted:
+        if target.read_bytes() != _settings(options).encode():
             raise UsageError(
                 f"{out} was made with other settings ({target}): give another folder, or the same settings"
             )
-        return
+        return False
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty: give another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(target, json_line(wanted) + "\n")
+    return True
 
 
 def _files(folder: Path, endings: tuple[str, ...], what: str) -> list[Path]:
