@@ -1,5 +1,6 @@
 """The stem of the hybrid backbone."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -8,17 +9,15 @@ from diffusionpose.nn.backbone import HybridBackbone
 from diffusionpose.nn.mobilenet import ConvSame, MobileNetV2FPN
 
 
-def test_at_stride_two_an_even_side_is_padded_at_its_end():
-    conv = ConvSame(1, 1, 3, stride=2)
-    nn.init.ones_(conv.weight)
-    nn.init.zeros_(conv.bias)
-    x = torch.arange(1.0, 17.0).view(1, 1, 4, 4)
-    padded = torch.zeros(1, 1, 5, 5)
-    padded[..., :4, :4] = x
-    expected = torch.stack(
-        [padded[0, 0, i : i + 3, j : j + 3].sum() for i in (0, 2) for j in (0, 2)]
-    )
-    torch.testing.assert_close(conv(x).flatten(), expected)
+@pytest.mark.parametrize("groups", [1, 2], ids=["dense", "depthwise"])
+def test_at_stride_two_an_even_side_is_padded_at_its_end(groups: int):
+    conv = ConvSame(2, 2, 3, stride=2, groups=groups).eval()
+    x = torch.randn(1, 2, 4, 6)
+    padded = torch.zeros(1, 2, 5, 7)
+    padded[..., :4, :6] = x
+    expected = nn.functional.conv2d(padded, conv.weight, conv.bias, 2, groups=groups)
+    assert expected.shape == (1, 2, 2, 3)
+    torch.testing.assert_close(conv(x), expected)
 
 
 def test_the_pyramid_has_strides_4_8_and_16():

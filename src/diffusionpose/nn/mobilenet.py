@@ -48,11 +48,15 @@ class ConvSame(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002, nn.Conv2d calls it so
         """The convolution of the padded map."""
-        if self.stride != (2, 2):
-            return super().forward(input)
-        if self.groups > 1 and self.training and self.weight.requires_grad and input.is_cpu:
-            return self._halved(input)
-        return super().forward(F.pad(input, (0, 1, 0, 1)))
+        if self.groups > 1 and self.stride == (2, 2):
+            if self.training and self.weight.requires_grad and input.is_cpu:
+                return self._halved(input)
+            # The same sums by a kernel whose first row and column are zeros: no padded copy of the map.
+            kernel = F.pad(self.weight, (1, 0, 1, 0))
+            return F.conv2d(input, kernel, self.bias, 2, 1, groups=self.groups)
+        if self.stride == (2, 2):
+            return super().forward(F.pad(input, (0, 1, 0, 1)))
+        return super().forward(input)
 
     def _halved(self, x: Tensor) -> Tensor:
         assert self.bias is not None

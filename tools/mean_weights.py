@@ -1,0 +1,33 @@
+"""The mean of several models' weights, as a model.
+
+python tools/mean_weights.py OUT_FOLDER MODEL MODEL...
+
+The models are of one configuration and went on from the same weights: the mean of others would be nothing.
+"""
+
+import sys
+
+import torch
+
+from diffusionpose import DiffusionPose
+
+
+def main(target: str, *sources: str) -> None:
+    model, *others = (DiffusionPose.from_pretrained(source) for source in sources)
+    if any(other.config != model.config for other in others):
+        sys.exit(f"mean_weights: {', '.join(sources)} differ in their configuration")
+    states = [one.state_dict() for one in (model, *others)]
+    mean = {
+        name: torch.stack([state[name].double() for state in states]).mean(0).to(value.dtype)
+        if value.is_floating_point()
+        else value
+        for name, value in states[0].items()
+    }
+    model.load_state_dict(mean)
+    model.save_pretrained(
+        target, f"# {model.config.name}\n\nMean of the weights of {', '.join(sources)}.\n"
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
