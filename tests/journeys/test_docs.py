@@ -90,7 +90,7 @@ NOT_RUN = {
     r"npm pack .*": "downloads",
     r"diffusionpose data synth .*": "needs a large extra and files that are not here; tests/synthesis has its parts",
     r"python tools/(make_stem|teach)\.py .*": "needs what npm downloads",
-    r"python tools/(start_decoder|calibrate)\.py .*": "needs the network that the run before gives",
+    r"python tools/(start_decoder|mean_weights|calibrate|curves)\.py .*": "needs what the runs before give",
     r"python tools/pack_model\.py .*": "would replace the bundled model",
     r"torchrun .*": "eight processes; tests/test_train.py learns in two",
     r"tensorboard .*": "serves until it is stopped",
@@ -148,8 +148,9 @@ def furnished(tmp_path_factory, untrained, made_video):
     for name in ("clips/one.mp4", "clips/two.mp4", "extra.mov"):
         shutil.copy(made_video, folder / name)
     yolox_file(folder / "yolox_s.onnx")
-    for name in ("posetrack18", "jhmdb"):
-        root = posetrack_root(folder / "data" / name)
+    # The last two are what `data synth` writes.
+    for name in ("data/posetrack18", "data/jhmdb", "data/synthetic", "FAILURES"):
+        root = posetrack_root(folder / name)
         shutil.copytree(root / "posetrack_data" / "val", root / "posetrack_data" / "train")
     stills(folder / "data" / "coco", "annotations/person_keypoints_val2017.json", "val2017")
     stills(folder / "data" / "coco", "person_keypoints_train2017.json", "train2017")
@@ -163,7 +164,7 @@ def furnished(tmp_path_factory, untrained, made_video):
     shutil.copytree(splits / "train", splits / "train_taught")
     # What tools/start_decoder.py writes, and tools/make_stem.py.
     (folder / "runs").mkdir()
-    for name in ("runs/tiny-start", "runs/first-start", "stem"):
+    for name in ("runs/tiny-start", "runs/first-start", "runs/third-start", "stem"):
         shutil.copy(untrained / "model.safetensors", folder / f"{name}.safetensors")
     detections(folder / "val_boxes.json", folder / "data" / "posetrack18")
     small_suite(folder)
