@@ -13,6 +13,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
+def _halved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Depthwise 3 x 3 convolution at stride 2, padded at the end only, without a padded copy of the map."""
+    # The same sums by a kernel whose first row and column are zeros, padded at both ends.
+    return F.conv2d(x, F.pad(weight, (1, 0, 1, 0)), bias, 2, 1, groups=len(weight))
+
+
 class _HalvingDepthwise(torch.autograd.Function):
     """Depthwise 3 x 3 convolution at stride 2, whose gradients are those of stride 1 with zeros in between.
 
@@ -23,7 +29,7 @@ class _HalvingDepthwise(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """(batch, channels, height, width) -> half the height and width; padded at the end only."""
         ctx.save_for_backward(x, weight)
-        return F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, bias, 2, groups=len(weight))
+        return _halved(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,17 +54,15 @@ class ConvSame(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002, nn.Conv2d calls it so
         """The convolution of the padded map."""
-        if self.groups > 1 and self.stride == (2, 2):
-            if self.training and self.weight.requires_grad and input.is_cpu:
-                return self._halved(input)
-            # The same sums by a kernel whose first row and column are zeros: no padded copy of the map.
-            kernel = F.pad(self.weight, (1, 0, 1, 0))
-            return F.conv2d(input, kernel, self.bias, 2, 1, groups=self.groups)
-        if self.stride == (2, 2):
+        if self.stride != (2, 2):
+            return super().forward(input)
+        if self.groups == 1:
             return super().forward(F.pad(input, (0, 1, 0, 1)))
-        return super().forward(input)
+        if self.training and self.weight.requires_grad and input.is_cpu:
+            return self._learning(input)
+        return _halved(input, self.weight, self.bias)
 
-    def _halved(self, x: Tensor) -> Tensor:
+    def _learning(self, x: Tensor) -> Tensor:
         assert self.bias is not None
         dtype = (
             torch.get_autocast_dtype(x.device.type)
