@@ -1,9 +1,10 @@
-"""`predict` end to end and by stage, on the bundled clip; and its time and memory a frame over a long video.
+"""`predict` end to end and by stage, on the bundled clip; what its options cost; its time and memory a frame over a long video.
 
     python benchmarks/bench_predict.py [LONG_FRAMES]
 
-Stages are timed alone, each with all cores, then together; medians of turns in one process. The long video repeats the
-clip forwards and backwards; its rows show the time and the memory of the process as frames go by.
+Stages are timed alone, each with all cores, then together; medians of turns in one process. So are options that trade time
+for accuracy, on crops and network alone. The long video repeats the clip forwards and backwards; its rows show the time and
+the memory of the process as frames go by.
 """
 
 import os
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import prepare, race, row, start_table
@@ -30,6 +32,13 @@ from diffusionpose.structures import Frame
 from diffusionpose.video import VideoWriter, open_video
 
 CLIP = Path(__file__).parent.parent / "examples" / "demo.mp4"
+OPTIONS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "--flip-test": {"flip_test": True},
+    "--num-hypotheses 4": {"num_hypotheses": 4},
+    "--steps 4": {"num_inference_steps": 4},
+    "--no-hold-crops": {"hold_crops": False},
+}
 
 
 def exhaust(items: Iterable[object]) -> Callable[[], None]:
@@ -83,6 +92,23 @@ def stages(folder: Path, every: int) -> dict[str, float]:
     return {name: 1e3 * seconds / len(frames) for name, seconds in took.items()}
 
 
+def option_times() -> dict[str, float]:
+    """Milliseconds a frame of crops and network, by option."""
+    pipelines = {
+        name: PosePipeline.from_pretrained("tiny", device="cpu", **options)
+        for name, options in OPTIONS.items()
+    }
+    detector = pipelines["as it is"].detector
+    with open_video(CLIP) as reader:
+        frames = list(reader)
+    cut = list(windows(track(detect(frames, detector, 1), make_tracker(detector, 1))))
+    took = race(
+        {name: lambda p=p: exhaust(p.estimate(cut))() for name, p in pipelines.items()},
+        seconds_each=25.0,
+    )
+    return {name: 1e3 * seconds / len(frames) for name, seconds in took.items()}
+
+
 def long_video(num_frames: int) -> Iterator[Frame]:
     with open_video(CLIP) as reader:
         images = [frame.image for frame in reader]
@@ -122,6 +148,11 @@ def main(long_frames: str = "1000") -> None:
             slowest = max(ms for name, ms in took.items() if name != "all, end to end")
             for name, ms in took.items():
                 row([str(every), name, f"{ms:.1f}", f"{ms / slowest:.2f}"])
+    print()
+    start_table(["option", "ms a frame", "/ as it is"])
+    took = option_times()
+    for name, ms in took.items():
+        row([name, f"{ms:.1f}", f"{ms / took['as it is']:.2f}"])
     print()
     over_time(int(long_frames))
 
