@@ -4,8 +4,8 @@
 
 Weights are random: they do not change the time. All contestants of a size run in turns on the same inputs, medians are
 compared. "stock" is the same network in plain torch with the scan as transformers loops it. "cached" has the backbone
-features of two of its three frames already, as in `predict` while a crop is held; "ViTPose" is one crop through
-transformers' backbone of the same size. "products" are the matrix products and convolutions of the cached window alone,
+features of two of its three frames already, as in `predict` while a crop is held, and "cached, unpacked" besides torch's own
+convolutions instead of packed ones; "ViTPose" is one crop through transformers' backbone of the same size. "products" are the matrix products and convolutions of the cached window alone,
 of the same shapes, one after the other.
 """
 
@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from diffusionpose import DiffusionPose
 from diffusionpose.config import model_config
-from diffusionpose.nn import mamba
-from diffusionpose.nn.backbone import ViTBackbone
+from diffusionpose.nn import mamba, mobilenet
+from diffusionpose.nn.backbone import HybridBackbone, ViTBackbone
 
 
 def transformers_scan(u: Tensor, delta: Tensor, *others: Tensor, **options: object) -> Tensor:
@@ -43,6 +43,16 @@ def stock_scan() -> Iterator[None]:
         yield
     finally:
         mamba.selective_scan = ours
+
+
+@contextmanager
+def no_packing() -> Iterator[None]:
+    ours = mobilenet.can_pack
+    mobilenet.can_pack = lambda *_: False
+    try:
+        yield
+    finally:
+        mobilenet.can_pack = ours
 
 
 def matrix_products(run: Callable[[], object], model: nn.Module) -> Callable[[], object]:
@@ -66,7 +76,10 @@ def matrix_products(run: Callable[[], object], model: nn.Module) -> Callable[[],
 
 def measure(size: str) -> dict[str, float]:
     torch.manual_seed(0)
-    model = DiffusionPose(model_config(size)).eval()
+    with torch.inference_mode(
+        False
+    ):  # its weights would have no versions, by which packed ones are kept
+        model = DiffusionPose(model_config(size)).eval()
     height, width = model.config.image_size
     images = torch.randint(0, 256, (1, 3, 3, height, width), dtype=torch.uint8)
     noise = torch.randn(1, *model.noise_shape)
@@ -90,6 +103,10 @@ def measure(size: str) -> dict[str, float]:
         with stock_scan():
             return whole()
 
+    def unpacked() -> Tensor:
+        with no_packing():
+            return cached()
+
     contestants = {
         "whole": whole,
         "whole, bfloat16": in_bfloat16(whole),
@@ -98,6 +115,8 @@ def measure(size: str) -> dict[str, float]:
         "cached, bfloat16": in_bfloat16(cached),
         "products": matrix_products(cached, model),
     }
+    if isinstance(model.backbone, HybridBackbone):
+        contestants["cached, unpacked"] = unpacked
     if isinstance(model.backbone, ViTBackbone):
         vit, crop = model.backbone.vit, torch.randn(1, 3, height, width)
         contestants["ViTPose"] = lambda: vit(crop)
@@ -126,6 +145,7 @@ def main(sizes: str = "tiny,small,base") -> None:
                     ratio("cached", "ViTPose"),
                     ratio("cached, bfloat16", "ViTPose, bfloat16"),
                     ratio("cached", "products"),
+                    ratio("cached", "cached, unpacked"),
                 ]
             )
     print()
@@ -137,6 +157,7 @@ def main(sizes: str = "tiny,small,base") -> None:
             "cached / ViTPose",
             "the same, bfloat16",
             "cached / products",
+            "cached / unpacked",
         ]
     )
     for cells in ratios:

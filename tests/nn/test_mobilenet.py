@@ -1,5 +1,8 @@
 """The stem of the hybrid backbone."""
 
+import copy
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +10,7 @@ from torch import nn
 from diffusionpose.config import BackboneConfig
 from diffusionpose.nn.backbone import HybridBackbone
 from diffusionpose.nn.mobilenet import ConvSame, MobileNetV2FPN
+from diffusionpose.nn.packed import PackedConv, can_pack
 
 
 @pytest.mark.parametrize("groups", [1, 2], ids=["dense", "depthwise"])
@@ -74,3 +78,85 @@ def test_gradients_of_strided_depthwise_convolutions_are_those_of_torch():
     assert "Halving" in type(conv.train()(x).grad_fn).__name__
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_learned_and_moved_weights_are_not_taken_for_the_old_ones():
+    torch.manual_seed(0)
+    conv, x = ConvSame(16, 16, 3, groups=16, activation="relu6").eval(), torch.randn(1, 16, 8, 8)
+
+    def answers():
+        with torch.inference_mode():
+            packed = conv(x)
+        with torch.no_grad():
+            return packed, conv(x)
+
+    before, _ = answers()
+    optimizer = torch.optim.SGD(conv.parameters(), lr=1.0)
+    conv(x).sum().backward()
+    optimizer.step()
+    stepped = answers()
+    conv.load_state_dict({name: -value for name, value in conv.state_dict().items()})
+    loaded = answers()
+    conv.weight = nn.Parameter(torch.ones_like(conv.weight))
+    replaced = answers()
+    for earlier, later in pairwise((before, stepped[0], loaded[0], replaced[0])):
+        assert not torch.equal(earlier, later)
+    for packed, plain in (stepped, loaded, replaced):
+        torch.testing.assert_close(packed, plain)
+    twin = copy.deepcopy(conv)
+    with torch.inference_mode():
+        assert torch.equal(twin(x), replaced[0])
+
+
+_SHAPES = {
+    "first": (ConvSame(3, 56, 3, stride=2, activation="relu6"), (64, 48)),
+    "expand": (ConvSame(32, 192, activation="relu6"), (32, 24)),
+    "depthwise": (ConvSame(336, 336, 3, groups=336, activation="relu6"), (16, 12)),
+    "halving": (ConvSame(192, 192, 3, stride=2, groups=192, activation="relu6"), (32, 24)),
+    "project": (ConvSame(1680, 280), (8, 6)),
+    "smooth": (ConvSame(24, 24, 3, groups=24, bias=False), (64, 48)),
+    "pointwise": (ConvSame(24, 24, activation="relu"), (64, 48)),
+    "one pixel": (ConvSame(24, 24, activation="relu"), (1, 1)),
+}
+
+
+@pytest.mark.parametrize("name", _SHAPES)
+def test_inference_gives_what_training_sees_and_a_crop_the_same_in_any_company(name: str):
+    torch.manual_seed(0)
+    conv, size = _SHAPES[name]
+    x = 8 * torch.randn(5, conv.in_channels, *size)
+    x = x.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        plain = conv.eval()(x)
+    with torch.inference_mode():
+        together, alone = conv(x), conv(x[3:4])
+    torch.testing.assert_close(together, plain, rtol=1e-5, atol=1e-5)
+    assert torch.equal(together[3:4], alone)
+    if conv.activation != "none":
+        assert plain.min() == 0
+    if conv.activation == "relu6":
+        assert plain.max() == 6
+
+
+def test_weights_are_laid_out_once_and_not_where_gradients_or_other_types_are_wanted(monkeypatch):
+    calls = []
+    lay_out = PackedConv._lay_out
+    monkeypatch.setattr(PackedConv, "_lay_out", lambda *given: calls.append(1) or lay_out(*given))
+    conv, x = ConvSame(16, 16).eval(), torch.randn(1, 16, 8, 8)
+    with torch.inference_mode():
+        if not can_pack(x, conv.weight):
+            pytest.skip("no packed convolutions on this machine")
+    conv(x)
+    with torch.no_grad():
+        conv(x)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert conv(x).dtype == torch.bfloat16
+    with torch.inference_mode():
+        assert len(conv(x[:0])) == 0
+        copy.deepcopy(conv).double()(x.double())
+    assert not calls
+    with torch.inference_mode():
+        for _ in range(3):
+            conv(x)
+        conv(x.expand(4, -1, -1, -1))
+    assert len(calls) == 1

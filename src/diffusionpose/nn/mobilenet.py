@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffusionpose.nn.packed import Activation, PackedConv, activate, can_pack
+
 
 def _halved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Depthwise 3 x 3 convolution at stride 2, padded at the end only, without a padded copy of the map."""
@@ -44,23 +46,43 @@ class _HalvingDepthwise(torch.autograd.Function):
 
 
 class ConvSame(nn.Conv2d):
-    """Convolution with TensorFlow's "same" padding: at stride 2 an even side is padded at its end only."""
+    """Convolution with TensorFlow's "same" padding, and its activation.
+
+    At stride 2 an even side is padded at its end only. In inference mode on an x86 CPU, see `packed`.
+    """
 
     def __init__(
-        self, dim_in: int, dim_out: int, kernel: int = 1, stride: int = 1, groups: int = 1
+        self,
+        dim_in: int,
+        dim_out: int,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        *,
+        bias: bool = True,
+        activation: Activation = "none",
     ) -> None:
         padding = 0 if stride == 2 else kernel // 2
-        super().__init__(dim_in, dim_out, kernel, stride, padding, groups=groups)
+        super().__init__(dim_in, dim_out, kernel, stride, padding, groups=groups, bias=bias)
+        self.activation: Activation = activation
+        self._halves = stride == 2 and groups > 1
+        pad = 1 if self._halves else padding
+        self._packed = PackedConv((stride, stride), (pad, pad), groups, activation)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002, nn.Conv2d calls it so
-        """The convolution of the padded map."""
-        if self.stride != (2, 2):
-            return super().forward(input)
-        if self.groups == 1:
-            return super().forward(F.pad(input, (0, 1, 0, 1)))
-        if self.training and self.weight.requires_grad and input.is_cpu:
-            return self._learning(input)
-        return _halved(input, self.weight, self.bias)
+        """The activated convolution of the padded map."""
+        if self.stride == (2, 2) and not self._halves:
+            input = F.pad(input, (0, 1, 0, 1))  # noqa: A001
+        if can_pack(input, self.weight):
+            return self._packed(input, self.weight, self.bias, before=int(self._halves))
+        return activate(self._convolved(input), self.activation)
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        if not self._halves:
+            return super().forward(x)
+        if self.training and self.weight.requires_grad and x.is_cpu:
+            return self._learning(x)
+        return _halved(x, self.weight, self.bias)
 
     def _learning(self, x: Tensor) -> Tensor:
         assert self.bias is not None
@@ -79,28 +101,28 @@ class InvertedResidual(nn.Module):
         super().__init__()
         hidden = dim_in * expansion
         self.residual = stride == 1 and dim_in == dim_out
-        self.expand = ConvSame(dim_in, hidden) if expansion > 1 else None
-        self.depthwise = ConvSame(hidden, hidden, 3, stride, groups=hidden)
+        self.expand = ConvSame(dim_in, hidden, activation="relu6") if expansion > 1 else None
+        self.depthwise = ConvSame(hidden, hidden, 3, stride, groups=hidden, activation="relu6")
         self.project = ConvSame(hidden, dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """The block, with its residual where it has one."""
-        hidden = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
-        out = self.project(F.relu6(self.depthwise(hidden), inplace=True))
+        hidden = x if self.expand is None else self.expand(x)
+        out = self.project(self.depthwise(hidden))
         return x + out if self.residual else out
 
 
 class SeparableConv(nn.Module):
-    """Depthwise, then pointwise convolution."""
+    """Depthwise, then pointwise convolution and ReLU."""
 
     def __init__(self, dim_in: int, dim_out: int) -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(dim_in, dim_in, 3, padding=1, groups=dim_in, bias=False)
-        self.pointwise = nn.Conv2d(dim_in, dim_out, 1)
+        self.depthwise = ConvSame(dim_in, dim_in, 3, groups=dim_in, bias=False)
+        self.pointwise = ConvSame(dim_in, dim_out, activation="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         """ReLU of the separable convolution."""
-        return F.relu(self.pointwise(self.depthwise(x)))
+        return self.pointwise(self.depthwise(x))
 
 
 def scaled_channels(channels: int, width: float) -> int:
@@ -137,7 +159,7 @@ class MobileNetV2FPN(nn.Module):
     def __init__(self, width: float = 1.0) -> None:
         super().__init__()
         dim = scaled_channels(32, width)
-        self.first = ConvSame(3, dim, 3, stride=2)
+        self.first = ConvSame(3, dim, 3, stride=2, activation="relu6")
         blocks, tapped = [], []
         for expansion, channels, repeats, first_stride in self._STAGES:
             for repeat in range(repeats):
@@ -148,7 +170,7 @@ class MobileNetV2FPN(nn.Module):
                 if len(blocks) - 1 in self._TAPS:
                     tapped.append(dim)
         self.blocks = nn.ModuleList(blocks)
-        self.top = ConvSame(dim, self._TOP)
+        self.top = ConvSame(dim, self._TOP, activation="relu6")
         # Fine to coarse, as `_TAPS`; the last lateral one is of `top`.
         self.lateral = nn.ModuleList(
             ConvSame(*dims) for dims in zip((*tapped, self._TOP), self._LATERAL, strict=True)
@@ -164,12 +186,12 @@ class MobileNetV2FPN(nn.Module):
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> tuple[Float[Tensor, "batch channels rows columns"], ...]:
         """Features at strides 4, 8 and 16."""
-        x, taps = F.relu6(self.first(images), inplace=True), []
+        x, taps = self.first(images), []
         for index, block in enumerate(self.blocks):
             x = block(x)
             if index in self._TAPS:
                 taps.append(x)
-        taps.append(F.relu6(self.top(x), inplace=True))
+        taps.append(self.top(x))
         coarse, levels = self.lateral[-1](taps[-1]), []
         for index in reversed(range(len(self.smooth))):
             up = F.interpolate(coarse, scale_factor=2, mode="bilinear")

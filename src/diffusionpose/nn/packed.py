@@ -1,0 +1,108 @@
+"""Convolutions for inference on x86: weights as oneDNN lays them out, the activation in the same pass over the map.
+
+The kernels and the order of their sums are those of `torch.nn.functional.conv2d`, and so are the bits. What is saved is
+to lay out the weights anew at every call and to read and write the map once more.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Activation = Literal["none", "relu", "relu6"]
+
+_FUSED: dict[Activation, tuple[str, list[float]]] = {
+    "none": ("none", []),
+    "relu": ("relu", []),
+    "relu6": ("hardtanh", [0.0, 6.0]),
+}
+"""oneDNN's names and arguments."""
+
+
+def activate(x: Tensor, activation: Activation) -> Tensor:
+    """The activation, written over its input."""
+    if activation == "relu":
+        return F.relu(x, inplace=True)
+    return F.relu6(x, inplace=True) if activation == "relu6" else x
+
+
+def can_pack(x: Tensor, weight: Tensor) -> bool:
+    """Whether a convolution of x is one for inference in float32 on an x86 CPU, by a torch that has the operators."""
+    return (
+        torch.is_inference_mode_enabled()
+        and not weight.is_inference()  # has no version, so changes to it would go unseen
+        and x.device.type == weight.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.dim() == 4
+        and x.numel() > 0
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and _has_operators()
+    )
+
+
+def _has_operators() -> bool:
+    return (
+        torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
+        and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        and hasattr(torch.ops.mkldnn, "_reorder_convolution_weight")
+    )
+
+
+class PackedConv:
+    """The laid out weights of one convolution, for as long as they and the size of its maps stay what they are.
+
+    Args:
+        stride: As of `conv2d`, and so are the others.
+        padding: Of both ends.
+        groups: Of channels.
+        activation: What follows.
+    """
+
+    def __init__(
+        self,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        groups: int,
+        activation: Activation,
+    ) -> None:
+        self.stride, self.padding, self.groups = stride, padding, groups
+        self.activation: Activation = activation
+        self._kept: tuple[tuple[int, ...], Tensor] | None = None
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, before: int = 0) -> Tensor:
+        """The activated convolution, in inference mode.
+
+        Args:
+            x: (batch, channels, height, width).
+            weight: (channels out, channels / groups, rows, columns).
+            bias: (channels out,).
+            before: Rows and columns of zeros to put before the kernel's own.
+        """
+        seen = weight.data_ptr(), weight._version, *x.shape[2:]
+        kept = self._kept
+        if kept is None or kept[0] != seen:
+            kept = seen, self._lay_out(F.pad(weight, (before, 0, before, 0)), x)
+            self._kept = kept
+        name, arguments = _FUSED[self.activation]
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, kept[1], bias, self.padding, self.stride, (1, 1), self.groups, name, arguments, ""
+        )
+
+    def _lay_out(self, weight: Tensor, x: Tensor) -> Tensor:
+        # For one map, whatever the batch: how crops are grouped must not choose the kernel.
+        return torch.ops.mkldnn._reorder_convolution_weight(
+            weight.contiguous(memory_format=torch.channels_last),
+            self.padding,
+            self.stride,
+            (1, 1),
+            self.groups,
+            (1, *x.shape[1:]),
+        )
+
+    def __getstate__(self) -> dict[str, object]:
+        """Copies and pickles lay out their own."""
+        return {**self.__dict__, "_kept": None}
