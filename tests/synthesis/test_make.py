@@ -13,7 +13,7 @@ from diffusionpose.errors import DataError, UsageError
 from diffusionpose.skeleton import POSETRACK15
 from diffusionpose.synthesis import make, scene
 from diffusionpose.synthesis.make import SynthesisOptions, load_stage, person_record, synthesise
-from diffusionpose.synthesis.render import Renderer
+from diffusionpose.synthesis.render import Mesh, Renderer
 from diffusionpose.synthesis.scene import Shot, make_shots
 from tests.synthesis.made import bvh, garment, photos
 
@@ -201,3 +201,27 @@ def test_people_are_where_their_joints_are(sources, monkeypatch):
             covered.append(shot.picture[y, x] > 0.5)
     assert np.mean(covered) > 0.97
     assert np.mean(covered, axis=0).min() > 0.85
+
+
+@pytest.mark.slow
+def test_cloth_from_a_photo_has_its_colours_and_repeats_without_seams():
+    pytest.importorskip("moderngl")
+    renderer = Renderer(64)
+    corners = np.array([[-1.0, 0, -1], [1, 0, -1], [1, 0, 1], [-1, 0, 1]])
+    # From bright red on the left to dark on the right.
+    cloth = np.zeros((8, 8, 3), np.uint8)
+    cloth[..., 0] = np.linspace(250, 60, 8)
+    mesh = Mesh(
+        corners, np.array([[0, 1, 2], [0, 2, 3]]), np.ones((4, 3)), corners,
+        pattern="photo", frequency=1.0, cloth=cloth,
+    )  # fmt: skip
+    view = np.eye(4)[[0, 2, 1, 3]]
+    ahead = np.array([0.0, -1, 0])
+    drawn = renderer.draw([mesh], view, ahead, ahead, 0.5)
+    renderer.close()
+    assert (drawn[..., 3] == 1).all()
+    assert (drawn[..., 1:3] == 0).all()
+    # Two repeats of tile and mirror image from edge to edge: bright, dark, bright, dark, bright.
+    row = drawn[..., 0].mean(0)
+    assert row[[0, 32, 63]].min() > 2 * row[[16, 48]].max()
+    assert np.abs(np.diff(row)).max() < 0.2

@@ -15,6 +15,11 @@ from diffusionpose.synthesis.render import PATTERNS, Mesh
 NUM_FRAMES = 3
 _HAT, _BALD = 0.12, 0.08
 _CHILD, _OLD = 0.12, 0.18
+_PATTERN_SHARES = (0.3, 0.08, 0.06, 0.08, 0.13, 0.35)
+_OVERALL = 0.3
+"""Share of cloth from photos that goes down to the feet."""
+_CUT = (24, 128)
+"""Sides of such cloth, pixels of the photo."""
 _WAIST = 0.04
 """Metres above the hips' bone where trousers end."""
 
@@ -33,6 +38,7 @@ class Person:
         body: The model of bodies.
         wardrobe: Garments to choose from.
         motions: Recordings to choose from, of at least three frames after their first, which is a rest pose.
+        photos: (height, width, 3) uint8 RGB, of which cloth is cut.
         rng: Draws shape, clothes, colours, motion and frame.
         offset: (3,) metres from the middle of the scene.
     """
@@ -42,10 +48,11 @@ class Person:
         body: Body,
         wardrobe: Sequence[Garment],
         motions: Sequence[Motion],
+        photos: Sequence[np.ndarray],
         rng: np.random.Generator,
         offset: np.ndarray,
     ) -> None:
-        self._body, self._offset = body, offset
+        self._body, self._photos, self._offset = body, photos, offset
         gender = rng.random()
         self._figure = body.figure({"gender": gender} | _build(rng))
         self._layers = self._dressed(_outfit(wardrobe, gender, rng), rng)
@@ -105,11 +112,14 @@ class Person:
             top = np.full(3, rng.uniform(0.75, 1.0))
         waist = self._figure.heads[self._body.bones.index("Hips"), 2] + _WAIST
         is_top = vertices[:, 2:] > waist
+        pattern = str(rng.choice(PATTERNS, p=_PATTERN_SHARES))
         return Mesh(
             vertices, faces, np.where(is_top, top, bottom), vertices,
-            pattern=str(rng.choice(PATTERNS, p=[0.5, 0.12, 0.08, 0.1, 0.2])),
+            pattern=pattern,
             second=_triple(top + rng.uniform(0.4, 1) * (_colour(rng, 0.9, 0.05, 1.0) - top)),
-            frequency=rng.uniform(4, 25), lowest=waist,
+            frequency=rng.uniform(0.5, 3) if pattern == "photo" else rng.uniform(4, 25),
+            lowest=-np.inf if pattern == "photo" and rng.random() < _OVERALL else waist,
+            cloth=_cut(self._photos, rng) if pattern == "photo" else None,
         )  # fmt: skip
 
 
@@ -159,6 +169,15 @@ def _hair(rng: np.random.Generator) -> np.ndarray:
     """(3,) RGB, from black to blond."""
     light = np.array([1.0, 0.8, 0.5]) * rng.uniform(0.6, 1)
     return np.array([0.06, 0.05, 0.04]) + rng.choice([0.0, 0.12, 0.35, 0.6]) * light
+
+
+def _cut(photos: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """A square of any of the photos, brighter or darker."""
+    photo = photos[int(rng.integers(len(photos)))]
+    side = min(int(rng.integers(*_CUT)), *photo.shape[:2])
+    y, x = (int(rng.integers(0, photo.shape[axis] - side + 1)) for axis in (0, 1))
+    part = photo[y : y + side, x : x + side] * rng.uniform(0.6, 1.4)
+    return np.clip(part, 0, 255).astype(np.uint8)
 
 
 def _triple(colour: np.ndarray) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""Meshes as a picture: OpenGL without a window, with one light and grain that no texture file is needed for."""
+"""Meshes as a picture: OpenGL without a window, with one light, grain, and cloth cut from photos."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ _FRAGMENT = """
 in vec3 n; in vec3 c; in vec3 q;
 uniform vec3 light; uniform vec3 eye; uniform float ambient;
 uniform int pattern; uniform float frequency; uniform vec3 second; uniform float lowest;
+uniform sampler2D cloth;
 out vec4 pixel;
 float hash(vec3 x) { return fract(sin(dot(x, vec3(12.9898, 78.233, 37.719))) * 43758.5453); }
 float noise(vec3 x) {
@@ -40,13 +41,15 @@ void main() {
     if (pattern == 2) share = striped(q.x);
     if (pattern == 3) share = abs(striped(q.x) - striped(q.z));
     if (pattern == 4) share = smoothstep(0.4, 0.6, noise(q * frequency));
-    vec3 base = mix(c, second, q.z > lowest ? share : 0.0);
+    vec3 other = second;
+    if (pattern == 5) { share = 1.0; other = pow(texture(cloth, q.xz * frequency).rgb, vec3(1.6)); }
+    vec3 base = mix(c, other, q.z > lowest ? share : 0.0);
     float grain = 0.79 + 0.24 * noise(q * 25.0) + 0.18 * noise(q * 90.0);
     float lit = ambient * (0.65 + 0.35 * m.z) + (1.0 - ambient) * 1.15 * max(dot(m, light), 0.0);
     pixel = vec4(base * grain * lit, 1.0);
 }
 """
-PATTERNS = ("plain", "hoops", "stripes", "checks", "blots")
+PATTERNS = ("plain", "hoops", "stripes", "checks", "blots", "photo")
 SAMPLES = 4
 
 
@@ -63,6 +66,7 @@ class Mesh:
         second: Colour of the pattern.
         frequency: Repeats a metre.
         lowest: Height in the rest pose above which the pattern shows.
+        cloth: (height, width, 3) uint8 RGB, the pattern `photo`.
     """
 
     vertices: np.ndarray
@@ -73,6 +77,7 @@ class Mesh:
     second: tuple[float, float, float] = (0.0, 0.0, 0.0)
     frequency: float = 1.0
     lowest: float = -np.inf
+    cloth: np.ndarray | None = None
 
 
 class Renderer:
@@ -137,14 +142,26 @@ class Renderer:
             )
             points = self._context.buffer(rows.astype(np.float32).tobytes())
             corners = self._context.buffer(mesh.faces.astype(np.int32).tobytes())
+            released = [points, corners]
+            if mesh.cloth is not None:
+                released.append(self._cloth(mesh.cloth))
             layout = (points, "3f 3f 3f 3f", "place", "normal", "colour", "rest")
             array = self._context.vertex_array(self._program, [layout], corners)
             array.render()
-            for part in (array, points, corners):
+            for part in (array, *released):
                 part.release()
         self._context.copy_framebuffer(self._read, self._drawn)
         data = np.frombuffer(self._read.read(components=4), np.uint8)
         return data.reshape(self.size, self.size, 4)[::-1] / np.float32(255)
+
+    def _cloth(self, photo: np.ndarray) -> Any:
+        # Beside and below its mirror images, so that it repeats without seams.
+        wide = np.hstack([photo, photo[:, ::-1]])
+        tile = np.ascontiguousarray(np.vstack([wide, wide[::-1]]))
+        texture: Any = self._context.texture(tile.shape[1::-1], 3, tile.tobytes(), alignment=1)
+        texture.build_mipmaps()
+        texture.use()
+        return texture
 
     def close(self) -> None:
         """Gives the context back."""

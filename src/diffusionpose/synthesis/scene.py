@@ -14,6 +14,8 @@ from diffusionpose.synthesis.render import Renderer
 
 _COMPANY = 0.35
 """Share of scenes with a second person, within an arm's length or a few steps."""
+_HIGH, _FROM_ABOVE = 0.25, (20.0, 60.0)
+"""Share of scenes that are seen from above, and from how many degrees."""
 _NEAR, _FAR = 0.1, 60.0
 _GAMMA = 1.6
 """Of the picture; the light is linear."""
@@ -45,11 +47,11 @@ class Shot(NamedTuple):
 
 def make_shots(stage: Stage, renderer: Renderer, rng: np.random.Generator) -> list[Shot]:
     """Three consecutive frames of a scene; the camera and the light stand still."""
-    people = [Person(stage.body, stage.wardrobe, stage.motions, rng, np.zeros(3))]
+    people = [_someone(stage, rng, np.zeros(3))]
     if rng.random() < _COMPANY:
         angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.45, 1.2)
         offset = distance * np.array([np.cos(angle), np.sin(angle), 0.0])
-        people.append(Person(stage.body, stage.wardrobe, stage.motions, rng, offset))
+        people.append(_someone(stage, rng, offset))
     view, eye = _camera(people[0].frame(NUM_FRAMES // 2)[2], rng)
     light = rng.normal(size=3) + (0, 0, 0.8) + 0.7 * eye
     light, ambient = light / np.linalg.norm(light), rng.uniform(0.25, 0.75)
@@ -73,6 +75,10 @@ def make_shots(stage: Stage, renderer: Renderer, rng: np.random.Generator) -> li
     return shots
 
 
+def _someone(stage: Stage, rng: np.random.Generator, offset: np.ndarray) -> Person:
+    return Person(stage.body, stage.wardrobe, stage.motions, stage.backgrounds, rng, offset)
+
+
 def project(points: np.ndarray, view: np.ndarray, size: int) -> np.ndarray:
     """(n, 3) in the world -> (n, 2) pixels, integers at pixel centres."""
     clip = np.column_stack([points, np.ones(len(points))]) @ view.T
@@ -82,7 +88,9 @@ def project(points: np.ndarray, view: np.ndarray, size: int) -> np.ndarray:
 
 def _camera(outline: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """(4, 4) view that has all of (n, 3) in the picture, and (3,) direction to the camera."""
-    heading, pitch = rng.uniform(0, 2 * np.pi), np.deg2rad(rng.normal(8, 12))
+    heading = rng.uniform(0, 2 * np.pi)
+    degrees = rng.uniform(*_FROM_ABOVE) if rng.random() < _HIGH else rng.normal(8, 12)
+    pitch = np.deg2rad(degrees)
     eye = np.array(
         [np.cos(heading) * np.cos(pitch), np.sin(heading) * np.cos(pitch), np.sin(pitch)]
     )
