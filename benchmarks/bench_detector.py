@@ -18,7 +18,10 @@ from common import prepare, row, start_table
 
 prepare()
 
+from typing import Annotated
+
 import numpy as np
+import typer
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -93,15 +96,20 @@ def detect(detector: PersonDetector, images: list[np.ndarray]) -> tuple[list[dic
     return found, 1e3 * statistics.median(took)
 
 
-def main(folder: str, boxes_file: str, *detectors: str) -> None:
-    annotated = json.loads(Path(boxes_file).read_text())
-    images = [read_image(Path(folder) / name) for name in annotated]
+def main(
+    folder: Annotated[Path, typer.Argument(exists=True)],
+    boxes_file: Annotated[Path, typer.Argument(exists=True)],
+    detectors: Annotated[list[str], typer.Argument()] = ["nanodet"],  # noqa: B006, read only
+) -> None:
+    annotated = json.loads(boxes_file.read_text())
+    images = [read_image(folder / name) for name in annotated]
     truth = truth_of([image["person_boxes_xywh"] for image in annotated.values()])
     start_table(["detector", "AP50", f"AP50, {TALL} px or taller", "ms a picture"])
-    for name in detectors or ("nanodet",):
+    for name in detectors:
         found, ms = detect(load_detector(name, score_threshold=FLOOR), images)
         row([name, *(f"{value:.3f}" for value in ap50(truth, found)), f"{ms:.1f}"])
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main.__doc__ = __doc__
+    typer.run(main)

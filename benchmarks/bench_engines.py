@@ -16,7 +16,10 @@ from common import prepare, race, row, start_table
 
 prepare()
 
+from typing import Annotated
+
 import torch
+import typer
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor
 
@@ -37,7 +40,7 @@ def in_8_bits(path: Path, target: Path) -> Path:
     return target
 
 
-def main(model: str = "tiny") -> None:
+def main(model: Annotated[str, typer.Argument()] = "tiny") -> None:
     cpu = torch.device("cpu")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
@@ -75,4 +78,5 @@ def main(model: str = "tiny") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main.__doc__ = __doc__
+    typer.run(main)

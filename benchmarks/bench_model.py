@@ -4,9 +4,9 @@
 
 Weights are random: they do not change the time. All contestants of a size run in turns on the same inputs, medians are
 compared. "stock" is the same network in plain torch with the scan as transformers loops it. "cached" has the backbone
-features of two of its three frames already, as in `predict` while a crop is held, and "cached, unpacked" besides torch's own
-convolutions instead of packed ones; "ViTPose" is one crop through transformers' backbone of the same size. "products" are the matrix products and convolutions of the cached window alone,
-of the same shapes, one after the other.
+features of two of its three frames already, as in `predict` while a crop is held; "cached, unpacked" does so with torch's own
+convolutions in the stem. "ViTPose" is one crop through transformers' backbone of the same size. "products" are the matrix
+products and convolutions of the cached window alone, of the same shapes, one after the other.
 """
 
 import sys
@@ -19,7 +19,10 @@ from common import prepare, race, row, start_table
 
 prepare()
 
+from typing import Annotated
+
 import torch
+import typer
 from torch import Tensor, nn
 
 from diffusionpose import DiffusionPose
@@ -124,7 +127,7 @@ def measure(size: str) -> dict[str, float]:
     return race(contestants, seconds_each=8.0)
 
 
-def main(sizes: str = "tiny,small,base") -> None:
+def main(sizes: Annotated[str, typer.Argument()] = "tiny,small,base") -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, milliseconds a window\n")
     ratios = []
     start_table(["size", "what", "ms"])
@@ -165,4 +168,5 @@ def main(sizes: str = "tiny,small,base") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main.__doc__ = __doc__
+    typer.run(main)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import prepare, race, row, start_table
@@ -24,6 +24,7 @@ from common import prepare, race, row, start_table
 prepare()
 
 import numpy as np
+import typer
 
 from diffusionpose.predict import PosePipeline, detect, make_tracker, track, windows
 from diffusionpose.predict_files import predict_files
@@ -140,7 +141,7 @@ def over_time(num_frames: int) -> None:
             last, since = now, done
 
 
-def main(long_frames: str = "1000") -> None:
+def main(long_frames: Annotated[int, typer.Argument(min=1)] = 1000) -> None:
     with tempfile.TemporaryDirectory() as folder:
         start_table(["detector runs every", "stage", "ms a frame", "/ slowest stage"])
         for every in (1, 3):
@@ -154,8 +155,9 @@ def main(long_frames: str = "1000") -> None:
     for name, ms in took.items():
         row([name, f"{ms:.1f}", f"{ms / took['as it is']:.2f}"])
     print()
-    over_time(int(long_frames))
+    over_time(long_frames)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main.__doc__ = __doc__
+    typer.run(main)

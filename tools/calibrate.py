@@ -8,12 +8,13 @@ Both sets weigh the same.
 """
 
 import json
-import sys
 from pathlib import Path
+from typing import Annotated
 
 import matplotlib as mpl
 import numpy as np
 import torch
+import typer
 from torch.utils.data import DataLoader
 
 from diffusionpose.data.clips import ClipDataset
@@ -96,12 +97,14 @@ def draw(found: dict[str, tuple[Reliability, Reliability]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def main(folder: str, data: str, diagram: str) -> None:
+def main(
+    folder: Annotated[Path, typer.Argument(exists=True)],
+    data: Annotated[Path, typer.Argument(exists=True)],
+    diagram: Path,
+) -> None:
     model = DiffusionPose.from_pretrained(folder).eval()
     parts = {
-        name: scored(
-            model, SourceConfig.model_validate(fields | {"root": Path(data) / fields["root"]})
-        )
+        name: scored(model, SourceConfig.model_validate(fields | {"root": data / fields["root"]}))
         for name, fields in SETS.items()
     }
     scores, right = (np.concatenate([part[n] for part in parts.values()]) for n in (0, 1))
@@ -120,8 +123,8 @@ def main(folder: str, data: str, diagram: str) -> None:
         print(
             f"{name}: expected calibration error {before.error:.3f} before, {after.error:.3f} after"
         )
-    draw(found, Path(diagram))
-    path = Path(folder) / CONFIG
+    draw(found, diagram)
+    path = folder / CONFIG
     content = json.loads(path.read_text())
     fitted = fit(scores[people], right[people], ", ".join(parts))
     content["model"]["calibration"] = fitted.model_dump(mode="json")
@@ -129,4 +132,5 @@ def main(folder: str, data: str, diagram: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main.__doc__ = __doc__
+    typer.run(main)

@@ -4,10 +4,11 @@ python tools/curves.py curves.png runs/tiny-6-backbone runs/tiny-7-second ...
 """
 
 import json
-import sys
 from pathlib import Path
+from typing import Annotated
 
 import matplotlib as mpl
+import typer
 
 from diffusionpose.training.module import METRICS
 
@@ -17,11 +18,11 @@ from matplotlib import pyplot as plt
 PREFIX = "val/pck_"
 
 
-def main(target: str, *runs: str) -> None:
+def main(target: Path, runs: Annotated[list[Path], typer.Argument(exists=True)]) -> None:
     figure, axis = plt.subplots(figsize=(8, 4), layout="tight")
     curves: dict[str, tuple[list[int], list[float]]] = {}
     first = 0
-    for number, run in enumerate(map(Path, runs)):
+    for number, run in enumerate(runs):
         lines = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
         for line in lines:
             for name in (name for name in line if name.startswith(PREFIX)):
@@ -41,4 +42,5 @@ def main(target: str, *runs: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main.__doc__ = __doc__
+    typer.run(main)

@@ -6,11 +6,12 @@
 The walking woman alone: the frames in which she is whole, without the roof on which a man stands.
 """
 
-import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import cv2
+import typer
 
 from diffusionpose.video import VideoWriter, open_video
 
@@ -19,10 +20,10 @@ ROWS, COLUMNS = slice(486, 994), slice(480, 1383)
 SIZE = (896, 504)  # width, height
 
 
-def main(source: str, target: str) -> None:
+def main(source: Annotated[Path, typer.Argument(exists=True)], target: Path) -> None:
     with (
         open_video(source) as reader,
-        VideoWriter(Path(target), *SIZE, rate=reader.info.average_rate) as writer,
+        VideoWriter(target, *SIZE, rate=reader.info.average_rate) as writer,
     ):
         for frame in reader:
             if frame.index in FRAMES:
@@ -31,4 +32,5 @@ def main(source: str, target: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main.__doc__ = __doc__
+    typer.run(main)

@@ -8,12 +8,13 @@ in half precision. Here it becomes ONNX without the transposes, for pictures of 
 classes the person stays. Weights are stored as float16 and cast when loaded; arithmetic is float32.
 """
 
-import sys
 import tarfile
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import onnx
+import typer
 from onnx import TensorProto, helper, numpy_helper
 from tfjs_graph import read_graph
 
@@ -149,7 +150,7 @@ class Converter:
         return Known(name, found.channels_last, rows)
 
 
-def main(package: str, target: str) -> None:
+def main(package: Annotated[Path, typer.Argument(exists=True)], target: Path) -> None:
     with tarfile.open(package) as archive:
         nodes, constants = read_graph(archive, "nanodet")
     outputs = []
@@ -183,4 +184,5 @@ def main(package: str, target: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main.__doc__ = __doc__
+    typer.run(main)

@@ -8,10 +8,12 @@ is taken for the stem, and the heatmap head for anchoring it (`anchor` of a reci
 """
 
 import re
-import sys
 import tarfile
+from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
+import typer
 from safetensors.torch import save_file
 from tfjs_graph import read_graph
 from torch import Tensor
@@ -69,7 +71,11 @@ def adapt_input(state: dict[str, Tensor]) -> None:
     state[f"{STEM}first.weight"] = weight * (2 * torch.tensor(STD).view(1, 3, 1, 1))
 
 
-def main(package: str, variant: str, target: str) -> None:
+def main(
+    package: Annotated[Path, typer.Argument(exists=True)],
+    variant: Literal["lightning", "thunder"],
+    target: Path,
+) -> None:
     state = {}
     with tarfile.open(package) as archive:
         _, constants = read_graph(archive, f"movenet-{variant}")
@@ -83,4 +89,5 @@ def main(package: str, variant: str, target: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main.__doc__ = __doc__
+    typer.run(main)

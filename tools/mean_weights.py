@@ -6,13 +6,15 @@ The models are of one configuration and went on from the same weights: the mean 
 """
 
 import sys
+from pathlib import Path
 
 import torch
+import typer
 
 from diffusionpose import DiffusionPose
 
 
-def main(target: str, *sources: str) -> None:
+def main(target: Path, sources: list[str]) -> None:
     model, *others = (DiffusionPose.from_pretrained(source) for source in sources)
     if any(other.config != model.config for other in others):
         sys.exit(f"mean_weights: {', '.join(sources)} differ in their configuration")
@@ -30,4 +32,5 @@ def main(target: str, *sources: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main.__doc__ = __doc__
+    typer.run(main)

@@ -3,18 +3,20 @@
 python tools/pack_model.py runs/tiny/model CARD.md src/diffusionpose/assets/models/tiny
 """
 
-import sys
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 
 from diffusionpose import DiffusionPose
 
 
-def main(source: str, card: str, target: str) -> None:
+def main(source: str, card: Annotated[Path, typer.Argument(exists=True)], target: Path) -> None:
     model = DiffusionPose.from_pretrained(source)
-    model.save_pretrained(target, Path(card).read_text(), torch.float16)
+    model.save_pretrained(target, card.read_text(), torch.float16)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main.__doc__ = __doc__
+    typer.run(main)

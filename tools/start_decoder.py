@@ -8,11 +8,12 @@ untrained decoder has are made to give those kernels. Figures are in docs/decisi
 """
 
 import math
-import sys
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+import typer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
@@ -105,9 +106,14 @@ def make_kernels_of(states: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def main(source: str, recipe_file: str, data: str, target: str) -> None:
+def main(
+    source: str,
+    recipe_file: Annotated[Path, typer.Argument(exists=True)],
+    data: Annotated[Path, typer.Argument(exists=True)],
+    target: Path,
+) -> None:
     torch.manual_seed(0)
-    recipe = read_recipe(Path(recipe_file), (), Path(data))
+    recipe = read_recipe(recipe_file, (), data)
     model, single = DiffusionPose(recipe.model).eval(), DiffusionPose.from_pretrained(source).eval()
     take_over(model, single)
     decoder, head = model.decoder, single.decoder
@@ -129,4 +135,5 @@ def main(source: str, recipe_file: str, data: str, target: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main.__doc__ = __doc__
+    typer.run(main)

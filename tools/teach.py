@@ -12,8 +12,10 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from peers import keypoints, setup
@@ -139,14 +141,24 @@ def teach_people(root: Path) -> None:
     print(f"{len(records)} people, {sum(a['num_keypoints'] for a in annotations)} joints")
 
 
-SETS = {"lspet": teach_lspet, "jhmdb": teach_jhmdb, "people": teach_people}
+SETS = {
+    "lspet": teach_lspet,
+    "jhmdb": teach_jhmdb,
+    "people": teach_people,
+}
 
 
-def main(data: str, *names: str) -> None:
+def main(
+    data: Annotated[Path, typer.Argument(exists=True)],
+    names: Annotated[list[str] | None, typer.Argument()] = None,
+) -> None:
+    if unknown := sorted(set(names or ()) - set(SETS)):
+        sys.exit(f"teach: no set {', '.join(unknown)}; there are {', '.join(SETS)}")
     setup()
     for name in names or SETS:
-        SETS[name](Path(data) / name)
+        SETS[name](data / name)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main.__doc__ = __doc__
+    typer.run(main)
