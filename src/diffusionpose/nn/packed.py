@@ -1,10 +1,10 @@
 """Convolutions for inference on x86: weights as oneDNN lays them out, the activation in the same pass over the map.
 
-The kernels and the order of their sums are those of `torch.nn.functional.conv2d`, and so are the bits. What is saved is
-to lay out the weights anew at every call and to read and write the map once more.
+The bits are those of `torch.nn.functional.conv2d` wherever that uses oneDNN; with a single thread it hands small maps to
+another library. What is saved is to lay out the weights anew at every call and to read and write the map once more.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,15 @@ def _has_operators() -> bool:
     )
 
 
+class _Kept(NamedTuple):
+    """Packed weights, and what they were made of: its address, version and the sides of the map."""
+
+    seen: tuple[int, ...]
+    packed: Tensor
+    source: Tensor
+    """Held, so that no other weights can have its address."""
+
+
 class PackedConv:
     """The laid out weights of one convolution, for as long as they and the size of its maps stay what they are.
 
@@ -71,7 +80,7 @@ class PackedConv:
     ) -> None:
         self.stride, self.padding, self.groups = stride, padding, groups
         self.activation: Activation = activation
-        self._kept: tuple[tuple[int, ...], Tensor] | None = None
+        self._kept: _Kept | None = None
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, before: int = 0) -> Tensor:
         """The activated convolution, in inference mode.
@@ -84,12 +93,21 @@ class PackedConv:
         """
         seen = weight.data_ptr(), weight._version, *x.shape[2:]
         kept = self._kept
-        if kept is None or kept[0] != seen:
-            kept = seen, self._lay_out(F.pad(weight, (before, 0, before, 0)), x)
-            self._kept = kept
+        if kept is None or kept.seen != seen:
+            packed = self._lay_out(F.pad(weight, (before, 0, before, 0)), x)
+            kept = self._kept = _Kept(seen, packed, weight.detach())
         name, arguments = _FUSED[self.activation]
         return torch.ops.mkldnn._convolution_pointwise(
-            x, kept[1], bias, self.padding, self.stride, (1, 1), self.groups, name, arguments, ""
+            x,
+            kept.packed,
+            bias,
+            self.padding,
+            self.stride,
+            (1, 1),
+            self.groups,
+            name,
+            arguments,
+            "",
         )
 
     def _lay_out(self, weight: Tensor, x: Tensor) -> Tensor:
