@@ -12,13 +12,12 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import prepare, row, start_table
 
 prepare()
-
-from typing import Annotated
 
 import numpy as np
 import typer

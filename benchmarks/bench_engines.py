@@ -10,13 +10,12 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import prepare, race, row, start_table
 
 prepare()
-
-from typing import Annotated
 
 import torch
 import typer

@@ -13,13 +13,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import prepare, race, row, start_table
 
 prepare()
-
-from typing import Annotated
 
 import torch
 import typer
@@ -79,9 +78,8 @@ def matrix_products(run: Callable[[], object], model: nn.Module) -> Callable[[],
 
 def measure(size: str) -> dict[str, float]:
     torch.manual_seed(0)
-    with torch.inference_mode(
-        False
-    ):  # its weights would have no versions, by which packed ones are kept
+    # Weights made in inference mode have no versions, by which packed ones are kept.
+    with torch.inference_mode(False):
         model = DiffusionPose(model_config(size)).eval()
     height, width = model.config.image_size
     images = torch.randint(0, 256, (1, 3, 3, height, width), dtype=torch.uint8)

@@ -141,11 +141,7 @@ def teach_people(root: Path) -> None:
     print(f"{len(records)} people, {sum(a['num_keypoints'] for a in annotations)} joints")
 
 
-SETS = {
-    "lspet": teach_lspet,
-    "jhmdb": teach_jhmdb,
-    "people": teach_people,
-}
+SETS = {"lspet": teach_lspet, "jhmdb": teach_jhmdb, "people": teach_people}
 
 
 def main(
