@@ -21,7 +21,7 @@ scan = Extension(
         "-fvisibility=hidden",
         "-Wno-maybe-uninitialized",
     ],
-    extra_link_args=["-pthread"],
+    extra_link_args=["-pthread", "-ldl"],
     optional=True,
     py_limited_api=True,
 )

@@ -60,19 +60,12 @@ INLINE Vector load_some(const T* row, int count) {
   return load(lanes);
 }
 
-INLINE void store_some(float* row, Vector x, int count) {
+template <class T>
+INLINE void store_some(T* row, Vector x, int count) {
   if (count >= kWidth) return store(row, x);
-  float lanes[kWidth];
+  T lanes[kWidth];
   store(lanes, x);
-  std::memcpy(row, lanes, static_cast<size_t>(count) * sizeof(float));
-}
-
-INLINE void store_some(uint16_t* row, Vector x, int count) {
-  float lanes[kWidth];
-  uint16_t rounded[kWidth];
-  store(lanes, x);
-  for (int i = 0; i < kWidth; i++) rounded[i] = to_bfloat16(lanes[i]);
-  std::memcpy(row, rounded, static_cast<size_t>(count < kWidth ? count : kWidth) * sizeof(uint16_t));
+  std::memcpy(row, lanes, static_cast<size_t>(count) * sizeof(T));
 }
 
 // ---- one tile: kTile steps of kWidth channels -----------------------------------------------------------------------

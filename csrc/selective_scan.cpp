@@ -8,6 +8,8 @@
 // (`diffusionpose/nn/native.py` calls it). Arithmetic is float32 throughout; rows may be bfloat16. Work is cut into
 // groups of channels of one batch item, the same for any number of threads, so that results do not depend on it.
 
+#include <dlfcn.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -42,11 +44,11 @@ constexpr float kLog2e = 1.44269504088896341f, kLog2eRest = 1.92596299e-8f, kLn2
 }  // namespace
 
 // Rows (u, delta, z) have channels side by side, with strides in elements; what is written is contiguous.
-// `state` is a multiple of 16. Pointers that do not apply are null.
+// `state` is a multiple of 16. Pointers that do not apply are null. `threads` are worth using, torch has `pool`.
 extern "C" struct Scan {
   int64_t batch, length, dim, state;
   int64_t u_batch, u_time, delta_batch, delta_time, z_batch, z_time;
-  int32_t is_bfloat16, delta_softplus, threads, vectors;
+  int32_t is_bfloat16, delta_softplus, threads, pool, vectors;
   const void *u, *delta, *z;               // (batch, length, dim)
   const float *A, *B, *C, *D, *delta_bias; // (dim, state), (batch, length, state) twice, (dim), (dim)
   void* y;                                 // (batch, length, dim)
@@ -61,7 +63,7 @@ extern "C" struct Scan {
 extern "C" struct Convolution {
   int64_t batch, length, dim, taps;
   int64_t u_batch, u_time;
-  int32_t is_bfloat16, threads, vectors;
+  int32_t is_bfloat16, threads, pool, vectors;
   const void* u;
   const float *weight, *bias;
   void* y;
@@ -114,23 +116,44 @@ class FlushSubnormals {
 #endif
 };
 
-// Every task (b, part) once, in whatever order. Threads are made a call: some 40 us each, and none is left to outlive a fork.
+// How OpenMP's compilers start a parallel region: work(data) by so many threads.
+using Parallel = void (*)(void (*work)(void*), void* data, unsigned threads, unsigned flags);
+
+// That of the OpenMP library that torch has loaded, null where there is none.
+Parallel openmp() {
+  static const auto found = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+  return found;
+}
+
+// work() by several threads at once, this one among them.
 template <class Work>
-void run(const Work& work_of, int64_t batch, int64_t parts, int64_t num_threads, void (*task)(const Work&, int64_t, int64_t)) {
-  const int64_t tasks = batch * parts;
-  std::atomic<int64_t> next{0};
-  const auto work = [&] {
-    const FlushSubnormals flush;
-    for (int64_t i = next++; i < tasks; i = next++) task(work_of, i / parts, i % parts);
-  };
-  std::vector<std::thread> threads;
+void together(Work& work, int64_t threads, int64_t pool) {
+  // torch's threads wait for more by spinning for milliseconds: others beside them get half of a core. All of them are asked,
+  // since a smaller team ends those that it leaves out.
+  if (const Parallel parallel = threads > 1 && pool ? openmp() : nullptr) {
+    parallel([](void* data) { (*static_cast<Work*>(data))(); }, &work, static_cast<unsigned>(pool), 0);
+    return;
+  }
+  std::vector<std::thread> others;
   try {
-    for (int64_t i = 1; i < std::min(num_threads, tasks); i++) threads.emplace_back(work);
+    for (int64_t i = 1; i < threads; i++) others.emplace_back([&] { work(); });
   } catch (const std::system_error&) {
     // No more threads are to be had: those that run do it all.
   }
   work();
-  for (auto& thread : threads) thread.join();
+  for (auto& other : others) other.join();
+}
+
+// Every task (b, part) of `given` once, in whatever order.
+template <class Given>
+void run(const Given& given, int64_t parts, void (*task)(const Given&, int64_t, int64_t)) {
+  const int64_t tasks = given.batch * parts;
+  std::atomic<int64_t> next{0};
+  auto work = [&] {
+    const FlushSubnormals flush;
+    for (int64_t i = next++; i < tasks; i = next++) task(given, i / parts, i % parts);
+  };
+  together(work, std::min<int64_t>(given.threads, tasks), given.pool);
 }
 
 enum Vectors : int32_t { kPlain = 0, kAvx2 = 1, kAvx512 = 2 };
@@ -142,9 +165,8 @@ enum Vectors : int32_t { kPlain = 0, kAvx2 = 1, kAvx512 = 2 };
 #else
 #define PICK(given, NAME, T) (plain::NAME<T>)
 #endif
-#define RUN(given, NAME, parts)                                      \
-  run(given, (given).batch, parts, (given).threads,                  \
-      (given).is_bfloat16 ? PICK(given, NAME, uint16_t) : PICK(given, NAME, float))
+#define RUN(given, NAME, parts) \
+  run(given, parts, (given).is_bfloat16 ? PICK(given, NAME, uint16_t) : PICK(given, NAME, float))
 
 int64_t parts_of(int64_t size, int64_t part) { return (size + part - 1) / part; }
 

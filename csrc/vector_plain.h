@@ -32,6 +32,10 @@ INLINE Vector load(const uint16_t* p) {
   return reinterpret_cast<Vector>(Whole{p[0] << 16, p[1] << 16, p[2] << 16, p[3] << 16});
 }
 
+INLINE void store(uint16_t* p, Vector x) {
+  for (int i = 0; i < kWidth; i++) p[i] = to_bfloat16(x[i]);
+}
+
 INLINE void sum_rows(const float* rows, float* sums) {
   for (int n = 0; n < 16; n++) {
     const Vector row = load(rows + 4 * n);

@@ -2,16 +2,22 @@
 
 import subprocess
 import sys
+from itertools import islice
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from diffusionpose import PosePipeline
 from diffusionpose.detection import BoxesFile
 from diffusionpose.errors import CheckpointError, UsageError
+from diffusionpose.model.model import DiffusionPose
 from diffusionpose.networks import load_network
+from diffusionpose.video import open_video
 
 CPU = torch.device("cpu")
+DEMO = Path(__file__).parents[1] / "examples" / "demo.mp4"
 
 
 def needs(engine):
@@ -33,6 +39,37 @@ def test_engines_give_the_heatmaps_of_torch(untrained, exported, engine):
         for network in (theirs, ours)
     ]
     torch.testing.assert_close(*maps, atol=2e-4, rtol=0)
+
+
+def test_weights_held_in_bfloat16_are_those_that_autocast_makes():
+    by_autocast, held = (DiffusionPose.from_pretrained("tiny") for _ in range(2))
+    held.hold_bfloat16()
+    kept = {name: value.dtype for name, value in held.named_parameters()}
+    assert kept["backbone.stem.first.weight"] == torch.bfloat16
+    assert kept["decoder.blocks.0.markov.node.weight"] == torch.float32
+    assert kept["encoder.blocks.0.spatial.mamba.dt_proj.bias"] == torch.float32
+    images = torch.randint(0, 256, (1, 3, 3, *held.config.image_size), dtype=torch.uint8)
+    noise = torch.randn(1, *held.noise_shape)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        maps = [m.generate(m.encode(m.extract(images)), noise) for m in (held, by_autocast)]
+    assert torch.equal(*maps)
+
+
+def test_bfloat16_finds_the_joints_that_float32_finds():
+    with open_video(DEMO) as reader:
+        frames = list(islice(reader, 8))
+    found = [
+        [
+            people.people[0].keypoints[:, :2]
+            for _, people in PosePipeline.from_pretrained(
+                "tiny", device="cpu", precision=precision
+            ).stream(frames)
+        ]
+        for precision in ("float32", "bfloat16")
+    ]
+    away = np.linalg.norm(np.subtract(*found), axis=-1)  # the walker is 420 pixels tall
+    assert 0 < np.median(away) < 1
+    assert np.quantile(away, 0.95) < 4
 
 
 @pytest.mark.parametrize("engine", [None, "openvino"])

@@ -117,7 +117,7 @@ class TorchNetwork(PoseNetwork):
         facts: Name and hash of its weights, for results.
         flip_test: Average with the mirrored cut.
         num_inference_steps: DDIM steps.
-        precision: `bfloat16` runs under autocast.
+        precision: `bfloat16` runs under autocast, and leaves the model's weights in it.
 
     Raises:
         UsageError: If there are more steps than the model was trained with.
@@ -139,6 +139,8 @@ class TorchNetwork(PoseNetwork):
             raise UsageError(f"num_inference_steps {num_inference_steps}: this model has {most}")
         self.model, self.device = model.to(device).eval(), device
         self.num_inference_steps, self.precision = num_inference_steps, precision
+        if precision == "bfloat16":
+            self.model.hold_bfloat16()
 
     def _extract(self, cuts: Tensor) -> Tensor:
         with self._autocast():

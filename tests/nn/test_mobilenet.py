@@ -124,23 +124,33 @@ _SHAPES = {
 }
 
 
+@pytest.mark.parametrize("is_half", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("name", _SHAPES)
-def test_inference_gives_what_training_sees_and_a_crop_the_same_in_any_company(name: str):
+def test_inference_gives_what_training_sees_and_a_crop_the_same_in_any_company(
+    name: str, is_half: bool
+):
     torch.manual_seed(0)
     make, size = _SHAPES[name]
     conv = make().eval()
     x = 8 * torch.randn(5, conv.in_channels, *size)
     x = x.contiguous(memory_format=torch.channels_last)
-    with torch.no_grad():
-        plain = conv(x)
-    with torch.inference_mode():
-        together, alone = conv(x), conv(x[3:4])
-    torch.testing.assert_close(together, plain, rtol=1e-5, atol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
+        with torch.no_grad():
+            plain = conv(x)
+        with torch.inference_mode():
+            together, alone = conv(x), conv(x[3:4])
+    assert together.dtype == plain.dtype == (torch.bfloat16 if is_half else torch.float32)
+    tolerance = {"rtol": 2e-2, "atol": 2e-2} if is_half else {"rtol": 1e-5, "atol": 1e-4}
+    torch.testing.assert_close(together, plain, **tolerance)
     assert torch.equal(together[3:4], alone)
     if conv.activation != "none":
         assert plain.min() == 0
     if conv.activation == "relu6":
         assert plain.max() == 6
+
+
+def half():
+    return torch.autocast("cpu", torch.bfloat16)
 
 
 def test_weights_are_laid_out_once_and_not_where_gradients_or_other_types_are_wanted(monkeypatch):
@@ -154,8 +164,10 @@ def test_weights_are_laid_out_once_and_not_where_gradients_or_other_types_are_wa
     conv(x)
     with torch.no_grad():
         conv(x)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        assert conv(x).dtype == torch.bfloat16
+        with half():
+            conv(x)
+    with torch.inference_mode(), torch.autocast("cpu", torch.float16):
+        assert conv(x).dtype == torch.float16
     with torch.inference_mode():
         assert len(conv(x[:0])) == 0
         copy.deepcopy(conv).double()(x.double())
@@ -165,3 +177,35 @@ def test_weights_are_laid_out_once_and_not_where_gradients_or_other_types_are_wa
             conv(x)
         conv(x.expand(4, -1, -1, -1))
     assert len(calls) == 1
+
+
+def test_in_bfloat16_one_map_and_several_keep_a_layout_each(monkeypatch):
+    calls = []
+    lay_out = PackedConv._lay_out
+    monkeypatch.setattr(PackedConv, "_lay_out", lambda *given: calls.append(1) or lay_out(*given))
+    conv, x = ConvSame(16, 16, activation="relu").eval(), torch.randn(8, 16, 8, 8)
+    with torch.inference_mode(), half():
+        if not can_pack(x, conv.weight):
+            pytest.skip("no packed convolutions in bfloat16 on this machine")
+        for number in (1, 8, 1, 2, 3, 8):
+            conv(x[:number])
+    assert len(calls) == 2
+    conv.weight.data = conv.weight.data.bfloat16()
+    with torch.inference_mode(), half():
+        conv(x)
+        conv(x.bfloat16())
+    assert len(calls) == 3
+
+
+def test_types_in_turns_are_not_taken_for_each_other():
+    torch.manual_seed(0)
+    conv, x = ConvSame(16, 16).eval(), torch.randn(1, 16, 8, 8)
+    with torch.no_grad():
+        exact = conv(x)
+        with half():
+            rounded = conv(x)
+    with torch.inference_mode():
+        for _ in range(2):
+            torch.testing.assert_close(conv(x), exact)
+            with half():
+                torch.testing.assert_close(conv(x), rounded)

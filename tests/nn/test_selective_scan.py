@@ -180,8 +180,10 @@ def test_native_extremes(name):
 
 
 @needs_native
+@pytest.mark.parametrize("own_threads", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_native_threads_do_not_change_a_bit(dtype):
+def test_native_threads_do_not_change_a_bit(dtype, own_threads, monkeypatch):
+    monkeypatch.setattr(native_scan, "_own_threads", own_threads)
     tensors = inputs(300, torch.float32, batch=2, dim=300, state=16)
     tensors = {k: v.detach().to(dtype).requires_grad_() for k, v in tensors.items()}
     before, results = torch.get_num_threads(), []
@@ -392,6 +394,21 @@ def test_native_convolution_is_conv1d_and_silu(name, dtype, length, dim):
     error = relative_error(y, F.silu(expected))
     assert y.dtype == dtype
     assert error < (2e-7 if dtype == torch.float32 else 4e-3)
+
+
+@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("dim", [5, 64])
+def test_native_bfloat16_is_rounded_as_torch_rounds(name, dim):
+    torch.manual_seed(0)
+    u = torch.exp(20 * torch.rand(1, 500, dim)).bfloat16()
+    u[0, 7, 1], u[0, 8, 2] = torch.nan, torch.inf
+    # Sums of two are often halfway; SiLU leaves the large ones as they are.
+    weight, bias = torch.ones(2, dim), torch.zeros(dim)
+    with on_engine(name):
+        y, exact = (scan_operator.convolve(x, weight, bias) for x in (u, u.float()))
+    assert (exact.view(torch.int32) % 65536 == 32768).sum() > 10
+    assert y.isnan().sum() == exact.isnan().sum() == 2
+    assert torch.equal(y.nan_to_num(), exact.bfloat16().nan_to_num())
 
 
 @needs_native

@@ -18,7 +18,7 @@ _POINTERS_BACK = ("grad_y", "grad_u", "grad_delta", "grad_z")
 _POINTERS_SUMS = ("grad_A", "grad_D", "grad_bias", "grad_B", "grad_C")
 _SIZES = ("batch", "length", "dim", "state")
 _STRIDES = ("u_batch", "u_time", "delta_batch", "delta_time", "z_batch", "z_time")
-_FLAGS = ("is_bfloat16", "delta_softplus", "threads", "vectors")
+_FLAGS = ("is_bfloat16", "delta_softplus", "threads", "pool", "vectors")
 _VECTORS = ("plain", "avx2", "avx512")
 _MIN_WORK = 1 << 16
 """Channels x steps that are worth a thread of their own."""
@@ -42,7 +42,7 @@ class _Convolution(ctypes.Structure):
             (name, ctypes.c_int64)
             for name in ("batch", "length", "dim", "taps", "u_batch", "u_time")
         ),
-        *((name, ctypes.c_int32) for name in ("is_bfloat16", "threads", "vectors")),
+        *((name, ctypes.c_int32) for name in ("is_bfloat16", "threads", "pool", "vectors")),
         *((name, ctypes.c_void_p) for name in ("u", "weight", "bias", "y")),
     ]
 
@@ -89,6 +89,16 @@ def _vectors_index() -> int:
     return _VECTORS.index(_forced_vectors or vectors()[-1])
 
 
+_own_threads = False
+"""For tests and measurements: threads of the library's own also where torch's OpenMP is to be had."""
+
+
+def _threads(worth_using: int) -> tuple[int, int]:
+    """How many to use, and how many torch keeps for that, 0 if they are not to be used."""
+    pool = torch.get_num_threads()
+    return max(1, min(pool, worth_using)), 0 if _own_threads else pool
+
+
 def convolve(u: Tensor, weight: Tensor, bias: Tensor, y: Tensor) -> None:
     """Fills `y`; see `scan_operator.convolve`."""
     batch, length, dim = u.shape
@@ -96,7 +106,7 @@ def convolve(u: Tensor, weight: Tensor, bias: Tensor, y: Tensor) -> None:
     given.u_batch, given.u_time = u.stride()[:2]
     given.is_bfloat16 = u.dtype == torch.bfloat16
     # Some ten times less work an element than the scan.
-    given.threads = max(1, min(torch.get_num_threads(), u.numel() // (8 * _MIN_WORK)))
+    given.threads, given.pool = _threads(u.numel() // (8 * _MIN_WORK))
     given.vectors = _vectors_index()
     assert _library is not None
     for key, tensor in {"u": u, "weight": weight, "bias": bias, "y": y}.items():
@@ -121,7 +131,7 @@ def _call(name: str, tensors: Tensors, delta_softplus: bool) -> None:
     assert a is not None
     batch, length, dim = u.shape
     scan = _Scan(batch=batch, length=length, dim=dim, state=a.shape[1])
-    scan.threads = max(1, min(torch.get_num_threads(), u.numel() // _MIN_WORK))
+    scan.threads, scan.pool = _threads(u.numel() // _MIN_WORK)
     scan.is_bfloat16 = u.dtype == torch.bfloat16
     scan.delta_softplus = delta_softplus
     scan.vectors = _vectors_index()

@@ -1,6 +1,6 @@
 """Convolutions for inference on x86: weights as oneDNN lays them out, the activation in the same pass over the map.
 
-The bits are those of `torch.nn.functional.conv2d` wherever that uses oneDNN; with a single thread it hands small maps to
+In float32, or in bfloat16 under autocast. The bits are those of `torch.nn.functional.conv2d` wherever that uses oneDNN; with a single thread it hands small maps to
 another library. What is saved is to lay out the weights anew at every call and to read and write the map once more.
 """
 
@@ -28,41 +28,47 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
 
 
 def can_pack(x: Tensor, weight: Tensor) -> bool:
-    """Whether a convolution of x is one for inference in float32 on an x86 CPU, by a torch that has the operators."""
+    """Whether a convolution of x is one for inference on an x86 CPU, in a type that it and this torch have kernels for."""
     return (
         torch.is_inference_mode_enabled()
         and not weight.is_inference()  # has no version, so changes to it would go unseen
         and x.device.type == weight.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
         and x.dim() == 4
         and x.numel() > 0
-        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
-        and _has_operators()
+        and _has_kernels(x.dtype, weight.dtype)
     )
 
 
-def _has_operators() -> bool:
-    return (
+def _has_kernels(x: torch.dtype, weight: torch.dtype) -> bool:
+    if not (
         torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
         and torch.backends.cpu.get_cpu_capability().startswith("AVX")
         and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
         and hasattr(torch.ops.mkldnn, "_reorder_convolution_weight")
+    ):
+        return False
+    if not torch.is_autocast_enabled("cpu"):
+        return x == weight == torch.float32
+    return (
+        torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and {x, weight} <= {torch.float32, torch.bfloat16}
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
 
 
 class _Kept(NamedTuple):
-    """Packed weights, and what they were made of: its address, version and the sides of the map."""
+    """Packed weights, and what they were made of: its address and version, and type and sides of the map."""
 
-    seen: tuple[int, ...]
+    seen: tuple[object, ...]
     packed: Tensor
     source: Tensor
     """Held, so that no other weights can have its address."""
 
 
 class PackedConv:
-    """The laid out weights of one convolution, for as long as they and the size of its maps stay what they are.
+    """The laid out weights of one convolution, for as long as they, type and size of its maps stay what they are.
 
     Args:
         stride: As of `conv2d`, and so are the others.
@@ -80,7 +86,7 @@ class PackedConv:
     ) -> None:
         self.stride, self.padding, self.groups = stride, padding, groups
         self.activation: Activation = activation
-        self._kept: _Kept | None = None
+        self._kept: dict[int, _Kept] = {}
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, before: int = 0) -> Tensor:
         """The activated convolution, in inference mode.
@@ -91,11 +97,17 @@ class PackedConv:
             bias: (channels out,).
             before: Rows and columns of zeros to put before the kernel's own.
         """
-        seen = weight.data_ptr(), weight._version, *x.shape[2:]
-        kept = self._kept
+        if torch.is_autocast_enabled("cpu"):
+            x, bias = x.bfloat16(), None if bias is None else bias.bfloat16()
+        # In float32 one layout serves any number of maps, and bits do not depend on it. In bfloat16 the bits are the same in
+        # both, but a map alone and several each take a hundred times as long in the other's.
+        maps = 1 if x.dtype == torch.float32 or len(x) == 1 else 8
+        seen = weight.data_ptr(), weight._version, x.dtype, *x.shape[2:]
+        kept = self._kept.get(maps)
         if kept is None or kept.seen != seen:
-            packed = self._lay_out(F.pad(weight, (before, 0, before, 0)), x)
-            kept = self._kept = _Kept(seen, packed, weight.detach())
+            padded = F.pad(weight, (before, 0, before, 0)).to(x.dtype)
+            packed = self._lay_out(padded, (maps, *x.shape[1:]))
+            kept = self._kept[maps] = _Kept(seen, packed, weight.detach())
         name, arguments = _FUSED[self.activation]
         return torch.ops.mkldnn._convolution_pointwise(
             x,
@@ -110,17 +122,16 @@ class PackedConv:
             "",
         )
 
-    def _lay_out(self, weight: Tensor, x: Tensor) -> Tensor:
-        # For one map, whatever the batch: how crops are grouped must not choose the kernel.
+    def _lay_out(self, weight: Tensor, shape: tuple[int, ...]) -> Tensor:
         return torch.ops.mkldnn._reorder_convolution_weight(
             weight.contiguous(memory_format=torch.channels_last),
             self.padding,
             self.stride,
             (1, 1),
             self.groups,
-            (1, *x.shape[1:]),
+            shape,
         )
 
     def __getstate__(self) -> dict[str, object]:
         """Copies and pickles lay out their own."""
-        return {**self.__dict__, "_kept": None}
+        return {**self.__dict__, "_kept": {}}
