@@ -1,7 +1,8 @@
 """Convolutions for inference on x86: weights as oneDNN lays them out, the activation in the same pass over the map.
 
-In float32, or in bfloat16 under autocast. The bits are those of `torch.nn.functional.conv2d` wherever that uses oneDNN; with a single thread it hands small maps to
-another library. What is saved is to lay out the weights anew at every call and to read and write the map once more.
+In float32, or in bfloat16 under autocast. The bits are those of `torch.nn.functional.conv2d` wherever that uses oneDNN;
+with a single thread it hands small maps to another library. What is saved is to lay out the weights anew at every call and
+to read and write the map once more.
 """
 
 from typing import Literal, NamedTuple
