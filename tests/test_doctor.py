@@ -138,7 +138,15 @@ def test_a_gpu_that_torch_cannot_use_is_named(monkeypatch, cuda, has_driver, sta
     found = {one.name: one for one in checked(monkeypatch, "torch")}
     assert (found["accelerator"].status, found["accelerator"].mend) == (status, mend)
     assert found["torch"].detail.endswith(f"CUDA {cuda}" if cuda else "without CUDA")
-    assert found["processor"].detail.endswith("AMX")
+
+
+@pytest.mark.parametrize(
+    ("has_amx", "end"), [(False, ", no AMX"), (True, ", AMX, so --precision bfloat16 is faster")]
+)
+def test_a_processor_for_bfloat16_is_named(monkeypatch, has_amx, end):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has_amx})
+    found = {one.name: one for one in checked(monkeypatch, "torch")}
+    assert found["processor"].detail.endswith(end)
 
 
 def test_a_scan_that_was_not_built_is_slow(monkeypatch):
