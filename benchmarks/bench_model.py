@@ -5,8 +5,9 @@
 Weights are random: they do not change the time. All contestants of a size run in turns on the same inputs, medians are
 compared. "stock" is the same network in plain torch with the scan as transformers loops it. "cached" has the backbone
 features of two of its three frames already, as in `predict` while a crop is held; "of eight" is one of eight such windows in
-one pass, as `predict` takes them; "cached, unpacked" has torch's own convolutions in the stem. "ViTPose" is one crop through transformers' backbone of the same size. "products" are the matrix
-products and convolutions of the cached window alone, of the same shapes, one after the other.
+one pass, as `predict` takes them; "cached, unpacked" has torch's own convolutions in the stem. "ViTPose" is one crop through
+transformers' backbone of the same size. In bfloat16 all keep their weights in it. "products" are the matrix products and
+convolutions of the cached window alone, of the same shapes, one after the other.
 """
 
 import copy
@@ -127,9 +128,14 @@ def measure(size: str) -> dict[str, float]:
     if isinstance(model.backbone, HybridBackbone):
         contestants["cached, unpacked"] = unpacked
     if isinstance(model.backbone, ViTBackbone):
-        vit, crop = model.backbone.vit, torch.randn(1, 3, height, width)
-        contestants["ViTPose"] = lambda: vit(crop)
-        contestants["ViTPose, bfloat16"] = in_bfloat16(lambda: vit(crop).feature_maps[-1])
+        crop = torch.randn(1, 3, height, width)
+
+        def vitpose(model: DiffusionPose = model) -> Tensor:
+            assert isinstance(model.backbone, ViTBackbone)
+            return model.backbone.vit(crop).feature_maps[-1]
+
+        contestants["ViTPose"] = vitpose
+        contestants["ViTPose, bfloat16"] = in_bfloat16(vitpose, halved)
     took = race(contestants, seconds_each=8.0)
     return {name: s / EIGHT if "of eight" in name else s for name, s in took.items()}
 

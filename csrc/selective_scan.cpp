@@ -5,7 +5,7 @@
 // and the convolution before it: v_t = SiLU(sum_k w_k u_{t - taps + 1 + k} + bias).
 //
 // A plain C interface, without Python's or torch's headers, so that one build serves all their versions
-// (`diffusionpose/nn/native.py` calls it). Arithmetic is float32 throughout; rows may be bfloat16. Work is cut into
+// (`diffusionpose/nn/native_scan.py` calls it). Arithmetic is float32 throughout; rows may be bfloat16. Work is cut into
 // groups of channels of one batch item, the same for any number of threads, so that results do not depend on it.
 
 #include <dlfcn.h>
@@ -119,7 +119,8 @@ class FlushSubnormals {
 // How OpenMP's compilers start a parallel region: work(data) by so many threads.
 using Parallel = void (*)(void (*work)(void*), void* data, unsigned threads, unsigned flags);
 
-// That of the OpenMP library that torch has loaded, null where there is none.
+// That of the first OpenMP library among the libraries of the whole process, null where there is none; on Linux it is torch's.
+// As with torch's own operators, a child forked after a call on several threads must not make another: spawn it.
 Parallel openmp() {
   static const auto found = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
   return found;
@@ -183,6 +184,8 @@ EXPORT int32_t diffusionpose_scan_vectors() {
   return kPlain;
 }
 
+// Whether several threads are OpenMP's.
+EXPORT int32_t diffusionpose_scan_has_openmp() { return openmp() != nullptr; }
 EXPORT int32_t diffusionpose_scan_tile() { return kTile; }
 EXPORT int32_t diffusionpose_scan_group() { return kGroup; }
 // Of the structs: what loads another build's library notices.

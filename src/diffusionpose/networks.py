@@ -117,7 +117,7 @@ class TorchNetwork(PoseNetwork):
         facts: Name and hash of its weights, for results.
         flip_test: Average with the mirrored cut.
         num_inference_steps: DDIM steps.
-        precision: `bfloat16` runs under autocast, and leaves the model's weights in it.
+        precision: `bfloat16` runs under `autocast`, and the model cannot be used without it afterwards.
 
     Raises:
         UsageError: If there are more steps than the model was trained with.
@@ -143,19 +143,20 @@ class TorchNetwork(PoseNetwork):
             self.model.hold_bfloat16()
 
     def _extract(self, cuts: Tensor) -> Tensor:
-        with self._autocast():
+        with self.autocast():
             # Few at a time: the stem's maps are large beside its work, and would fall out of the cache.
             parts = [self.model.extract(part[:, None]) for part in cuts.split(CUTS_A_PASS)]
         return torch.cat(parts).squeeze(1)
 
     def _generate(self, features: Tensor, noise: Tensor) -> Tensor:
-        with self._autocast():
+        with self.autocast():
             conditions = self.model.encode(features)
             steps = self.num_inference_steps
             found = [self.model.generate(conditions, one, steps).float() for one in noise.unbind(1)]
         return torch.stack(found).mean(0)
 
-    def _autocast(self) -> AbstractContextManager[object]:
+    def autocast(self) -> AbstractContextManager[object]:
+        """What `model` is to be called in; what is made of its answers stays outside."""
         half = self.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
 

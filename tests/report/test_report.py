@@ -4,6 +4,8 @@ import base64
 import json
 import re
 from dataclasses import replace
+from itertools import islice
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,11 +17,13 @@ from diffusionpose.nn import heatmaps
 from diffusionpose.poses import VideoPoses
 from diffusionpose.predict import PosePipeline
 from diffusionpose.report import Insight, make_report
-from diffusionpose.report.insight import COLUMNS, Sheet, tiles
+from diffusionpose.report.insight import COLUMNS, SEEDS, Sheet, tiles
 from diffusionpose.report.make import thinned
 from diffusionpose.report.page import MISSING, PLACE_UNIT, ReportParts, ellipse, report_html
 from diffusionpose.video import open_video
 from tests.exports.test_exports import POSES
+
+DEMO = Path(__file__).parents[2] / "examples" / "demo.mp4"
 
 
 def payload_of(page):
@@ -142,3 +146,18 @@ def test_another_video_is_refused(made_video, tmp_path):
     with open_video(made_video) as reader, pytest.raises(DataError, match="the poses are of clip"):
         make_report(POSES, tmp_path / "a.html", reader)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_looked_into_in_bfloat16_is_what_float32_shows():
+    theatres = []
+    for precision in ("float32", "bfloat16"):
+        pipeline = PosePipeline.from_pretrained("tiny", device="cpu", precision=precision)
+        insight = Insight(pipeline.network, frame=1)
+        with open_video(DEMO) as reader:
+            list(pipeline.watched_by(insight).stream(islice(reader, 3)))
+        theatres.append(insight.theatres[0])
+    exact, rounded = theatres
+    assert rounded.points.shape == exact.points.shape == (SEEDS, 15, 2)
+    assert rounded.points.dtype == np.float64
+    for steps, maps in exact.stages.items():
+        np.testing.assert_allclose(rounded.stages[steps], maps, atol=0.05)

@@ -111,16 +111,22 @@ class DiffusionPose(nn.Module):
         self.backbone.vit.load_state_dict(state)
 
     def hold_bfloat16(self) -> None:
-        """Keeps in bfloat16 the weights that autocast casts to it at every call: the same answers under it, sooner."""
+        """Keeps in bfloat16 the weights that autocast casts to it at every call: the same answers under it, sooner.
+
+        From then on the model runs under autocast to bfloat16 only. What computes in float32 there keeps its weights: norms,
+        scans, and Markov layers, which switch autocast off.
+        """
         in_float32 = {
             id(layer)
             for part in self.modules()
             if isinstance(part, MarkovOptimizationLayer)
             for layer in part.modules()
         }
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear | nn.Conv2d) and id(layer) not in in_float32:
-                layer.weight.data = layer.weight.data.bfloat16()
+        # Weights made in inference mode could not be packed (`nn.packed`).
+        with torch.inference_mode(False):
+            for layer in self.modules():
+                if isinstance(layer, nn.Linear | nn.Conv2d) and id(layer) not in in_float32:
+                    layer.weight.data = layer.weight.data.bfloat16()
 
     @property
     def num_joints(self) -> int:

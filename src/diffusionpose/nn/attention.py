@@ -12,8 +12,8 @@ from torch import Tensor, nn
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) v of (batch, heads, tokens, d)."""
     # torch's fused attention takes three times as long with its gradients for a few hundred tokens, and twice as long in
-    # bfloat16 for a few.
-    if q.is_cpu and (q.requires_grad or (q.dtype == torch.bfloat16 and k.shape[-2] < 32)):
+    # bfloat16 for three of them.
+    if q.is_cpu and (q.requires_grad or (q.dtype == torch.bfloat16 and k.shape[-2] < 16)):
         return torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), -1).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v)
 

@@ -69,6 +69,11 @@ def is_available() -> bool:
     return _library is not None
 
 
+def has_openmp() -> bool:
+    """Whether the library works on the threads of an OpenMP library, torch's on Linux, or makes its own."""
+    return _library is not None and bool(_library.diffusionpose_scan_has_openmp())
+
+
 def vectors() -> tuple[str, ...]:
     """Kinds of vectors that the library can use on this processor, the widest last; empty without the library."""
     return _VECTORS[: _library.diffusionpose_scan_vectors() + 1] if _library else ()

@@ -60,16 +60,16 @@ def _has_kernels(x: torch.dtype, weight: torch.dtype) -> bool:
 
 
 class _Kept(NamedTuple):
-    """Packed weights, and what they were made of: its address and version, and type and sides of the map."""
+    """Packed weights, and what they were made of: its address and version, and the sides of the map."""
 
-    seen: tuple[object, ...]
+    seen: tuple[int, ...]
     packed: Tensor
     source: Tensor
     """Held, so that no other weights can have its address."""
 
 
 class PackedConv:
-    """The laid out weights of one convolution, for as long as they, type and size of its maps stay what they are.
+    """The laid out weights of one convolution, for as long as they and the size of its maps stay what they are.
 
     Args:
         stride: As of `conv2d`, and so are the others.
@@ -87,7 +87,7 @@ class PackedConv:
     ) -> None:
         self.stride, self.padding, self.groups = stride, padding, groups
         self.activation: Activation = activation
-        self._kept: dict[int, _Kept] = {}
+        self._kept: dict[tuple[torch.dtype, int], _Kept] = {}
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, before: int = 0) -> Tensor:
         """The activated convolution, in inference mode.
@@ -103,12 +103,13 @@ class PackedConv:
         # In float32 one layout serves any number of maps, and bits do not depend on it. In bfloat16 the bits are the same in
         # both, but a map alone and several each take a hundred times as long in the other's.
         maps = 1 if x.dtype == torch.float32 or len(x) == 1 else 8
-        seen = weight.data_ptr(), weight._version, x.dtype, *x.shape[2:]
-        kept = self._kept.get(maps)
+        seen = weight.data_ptr(), weight._version, *x.shape[2:]
+        kept = self._kept.get((x.dtype, maps))
         if kept is None or kept.seen != seen:
+            self._kept = {of: other for of, other in self._kept.items() if other.seen == seen}
             padded = F.pad(weight, (before, 0, before, 0)).to(x.dtype)
             packed = self._lay_out(padded, (maps, *x.shape[1:]))
-            kept = self._kept[maps] = _Kept(seen, packed, weight.detach())
+            kept = self._kept[x.dtype, maps] = _Kept(seen, packed, weight.detach())
         name, arguments = _FUSED[self.activation]
         return torch.ops.mkldnn._convolution_pointwise(
             x,

@@ -97,9 +97,10 @@ class Insight:
     @torch.inference_mode()
     def _theatre(self, seen: Seen, to_image: np.ndarray) -> Theatre:
         assert isinstance(self._network, TorchNetwork)
-        model = self._network.model
-        # Without the mirrored view, if there is one.
-        conditions = model.encode(seen.features[None, :, 0])
+        model, autocast = self._network.model, self._network.autocast
+        with autocast():
+            # Without the mirrored view, if there is one.
+            conditions = model.encode(seen.features[None, :, 0])
         shape, device = model.noise_shape, seen.features.device
 
         def noise(number: int) -> Tensor:
@@ -107,18 +108,14 @@ class Insight:
             return seeded_noise(shape, key)[None].to(device)
 
         stages = {}
-        for steps in STEPS:
-            path: list[Tensor] = []
-            model.generate(conditions, noise(0), steps, on_step=path.append)
-            stages[steps] = torch.cat(path).float().cpu().numpy()
-        found = [
-            heatmaps.decode(model.generate(conditions, noise(n)), model.config.sigma)[0][0]
-            .double()
-            .cpu()
-            .numpy()
-            for n in range(SEEDS)
-        ]
-        points = np.stack([transform(places, to_image) for places in found])
+        with autocast():
+            for steps in STEPS:
+                path: list[Tensor] = []
+                model.generate(conditions, noise(0), steps, on_step=path.append)
+                stages[steps] = torch.cat(path).float().cpu().numpy()
+            maps = torch.cat([model.generate(conditions, noise(n)) for n in range(SEEDS)])
+        places = heatmaps.decode(maps.float(), model.config.sigma)[0].double().cpu().numpy()
+        points = np.stack([transform(found, to_image) for found in places])
         return Theatre(seen.frame, seen.track_id, stages, points, to_image)
 
 
