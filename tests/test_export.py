@@ -52,3 +52,8 @@ def test_a_file_that_differs_is_not_written(untrained, exported, tmp_path, monke
     with pytest.raises(DiffusionPoseError, match="differs from torch"):
         export.export_onnx(other, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == [other]
+
+
+def test_the_bundled_model_can_be_exported(tmp_path):
+    """Its stem has what no other model has."""
+    assert export.export_onnx("tiny", tmp_path / "tiny.onnx") < export.TOLERANCE

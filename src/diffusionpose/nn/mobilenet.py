@@ -17,6 +17,9 @@ from diffusionpose.nn.packed import Activation, PackedConv, activate, can_pack
 
 def _halved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Depthwise 3 x 3 convolution at stride 2, padded at the end only, without a padded copy of the map."""
+    if torch.compiler.is_exporting():
+        # Weights that are padded in the graph get lost where the exporter computes constants in advance.
+        return F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, bias, 2, groups=len(weight))
     # The same sums by a kernel whose first row and column are zeros, padded at both ends.
     return F.conv2d(x, F.pad(weight, (1, 0, 1, 0)), bias, 2, 1, groups=len(weight))
 
