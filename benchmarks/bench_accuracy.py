@@ -5,9 +5,9 @@
 DATA holds `lspet/`, `jhmdb/` and `coco/` as docs/default-model.md lays them out. PCK@0.2 of the torso over the 12 limb joints, true
 boxes, one DDIM step; the spread is over seeds of the noise. Columns: the model as it is, with the key frame in place of its
 neighbours, with the mirrored crop averaged in ("flip test"), with the mean of four noises ("4 hypotheses"), with four DDIM
-steps ("4 steps") and in bfloat16 ("bfloat16"); then MoveNet and BlazePose (`peers/`), which see one frame. COCO's stills are of train2017: MoveNet has
-seen them, ours has not. The harder copy of JHMDB val has made occlusion and blur (decision 011), which are made on our crops:
-peers are not measured on it. Jitter is of joints that stand still.
+steps ("4 steps") and in bfloat16 ("bfloat16"); then MoveNet and BlazePose (`peers/`), which see one frame. COCO's stills are of
+train2017: MoveNet has seen them, ours has not. The harder copy of JHMDB val has made occlusion and blur (decision 011), which are
+made on our crops: peers are not measured on it. Jitter is of joints that stand still.
 """
 
 import argparse
