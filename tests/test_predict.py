@@ -1,13 +1,15 @@
 import threading
 import weakref
 from fractions import Fraction
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from diffusionpose import PosePipeline
-from diffusionpose.detection import BoxesFile
+from diffusionpose.detection import BoxesFile, load_detector
 from diffusionpose.errors import UsageError
 from diffusionpose.poses import VideoPoses
 from diffusionpose.postprocess import OneEuro
@@ -25,6 +27,8 @@ from diffusionpose.results import ResultOptions
 from diffusionpose.structures import Boxes, Frame
 from diffusionpose.tracking import Tracker
 from diffusionpose.video import open_video
+
+DEMO = Path(__file__).parents[1] / "examples" / "demo.mp4"
 
 
 def frames(number):
@@ -130,6 +134,37 @@ class StubDetector:
     def __call__(self, images):
         box = np.array([next(self.boxes)], float)
         return [Boxes(box, np.ones(1)) for _ in images]
+
+
+class DoubtfulDetector:
+    """The bundled one, which is sure of nobody, and sees somebody in an empty place, too."""
+
+    name, start_score = "doubtful", 0.4
+
+    def __init__(self):
+        self.detector = load_detector(None)
+
+    def __call__(self, images):
+        (found,) = self.detector(images)
+        boxes = np.concatenate([found.boxes[:1], [[5.0, 240, 105, 490]]])
+        return [Boxes(boxes, np.full(len(boxes), 0.3))]
+
+
+@pytest.mark.parametrize("detect_every", [1, 3])
+def test_of_doubtful_boxes_those_with_a_good_pose_are_people(detect_every):
+    found = PosePipeline.from_pretrained("tiny", device="cpu", detect_every=detect_every)
+    with open_video(DEMO) as reader:
+        walk = list(islice(reader, 12))
+
+    def people():
+        return [[one.track_id for one in poses.people] for _, poses in found.stream(walk)]
+
+    assert people() == [[1]] * 12
+    found.detector = DoubtfulDetector()
+    assert people() == [[1]] * 12
+    # Without calibration a score is no chance, and nobody is taken at their pose's word.
+    found.network.config = found.network.config.model_copy(update={"calibration": None})
+    assert people() == [[]] * 12
 
 
 @pytest.mark.parametrize("flip_test", [False, True])

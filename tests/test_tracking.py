@@ -171,9 +171,82 @@ def test_a_false_alarm_of_one_frame_is_dropped(num_frames: int, place: int) -> N
     assert len(path_of(out, 1)) == num_frames
 
 
-def test_a_long_track_of_weak_boxes_is_nobody() -> None:
+def test_a_long_track_of_weak_boxes_is_nobody_without_a_judge() -> None:
     frames = [boxes_of(person(300.0), score=0.2) for _ in range(60)]
     assert ids_of(track(frames, Tracker(start_score=0.3))) == set()
+
+
+def judged(
+    frames: Iterable[Boxes | None], tracker: Tracker, judge: Callable[[int, np.ndarray], float]
+) -> tuple[list[TrackedFrame], list[int]]:
+    """What comes out, and the frames in which the judge was asked."""
+    out: list[TrackedFrame] = []
+    asked: list[int] = []
+    for index, boxes in enumerate(frames):
+
+        def of_frame(box: np.ndarray, index: int = index) -> float:
+            asked.append(index)
+            return judge(index, box)
+
+        out += tracker.update(index, Fraction(index, FPS), boxes, of_frame)
+    return out + tracker.flush(), asked
+
+
+@pytest.mark.parametrize("detect_every", [1, 3])
+@pytest.mark.parametrize("num_frames", [1, 60])
+def test_a_doubtful_person_is_one_from_the_first_frame_if_the_pose_convinces(
+    num_frames: int, detect_every: int
+) -> None:
+    frames = [
+        None if index % detect_every else boxes_of(person(300.0), score=0.2)
+        for index in range(num_frames)
+    ]
+    tracker = Tracker(start_score=0.3, detect_every=detect_every)
+    out, _ = judged(frames, tracker, lambda *_: 0.7)
+    assert set(path_of(out, 1)) == set(range(num_frames))
+    refused, _ = judged(frames, Tracker(start_score=0.3, detect_every=detect_every), lambda *_: 0.4)
+    assert ids_of(refused) == set()
+
+
+def test_the_judge_is_asked_ever_more_rarely() -> None:
+    frames = [boxes_of(person(300.0), score=0.2)] * 1000
+    for said in (0.4, 0.7):
+        _, asked = judged(frames, Tracker(start_score=0.3), lambda *_, said=said: said)
+        assert 5 <= len(asked) <= 10, "about log2(1000 / 4)"
+
+
+def test_who_is_asked_often_does_not_come_through_by_luck() -> None:
+    frames = [boxes_of(person(300.0), score=0.2)] * 300
+    out, asked = judged(frames, Tracker(start_score=0.3), lambda index, _: 0.3 + 0.3 * (index > 90))
+    assert len(asked) > 5
+    assert ids_of(out) == set()
+
+
+def test_a_doubtful_person_ends_when_the_pose_stops_convincing() -> None:
+    frames = [boxes_of(person(300.0), score=0.2)] * 300
+    out, asked = judged(frames, Tracker(start_score=0.3), lambda index, _: 0.7 * (index < 20))
+    path = path_of(out, 1)
+    assert 0 in path
+    assert max(path) < 299
+    assert any(index > max(path) for index in asked)
+
+
+@pytest.mark.parametrize(
+    "box", [person(340.0), person(300.0, 240.0, 120.0), person(700.0, height=30.0)]
+)
+def test_parts_of_others_and_the_very_small_are_not_asked_about(box: np.ndarray) -> None:
+    both = Boxes(np.stack([person(300.0), box]), np.array([0.9, 0.25]))
+    out, asked = judged([both] * 40, Tracker(start_score=0.3), lambda *_: 1.0)
+    assert ids_of(out) == {1}
+    assert asked == []
+
+
+def test_who_was_doubtful_and_is_seen_well_stays_a_person_without_being_asked() -> None:
+    weak, strong = (boxes_of(person(300.0), score=score) for score in (0.2, 0.8))
+    frames = [weak] * 30 + [strong] * 20 + [weak] * 300
+    out, asked = judged(frames, Tracker(start_score=0.3), lambda index, _: 0.7 * (index < 40))
+    assert set(path_of(out, 1)) == set(range(350))
+    assert max(asked) < 40
 
 
 def test_weak_boxes_prolong_a_person_at_both_ends() -> None:

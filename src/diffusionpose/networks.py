@@ -6,6 +6,7 @@ heatmaps: there a cut's "features" are its pixels, and the backbone works anew i
 
 import json
 import sys
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -59,6 +60,8 @@ class PoseNetwork(ABC):
         self, config: ModelConfig, engine: str, facts: dict[str, object], flip_test: bool
     ) -> None:
         self.config, self.engine, self.facts, self.flip_test = config, engine, facts, flip_test
+        # Neither engines nor packed weights are made for two threads at once.
+        self._one_at_a_time = threading.Lock()
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
@@ -77,7 +80,9 @@ class PoseNetwork(ABC):
         """
         views = [images, images.flip(-1)] if self.flip_test else [images]
         cuts = torch.stack(views, 1).flatten(0, 1)
-        return self._extract(cuts).unflatten(0, (len(images), len(views)))
+        with self._one_at_a_time:
+            found = self._extract(cuts)
+        return found.unflatten(0, (len(images), len(views)))
 
     @torch.inference_mode()
     def heatmaps(self, features: Tensor, noise: Tensor) -> Tensor:
@@ -87,11 +92,12 @@ class PoseNetwork(ABC):
             features: (batch, frames, views, ...), from `features`.
             noise: (batch, num_hypotheses, joints, height / 4, width / 4).
         """
-        mean = self._generate(features[:, :, 0], noise)
-        if features.shape[2] > 1:
-            flip = list(self.config.skeleton_graph.flip_permutation)
-            mirrored = self._generate(features[:, :, 1], noise.flip(-1)[:, :, flip])
-            mean = (mean + mirrored.flip(-1)[:, flip]) / 2
+        with self._one_at_a_time:
+            mean = self._generate(features[:, :, 0], noise)
+            if features.shape[2] > 1:
+                flip = list(self.config.skeleton_graph.flip_permutation)
+                mirrored = self._generate(features[:, :, 1], noise.flip(-1)[:, :, flip])
+                mean = (mean + mirrored.flip(-1)[:, flip]) / 2
         return mean
 
     def keypoints(self, maps: Tensor) -> tuple[Tensor, np.ndarray]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from diffusionpose.errors import UsageError
 from diffusionpose.networks import PoseNetwork, Precision, load_network
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.diffusion import seeded_noise
-from diffusionpose.nn.geometry import Affine, crop_affine, invert, transform, warp
+from diffusionpose.nn.geometry import Affine, crop_affine, crop_window, invert, transform, warp
 from diffusionpose.overlap import ahead
 from diffusionpose.poses import VideoPoses
 from diffusionpose.structures import (
@@ -142,13 +143,16 @@ def make_tracker(detector: PersonDetector | BoxesFile, every: int = 1) -> Tracke
 
 
 def track(
-    detections: Iterable[tuple[Frame, Boxes | None]], tracker: Tracker
+    detections: Iterable[tuple[Frame, Boxes | None]],
+    tracker: Tracker,
+    judge: Callable[[Frame, np.ndarray], float] | None = None,
 ) -> Iterator[tuple[Frame, Boxes]]:
-    """Frames with tracked people, in order, `tracker.lag` frames late."""
+    """Frames with tracked people, in order, `tracker.lag` frames late; `judge` decides where the detector doubts."""
     waiting: deque[Frame] = deque()
     for frame, boxes in detections:
         waiting.append(frame)
-        for done in tracker.update(frame.index, frame.time, boxes):
+        of_frame = None if judge is None else partial(judge, frame)
+        for done in tracker.update(frame.index, frame.time, boxes, of_frame):
             yield waiting.popleft(), done.boxes
     for done in tracker.flush():
         yield waiting.popleft(), done.boxes
@@ -316,9 +320,21 @@ class PosePipeline:
         """Frames with their poses, in order, as soon as they are known."""
         every = self.options.detect_every
         detections = detect(frames, self.detector, every)
-        found = windows(track(detections, make_tracker(self.detector, every)))
+        # Only calibrated scores say how likely a joint is right.
+        judge = self.pose_score if self.network.config.calibration else None
+        found = windows(track(detections, make_tracker(self.detector, every), judge))
         with closing(ahead(found, WINDOWS_AHEAD)) as source:
             yield from self.estimate(source)
+
+    def pose_score(self, frame: Frame, box: np.ndarray) -> float:
+        """Mean score of the joints in a box (4,) of one frame, which is its own neighbour."""
+        config, device = self.network.config, self.network.device
+        affine = crop_affine(crop_window(box, config.image_size), config.image_size)
+        cut = warp(frame.image, affine, config.image_size).transpose(2, 0, 1)
+        features = self.network.features(torch.from_numpy(cut[None].copy()).to(device))
+        noise = self._noise((0, frame.index))[None].to(device)
+        maps = self.network.heatmaps(torch.stack([features] * config.num_frames, 1), noise)
+        return float(self.network.keypoints(maps)[1].mean())
 
     def header(self, video: VideoInfo) -> PosesHeader:
         """What a result of this pipeline says of itself."""

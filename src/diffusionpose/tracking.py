@@ -2,15 +2,16 @@
 
 Boxes are associated frame by frame (as ByteTrack does: strong boxes first, then weak ones). A frame is given out
 `lag` frames later, when what follows it is known: so gaps are bridged, false alarms dropped and boxes smoothed without
-trailing behind, with memory for `lag` frames only. Lengths are measured in heights of the person and velocities per
-second, so that neither the size of the picture nor the frame rate matters.
+trailing behind, with memory for `lag` frames only. Where the detector doubts, the pose decides, if there is a judge of it.
+Lengths are measured in heights of the person and velocities per second, so that neither the size of the picture nor the
+frame rate matters.
 
 Coordinates are pixels of the displayed image, boxes xyxy.
 """
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -51,6 +52,18 @@ LEAD_FRAMES, MAX_LEAD = 4.0, 0.06
 MISSED_RUN_DECAY = 0.95
 """Factor on the score of a bridged frame for each detector run that missed the person."""
 
+DOUBTFUL = 0.625
+"""From this share of the detector's `start_score` on, boxes that stay make a person if the pose in them convinces."""
+CONVINCING = 0.5
+"""So high is a person's pose, in the mean of all looks at it: who is asked often must not come through by luck."""
+BESIDE = 0.3
+"""Doubtful people share at most this part of their box, or of the other's, with anybody: half a person is not another one."""
+LEAST_HEIGHT = 40
+"""Pixels. In a smaller box a pose is a guess, and stands are full of such boxes."""
+
+Judge = Callable[[np.ndarray], float]
+"""How well a pose fits a box (4,) of the newest frame: the mean score of its joints, in [0, 1]."""
+
 
 @dataclass(frozen=True)
 class TrackedFrame:
@@ -75,16 +88,29 @@ class _Track:
     """A candidate for a person.
 
     It gets its `number` when it is first given out; `num_nested` counts the runs in a row in which
-    it lay in somebody else's box.
+    it lay in somebody else's box. `looks` are what was said of its pose while the detector doubted, the next one not
+    before place `ask_from`.
     """
 
     sightings: list[_Sighting] = field(default_factory=list)
     number: int = NO_TRACK
     num_nested: int = 0
+    looks: list[float] = field(default_factory=list)
+    ask_from: int = 0
 
     @property
     def last(self) -> _Sighting:
         return self.sightings[-1]
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether it has been given out on the detector's word."""
+        return self.number != NO_TRACK and not self.looks
+
+    @property
+    def convinces(self) -> bool:
+        """Whether its pose makes it a person where the detector doubts."""
+        return bool(self.looks) and sum(self.looks) >= CONVINCING * len(self.looks)
 
     def around(self, place: int) -> tuple[_Sighting | None, _Sighting | None]:
         """The last sighting at or before a frame, and the first one at or after it."""
@@ -150,6 +176,7 @@ class Tracker:
         self._max_gap, self._min_hits = max_gap, min_hits
         self._start_score = 0.0 if trust_boxes else start_score
         self._smoothing_frames, self._lost_seconds = smoothing_frames, lost_seconds
+        self._detect_every = detect_every
         self._trust_boxes = trust_boxes
         self._pending: deque[tuple[int, int, float]] = deque()
         self._runs: list[int] = []
@@ -157,7 +184,9 @@ class Tracker:
         self._newest, self._newest_index = -1, -1
         self._next_number = 1
 
-    def update(self, index: int, time: Fraction, boxes: Boxes | None) -> list[TrackedFrame]:
+    def update(
+        self, index: int, time: Fraction, boxes: Boxes | None, judge: Judge | None = None
+    ) -> list[TrackedFrame]:
         """Feed the next frame.
 
         Args:
@@ -165,6 +194,7 @@ class Tracker:
                 so that a video of which every tenth frame is fed is as good as any.
             time: Its time in seconds.
             boxes: Its people; None when the detector did not look at this frame.
+            judge: Asked about doubtful boxes of this frame; without one they make no person.
 
         Returns:
             The frames that are final now, in order.
@@ -180,6 +210,8 @@ class Tracker:
                 raise ValueError("boxes that have track ids already need trust_boxes=True")
             self._runs.append(self._newest)
             self._associate(float(time), suppress_duplicates(boxes, DUPLICATE_IOU))
+            if judge is not None:
+                self._ask(judge)
         return self._give_out(self._newest - self.lag)
 
     def flush(self) -> list[TrackedFrame]:
@@ -290,6 +322,37 @@ class Tracker:
         fits = (nearest <= reach) & (ratio <= np.log(MAX_SIZE_RATIO)) & (overlap >= least_iou)
         return np.where(fits, cost, np.inf)
 
+    # --- who is a person though the detector doubts
+
+    def _ask(self, judge: Judge) -> None:
+        """Has the poses judged of doubtful tracks that are in sight, last long enough and stand apart."""
+        since = self._newest - self.lag
+        seen = [track for track in self._tracks if track.last.place == self._newest]
+        for track in seen:
+            if track.is_sure or self._lasts(track, since, self._start_score):
+                track.looks.clear()
+                continue
+            is_candidate = (
+                self._lasts(track, since, DOUBTFUL * self._start_score)
+                and track.last.box[3] - track.last.box[1] >= LEAST_HEIGHT
+                and self._stands_apart(track, seen)
+            )
+            if self._newest >= track.ask_from and (track.convinces or is_candidate):
+                # Ever longer waits: what stands there all day costs nothing.
+                wait = self._min_hits * self._detect_every * 2 ** len(track.looks)
+                track.ask_from = self._newest + wait
+                track.looks.append(judge(track.last.box))
+
+    def _stands_apart(self, track: _Track, seen: Sequence[_Track]) -> bool:
+        """Whether nobody who is better known shares its place."""
+        others = [
+            other.last.box
+            for other in seen
+            if other is not track
+            and (other.last.score > track.last.score or other.is_sure or other.convinces)
+        ]
+        return not _is_nested(track.last.box, others, BESIDE)
+
     # --- what comes out
 
     def _give_out(self, up_to: int) -> list[TrackedFrame]:
@@ -330,14 +393,14 @@ class Tracker:
             self._next_number += 1
 
     def _is_person(self, track: _Track, place: int) -> bool:
-        """Whether a track has been given out before, or is seen often enough from `place` on."""
-        if track.number != NO_TRACK:
-            return True
-        num_strong = sum(
-            one.place >= place and one.score >= self._start_score for one in track.sightings
-        )
+        """Whether a track is sure, convinces, or is seen often enough from `place` on."""
+        return track.is_sure or track.convinces or self._lasts(track, place, self._start_score)
+
+    def _lasts(self, track: _Track, place: int, score: float) -> bool:
+        """Whether enough sightings from `place` on have that score."""
+        num_good = sum(one.place >= place and one.score >= score for one in track.sightings)
         num_runs = len(self._runs) - bisect_left(self._runs, self._newest - self.lag)
-        return num_strong >= min(self._min_hits, num_runs // 2 + 1)
+        return num_good >= min(self._min_hits, num_runs // 2 + 1)
 
     def _state(self, track: _Track, place: int, time: float) -> tuple[np.ndarray, float] | None:
         """Box (4,) and score of a track in a frame; None where the person is not known to be."""
@@ -463,14 +526,14 @@ def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
     return float(values[order[np.searchsorted(share, share[-1] / 2)]])
 
 
-def _is_nested(box: np.ndarray, others: Sequence[np.ndarray]) -> bool:
-    """Whether the box lies in one of the others, or one of them in it."""
+def _is_nested(box: np.ndarray, others: Sequence[np.ndarray], share: float = NESTED) -> bool:
+    """Whether more than that share of the box lies in one of the others, or of one of them in it."""
     if not others:
         return False
     stacked = np.stack(others)
     shared = pairwise_intersection(box[None], stacked)[0]
     smaller = np.minimum(box_areas(box[None]), box_areas(stacked))
-    return bool((shared > NESTED * smaller).any())
+    return bool((shared > share * smaller).any())
 
 
 def _as_boxes(people: Sequence[tuple[np.ndarray, float, int]]) -> Boxes:

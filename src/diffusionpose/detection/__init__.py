@@ -1,8 +1,9 @@
 """Person boxes: three kinds of detector, and a file of boxes that the user gives instead.
 
 Every detector takes RGB images and returns xyxy boxes in pixels of the image, clipped to it.
-A detector returns weak boxes too: they do not make a person, but the tracker prolongs with them a
-person who is known already. `start_score` tells the two apart.
+A detector returns weak boxes too: they do not make a person by themselves, but the tracker prolongs
+with them a person who is known already, and has the better ones judged by their poses. `start_score`
+tells weak from strong.
 """
 
 import os
