@@ -95,7 +95,10 @@ class VideoIssue:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What the header of a source says, in display orientation. Unknown figures are None."""
+    """What the header of a source says, in display orientation. Unknown figures are None.
+
+    `fingerprint` tells videos apart that have all else in common, as those of two cameras do.
+    """
 
     name: str
     width: int
@@ -106,6 +109,7 @@ class VideoInfo:
     average_rate: Fraction | None = None
     expected_frames: int | None = None
     has_audio: bool = False
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)

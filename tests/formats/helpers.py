@@ -27,6 +27,7 @@ def make_header(
     joints: tuple[str, ...] = ("nose", "head_top", "left_wrist"), **video
 ) -> PosesHeader:
     facts = {"name": "clip.mp4", "width": 640, "height": 480, "container": "mp4", "codec": "h264"}
+    facts["fingerprint"] = "cd34"
     return PosesHeader(
         video=VideoInfo(**{**facts, "average_rate": Fraction(30000, 1001), **video}),
         skeleton="small",
@@ -71,7 +72,7 @@ GOLDEN_JSON = """\
 "schema_version": 1,
 "version": "0.1.0",
 "video": {"name": "clip.mp4", "width": 640, "height": 480, "container": "mp4", "codec": "h264", \
-"rotation": 0, "average_rate": "30000/1001", "expected_frames": null, "has_audio": false},
+"rotation": 0, "average_rate": "30000/1001", "expected_frames": null, "has_audio": false, "fingerprint": "cd34"},
 "verdict": {"status": "partial", "num_packets": 5, "num_frames": 3, "duration": "1001/10000", \
 "issues": [{"code": "gap", "message": "2 frames are missing", "severity": "partial", "frame": 2}]},
 "skeleton": {"name": "small", "joints": ["nose", "head_top", "left_wrist"], "limbs": [[0, 1], [1, 2]]},

@@ -23,7 +23,9 @@ def test_json_reads_back_as_written(tmp_path_factory, result):
     found_header, found_frames, found_verdict = read_poses(folder / "a.json")
     assert (found_header, found_verdict) == (header, verdict)
     assert is_result_of(folder / "a.json", header.video)
-    assert not is_result_of(folder / "a.json", replace(header.video, width=header.video.width + 1))
+    assert is_result_of(folder / "a.json", replace(header.video, average_rate=None))
+    for other in ("ef56", ""):
+        assert not is_result_of(folder / "a.json", replace(header.video, fingerprint=other))
     assert [(f.index, f.time) for f in found_frames] == [(f.index, f.time) for f in frames]
     for found, frame in zip(found_frames, frames, strict=True):
         assert [p.track_id for p in found.people] == [p.track_id for p in frame.people]

@@ -19,5 +19,6 @@ def test_json_schema_names_every_key_of_the_file():
         ("FrameRecord", golden["frames"][0]),
         ("PersonRecord", golden["frames"][0]["people"][0]),
     ]:
-        assert set(schema["$defs"][record]["required"]) == set(found), record
+        # Files of before the fingerprint can be read.
+        assert set(schema["$defs"][record]["required"]) == set(found) - {"fingerprint"}, record
     assert schema["properties"]["schema_version"]["const"] == 1

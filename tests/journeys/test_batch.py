@@ -168,6 +168,23 @@ def test_who_passes_a_limit_is_named(start, made_video, tmp_path, limit, message
     assert leftovers(tmp_path / "out") == []
 
 
+def test_what_predict_put_in_their_place_is_not_replaced(start, run, untrained, tmp_path):
+    one, other = (clips(tmp_path / name, 2, 0) for name in ("one", "other"))
+    (other / "0000.mp4").write_bytes((other / "0001.mp4").read_bytes())
+    out = tmp_path / "out"
+    assert finish(start(one, out))[0] == 0
+    taken = ["predict", other / "0000.mp4", "--out", out, "--no-video", "--overwrite"]
+    assert run(*taken, "--model", untrained, "--device", "cpu")[0] == 0
+    content = (out / "0000.poses.json").read_bytes()
+    finish(start(one, out))
+    assert (out / "0000.poses.json").read_bytes() == content
+    line = ledger(out)["0000.mp4"]
+    assert line["status"] == "rejected"
+    assert "not of this video" in line["message"]
+    assert finish(start(one, out, "--overwrite"))[0] == 0
+    assert ledger(out)["0000.mp4"]["status"] == "ok"
+
+
 def wait_for_a_temporary(process, out):
     deadline = time.monotonic() + PATIENCE
     while not (out.exists() and leftovers(out)):

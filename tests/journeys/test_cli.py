@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from diffusionpose import __version__
@@ -117,6 +119,33 @@ def test_nothing_of_the_users_is_replaced_or_mixed_unless_asked(
     assert predict(made_video, "--format", "csv", "--overwrite")[0] == 0
     assert predict(made_video, "--format", "csv")[0] == 0  # of this video now
     assert (tmp_path / "out" / there).read_bytes() != b"mine"
+
+
+def test_another_camera_s_video_of_the_same_name_does_not_take_the_place_of_results(
+    predict, made_video, tmp_path
+):
+    """Name, size, rate, codec and length are the same."""
+    other = tmp_path / "right" / made_video.name
+    other.parent.mkdir()
+    other.write_bytes(made_video.read_bytes() + b"\0\0\0\x08free")
+    result = tmp_path / "out" / "figure.poses.json"
+    assert predict(made_video)[0] == 0
+    content = result.read_bytes()
+    code, _, err = predict(other)
+    assert code == 2
+    assert "not of this video" in err
+    assert result.read_bytes() == content
+    assert predict(other, "--overwrite")[0] == 0
+    assert result.read_bytes() != content
+
+
+def test_a_folder_at_another_rate_is_the_same_video(run, untrained, tmp_path):
+    (tmp_path / "walk").mkdir()
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / "walk" / f"{index}.png"), np.full((90, 120, 3), index, np.uint8))
+    arguments = ["predict", tmp_path / "walk", "--model", untrained, "--out", tmp_path / "out"]
+    assert run(*arguments)[0] == 0
+    assert run(*arguments, "--fps", "30")[0] == 0
 
 
 def test_results_may_lie_beside_their_source_but_never_replace_it(

@@ -24,6 +24,7 @@ from diffusionpose.errors import (
     InputRefusedError,
     UsageError,
 )
+from diffusionpose.formats import is_result_of
 from diffusionpose.model.pretrained import (
     CONFIG,
     WEIGHTS,
@@ -251,8 +252,14 @@ def _predict(pipeline: "PosePipeline", reader: VideoReader, job: Job) -> "Outcom
         job.options.wanted,
         video=job.options.video,
         hide_faces=job.options.hide_faces,
-        overwrite=job.overwrite or job.is_owned,
+        # Somebody else may have put another video's results there since.
+        overwrite=job.overwrite or (job.is_owned and not _is_of_another(job, reader)),
     )
+
+
+def _is_of_another(job: Job, reader: VideoReader) -> bool:
+    path = job.out / f"{job.stem}.poses.json"
+    return path.is_file() and not is_result_of(path, reader.info)
 
 
 def _read(source: Path) -> tuple[str, tuple[int, ...]]:

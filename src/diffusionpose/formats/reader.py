@@ -16,7 +16,6 @@ from diffusionpose.formats.schema import (
     PersonRecord,
     PosesRecord,
     VerdictRecord,
-    VideoRecord,
     check_track_ids,
 )
 from diffusionpose.formats.text import SECOND_DECIMALS, ratio_text
@@ -60,7 +59,7 @@ def read_poses(
 
 
 def is_result_of(path: str | os.PathLike[str], video: VideoInfo) -> bool:
-    """Whether a file is a `NAME.poses.json` of that video, by the facts in its first lines."""
+    """Whether a file is a `NAME.poses.json` of that video, by the fingerprint in its first lines."""
     if not os.path.isfile(path):
         return False
     try:
@@ -69,7 +68,8 @@ def is_result_of(path: str | os.PathLike[str], video: VideoInfo) -> bool:
         found = [from_json(line[len(_VIDEO) : -1]) for line in lines if line.startswith(_VIDEO)]
     except (OSError, ValueError):
         return False
-    return found == [VideoRecord.model_validate(video).model_dump(mode="json")]
+    of = [one.get("fingerprint") for one in found if isinstance(one, dict)]
+    return bool(video.fingerprint) and of == [video.fingerprint]
 
 
 def _check_schema(data: bytes) -> None:

@@ -68,6 +68,7 @@ class VideoRecord(_Record):
     average_rate: Ratio | None
     expected_frames: Whole | None
     has_audio: bool
+    fingerprint: str = ""
 
 
 class IssueRecord(_Record):

@@ -1,5 +1,6 @@
 """An image or a folder of images as a source of frames; its headers are checked before any is decoded."""
 
+import hashlib
 import os
 import re
 import struct
@@ -186,7 +187,18 @@ class ImageSource:
         suffix = os.path.splitext(names[0])[1].lower().lstrip(".")
         name = names[0] if len(names) == 1 else folder.resolve().name
         codec = "jpeg" if suffix == "jpg" else suffix
-        self.info = VideoInfo(printable(name), width, height, "images", codec, 0, rate, len(names))
+        digest = hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape"))
+        digest.update(np.ascontiguousarray(self._first[1]))
+        self.info = VideoInfo(
+            name=printable(name),
+            width=width,
+            height=height,
+            container="images",
+            codec=codec,
+            average_rate=rate,
+            expected_frames=len(names),
+            fingerprint=digest.hexdigest(),
+        )
 
     def _where(self) -> Path:
         return self._folder / self._names[0] if len(self._names) == 1 else self._folder

@@ -24,7 +24,7 @@ from diffusionpose.video.containers import (
     video_streams,
 )
 from diffusionpose.video.evidence import DamageLog, Origin, read_promise, timing_issues
-from diffusionpose.video.files import DEFAULT_IMAGE_RATE, MAX_NAMED, printable
+from diffusionpose.video.files import DEFAULT_IMAGE_RATE, MAX_NAMED, fingerprint, printable
 
 if TYPE_CHECKING:
     _VideoPacket = Packet[VideoStream]
@@ -158,6 +158,7 @@ class ContainerSource:
             average_rate=self._stream.average_rate or None,
             expected_frames=self._promise.frames,
             has_audio=bool(self._opened.streams.audio),
+            fingerprint=fingerprint(self._file, self._size),
         )
 
     def close(self) -> None:
