@@ -49,6 +49,27 @@ def test_what_was_done_is_written_down(tmp_path):
     assert ResultOptions(smoother=OneEuro()).noted(before.header).settings["smooth"] == "one-euro"
 
 
+def test_weak_joints_are_dropped_before_gaps_are_filled(tmp_path):
+    poses = make_poses(noisy(num_frames=40)[1])
+    poses.keypoint_scores[poses.track_id == 3, 0] = 0.9
+    weak = (poses.track_id == 3) & np.isin(poses.frame_index, [20, 21])
+    poses.keypoint_scores[weak, 0] = 0.29
+    poses.save(tmp_path / "clip.poses.json")
+    dropped = ResultOptions(min_score=0.3).processed(poses)
+    assert np.isnan(dropped.keypoints[weak, 0]).all()
+    assert (dropped.keypoint_scores[weak, 0] == 0).all()
+    np.testing.assert_array_equal(dropped.keypoints[~weak], poses.keypoints[~weak])
+    wanted = ResultOptions(("json",), min_score=0.3, fill_gaps=2)
+    (file,) = convert(tmp_path / "clip.poses.json", tmp_path / "new", wanted)
+    filled = VideoPoses.load(file)
+    assert filled.filled[weak, 0].all()
+    assert filled.filled.sum() == 2
+    assert filled.header.settings["min_score"] == 0.3
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(UsageError, match="--min-score"):
+            ResultOptions(min_score=wrong)
+
+
 def test_files_that_are_there_stay_unless_asked_for(tmp_path):
     source = saved(tmp_path)
     table = tmp_path / "clip.poses.csv"

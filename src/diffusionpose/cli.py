@@ -41,6 +41,7 @@ from diffusionpose.cli_options import (
     HeightOption,
     HoldCropsOption,
     HypothesesOption,
+    MinScoreOption,
     ModelOption,
     OverwriteOption,
     PrecisionOption,
@@ -152,6 +153,7 @@ def predict(
     num_hypotheses: HypothesesOption = 1,
     flip_test: FlipTestOption = False,
     batch_size: BatchSizeOption = 8,
+    min_score: MinScoreOption = 0.0,
     smooth: SmoothOption = None,
     fill_gaps: FillGapsOption = 0,
     angles: AnglesOption = False,
@@ -168,7 +170,9 @@ def predict(
     from diffusionpose.predict_files import predict_files
     from diffusionpose.video import open_video
 
-    wanted = result_options(names_of(f"json,{formats}"), smooth, fill_gaps, angles, height_m)
+    wanted = result_options(
+        names_of(f"json,{formats}"), min_score, smooth, fill_gaps, angles, height_m
+    )
     given = BoxesFile.load(boxes) if boxes else None
     if given is not None and detector is not None:
         raise UsageError("--boxes replaces the detector: leave --detector out")
@@ -272,6 +276,7 @@ def convert(
         ),
     ] = "csv",
     out: Annotated[Path | None, typer.Option(help="Folder; that of the result by default.")] = None,
+    min_score: MinScoreOption = 0.0,
     smooth: SmoothOption = None,
     fill_gaps: FillGapsOption = 0,
     angles: AnglesOption = False,
@@ -283,7 +288,7 @@ def convert(
     """Other formats of a result; gaps filled and paths smoothed, if asked for."""
     from diffusionpose.results import convert as convert_result
 
-    wanted = result_options(names_of(formats), smooth, fill_gaps, angles, height_m)
+    wanted = result_options(names_of(formats), min_score, smooth, fill_gaps, angles, height_m)
     folder = result.parent if out is None else out
     for file in convert_result(result, folder, wanted, overwrite=overwrite):
         print(file)

@@ -23,6 +23,7 @@ from diffusionpose.cli_options import (
     HeightOption,
     HoldCropsOption,
     HypothesesOption,
+    MinScoreOption,
     ModelOption,
     OverwriteOption,
     PrecisionOption,
@@ -75,6 +76,7 @@ def batch(
     num_hypotheses: HypothesesOption = 1,
     flip_test: FlipTestOption = False,
     batch_size: BatchSizeOption = 8,
+    min_score: MinScoreOption = 0.0,
     smooth: SmoothOption = None,
     fill_gaps: FillGapsOption = 0,
     angles: AnglesOption = False,
@@ -96,7 +98,9 @@ def batch(
         num_inference_steps=steps, num_hypotheses=num_hypotheses, flip_test=flip_test, batch_size=batch_size,
         detect_every=detect_every, hold_crops=hold_crops,
     )  # fmt: skip
-    wanted = result_options(names_of(f"json,{formats}"), smooth, fill_gaps, angles, height_m)
+    wanted = result_options(
+        names_of(f"json,{formats}"), min_score, smooth, fill_gaps, angles, height_m
+    )
     plan = BatchPlan(
         videos,
         out,

@@ -30,6 +30,9 @@ FormatOption = Annotated[
 SmoothOption = Annotated[
     str | None, typer.Option(help="Smooth the paths of joints: one-euro, or butterworth[:HZ].")
 ]
+MinScoreOption = Annotated[
+    float, typer.Option(help="Joints with a lower score become missing, before gaps are filled.")
+]
 FillGapsOption = Annotated[
     int, typer.Option(min=0, help="Fill gaps of up to so many frames; filled joints are marked.")
 ]
@@ -78,6 +81,7 @@ def names_of(text: str) -> tuple[str, ...]:
 
 def result_options(
     formats: tuple[str, ...],
+    min_score: float,
     smooth: str | None,
     fill_gaps: int,
     angles: bool,
@@ -90,6 +94,7 @@ def result_options(
 
     return ResultOptions(
         formats=(*formats, "angles") if angles else formats,
+        min_score=min_score,
         fill_gaps=fill_gaps,
         smoother=None if smooth is None else parse_smoother(smooth),
         export=ExportOptions(height),

@@ -1,4 +1,7 @@
-"""What is done to whole tracks after the network: short gaps filled, paths smoothed. By true times; filled joints are marked."""
+"""What is done to a result after the network: weak joints dropped, short gaps in tracks filled, paths smoothed.
+
+By true times; filled joints are marked.
+"""
 
 import math
 import re
@@ -155,6 +158,17 @@ def _runs(known: np.ndarray) -> list[slice]:
     """Where `known` is true without interruption."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], known, [False]]).astype(np.int8)))
     return [slice(start, end) for start, end in edges.reshape(-1, 2)]
+
+
+def drop_weak(poses: VideoPoses, least: float) -> VideoPoses:
+    """Joints with a lower score become missing ones. Scores of people stay as they are."""
+    weak = poses.keypoint_scores < least
+    return replace(
+        poses,
+        keypoints=np.where(weak[..., None], np.nan, poses.keypoints),
+        keypoint_scores=np.where(weak, 0, poses.keypoint_scores),
+        filled=poses.filled & ~weak,
+    )
 
 
 def fill_gaps(poses: VideoPoses, most: int) -> VideoPoses:

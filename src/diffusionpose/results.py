@@ -8,7 +8,7 @@ from diffusionpose.errors import UsageError
 from diffusionpose.exports import EXPORTS, ExportOptions, StagedExports, check_exports
 from diffusionpose.formats import FORMATS, check_target, open_writers
 from diffusionpose.poses import VideoPoses
-from diffusionpose.postprocess import Smoother, fill_gaps, smooth
+from diffusionpose.postprocess import Smoother, drop_weak, fill_gaps, smooth
 from diffusionpose.structures import PosesHeader
 
 FILM = ".mp4"
@@ -23,6 +23,7 @@ class ResultOptions:
 
     Args:
         formats: Names in `formats.FORMATS` and `exports.EXPORTS`.
+        min_score: Joints with a lower score become missing, before gaps are filled.
         fill_gaps: Frames of the longest gap that is filled; 0 fills none.
         smoother: Of the paths of joints; None leaves them as they are.
         export: For exports in metres.
@@ -33,6 +34,7 @@ class ResultOptions:
     """
 
     formats: tuple[str, ...] = ("json",)
+    min_score: float = 0.0
     fill_gaps: int = 0
     smoother: Smoother | None = None
     export: ExportOptions = field(default_factory=ExportOptions)
@@ -41,6 +43,8 @@ class ResultOptions:
         for name in self.formats:
             if name not in FORMATS and name not in EXPORTS:
                 raise UsageError(f"--format {name!r}: there are {', '.join([*FORMATS, *EXPORTS])}")
+        if not 0 <= self.min_score <= 1:
+            raise UsageError(f"--min-score must be in [0, 1], not {self.min_score:g}")
         check_exports(self.exports, self.export)
 
     @property
@@ -61,11 +65,13 @@ class ResultOptions:
     @property
     def changes_tracks(self) -> bool:
         """Whether poses differ from those that the network gave, so that nothing can be written before the end."""
-        return self.fill_gaps > 0 or self.smoother is not None
+        return self.min_score > 0 or self.fill_gaps > 0 or self.smoother is not None
 
     def noted(self, header: PosesHeader) -> PosesHeader:
         """The header with what changes results among its settings."""
         settings = dict(header.settings)
+        if self.min_score:
+            settings["min_score"] = self.min_score
         if self.fill_gaps:
             settings["fill_gaps"] = self.fill_gaps
         if self.smoother is not None:
@@ -73,11 +79,13 @@ class ResultOptions:
         return replace(header, settings=settings)
 
     def processed(self, poses: VideoPoses) -> VideoPoses:
-        """Gaps filled, then smoothed, as asked for.
+        """Weak joints dropped, gaps filled, paths smoothed, as asked for.
 
         Raises:
             UsageError: If the video has too few frames a second for the smoother.
         """
+        if self.min_score:
+            poses = drop_weak(poses, self.min_score)
         if self.fill_gaps:
             poses = fill_gaps(poses, self.fill_gaps)
         return poses if self.smoother is None else smooth(poses, self.smoother)

@@ -17,11 +17,12 @@ def test_the_page_offers_every_format():
 
 def test_options_become_those_of_the_command_line():
     wanted = parse_options(
-        {"formats": "csv,trc", "height_m": "1.75", "angles": "true", "smooth": "butterworth", "fill_gaps": "5"}
+        {"formats": "csv,trc", "height_m": "1.75", "angles": "true", "smooth": "butterworth", "fill_gaps": "5", "min_score": "0.3"}
     ).wanted()  # fmt: skip
     assert wanted.formats == ("json", "csv", "trc", "angles")
     assert wanted.export.height == 1.75
     assert wanted.fill_gaps == 5
+    assert wanted.min_score == 0.3
     assert wanted.smoother.name == "butterworth:6"
     assert parse_options({}).wanted().formats == ("json",)
 
@@ -35,6 +36,7 @@ def test_options_become_those_of_the_command_line():
         ({"height_m": "nan"}, "height_m: "),
         ({"height_m": "9"}, "height_m: "),
         ({"fill_gaps": "-1"}, "fill_gaps: "),
+        ({"min_score": "nan"}, "min_score: "),
         ({"fill_gaps": "9" * 5000}, "fill_gaps: "),
         ({"detect_every": "0"}, "detect_every: "),
         ({"smooth": "hard"}, "smooth: "),

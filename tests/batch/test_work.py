@@ -38,6 +38,7 @@ RESULTS = [
     {"hide_faces": True},
     {"wanted": ResultOptions(("json", "csv"))},
     {"wanted": ResultOptions(fill_gaps=3)},
+    {"wanted": ResultOptions(min_score=0.3)},
     {"wanted": ResultOptions(smoother=parse_smoother("one-euro"))},
     {"wanted": ResultOptions(smoother=parse_smoother("butterworth:4"))},
     {"wanted": ResultOptions(("json", "trc"), export=ExportOptions(1.8))},

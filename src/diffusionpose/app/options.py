@@ -32,6 +32,7 @@ class JobOptions(Frozen):
 
     formats: Annotated[tuple[FormatName, ...], BeforeValidator(_split)] = ("json",)
     smooth: Literal["none", "one-euro", "butterworth"] = "none"
+    min_score: float = Field(default=0.0, ge=0, le=1)
     fill_gaps: int = Field(default=0, ge=0, le=250)
     angles: bool = False
     blur_faces: bool = False
@@ -53,6 +54,7 @@ class JobOptions(Frozen):
         names: list[str] = ["json", *self.formats, *(["angles"] if self.angles else [])]
         return ResultOptions(
             formats=tuple(dict.fromkeys(names)),
+            min_score=self.min_score,
             fill_gaps=self.fill_gaps,
             smoother=None if self.smooth == "none" else parse_smoother(self.smooth),
             export=ExportOptions(self.height_m),

@@ -91,6 +91,7 @@ class BatchOptions:
         smoother = self.wanted.smoother
         return pipeline | {
             "formats": sorted(set(self.wanted.formats)),
+            "min_score": self.wanted.min_score,
             "fill_gaps": self.wanted.fill_gaps,
             "smooth": None if smoother is None else smoother.name,
             "height": self.wanted.export.height,

@@ -73,6 +73,7 @@ function query() {
   const formats = [...document.querySelectorAll('input[name="formats"]:checked')].map((box) => box.value);
   const wanted = new URLSearchParams({ name: state.file.name.slice(-255), formats: ["json", ...formats].join(",") });
   wanted.set("smooth", $("smooth").value);
+  wanted.set("min_score", $("min-score").value || "0");
   wanted.set("fill_gaps", $("fill-gaps").value || "0");
   wanted.set("detect_every", $("detect-every").value || "1");
   wanted.set("angles", String(document.querySelector('input[name="angles"]').checked));
