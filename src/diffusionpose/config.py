@@ -174,7 +174,7 @@ class ModelConfig(Frozen):
 class LossConfig(Frozen):
     """Eq. 4 and 5, and an auxiliary term."""
 
-    alpha: float = Field(default=1e-3, ge=0)
+    alpha: float = Field(default=1e-4, ge=0)
     length_reduction: Literal["paper", "mean"] = "paper"
     """`paper` is the soft minimum of Eq. 4; `mean` averages the exponents over limbs, so that no limb goes unseen."""
     softargmax_temperature: float = Field(default=50.0, gt=0)

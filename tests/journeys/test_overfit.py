@@ -1,6 +1,7 @@
 """From a data set to poses: train on a made clip, then predict that clip; the answer must be its truth."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,12 +9,13 @@ import pytest
 from diffusionpose import PosePipeline
 from diffusionpose.config import parse
 from diffusionpose.detection import BoxesFile
-from diffusionpose.recipe import TrainConfig
+from diffusionpose.recipe import TrainConfig, read_recipe
 from tests.data.made import figure, posetrack_root
 
 pytest.importorskip("lightning")
 
 NUM_FRAMES = 3
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def recipe(root, **changes):
@@ -48,17 +50,16 @@ def recipe(root, **changes):
     return parse(TrainConfig, values | changes, "test")
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(folder, **changes):
+    """The clip, and a model trained on it."""
     from diffusionpose.train import train
 
-    folder = tmp_path_factory.mktemp("overfit")
     root = posetrack_root(folder, videos=("000001_bonn",), num_frames=NUM_FRAMES, unlabelled=())
-    return root, train(recipe(root), folder / "run", progress=False)
+    return root, train(recipe(root, **changes), folder / "run", progress=False)
 
 
-def test_a_made_clip_is_overfitted_to_less_than_a_pixel(trained, tmp_path):
-    root, model = trained
+def found(root, model, tmp_path):
+    """Its poses, and their distances from the truth in pixels."""
     truth = [figure((70 + 3 * index, 66), 50, index / 2) for index in range(NUM_FRAMES)]
     annotations = json.loads((root / "posetrack_data" / "val" / "000001_bonn.json").read_text())
     frames = []
@@ -69,8 +70,18 @@ def test_a_made_clip_is_overfitted_to_less_than_a_pixel(trained, tmp_path):
     file.write_text(json.dumps({"frames": frames}))
     pipeline = PosePipeline.from_pretrained(model, device="cpu")
     poses = pipeline(root / "images" / "val" / "000001_bonn", boxes=BoxesFile.load(file))
-    error = np.linalg.norm(poses.keypoints - np.stack(truth), axis=-1)
+    return poses, np.linalg.norm(poses.keypoints - np.stack(truth), axis=-1)
+
+
+def test_a_made_clip_is_overfitted_to_less_than_a_pixel(tmp_path):
+    poses, error = found(*trained(tmp_path), tmp_path)
     assert error.shape == (NUM_FRAMES, 15)
     assert error.max() < 1
     assert set(poses.track_id.tolist()) == {7}
     assert poses.keypoint_scores.min() > 0.5
+
+
+def test_the_loss_of_the_paper_s_recipe_learns(tmp_path):
+    loss = read_recipe(CONFIGS / "paper.yaml", data=tmp_path).loss
+    _, error = found(*trained(tmp_path, loss=loss.model_dump()), tmp_path)
+    assert np.median(error) < 2
