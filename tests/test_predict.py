@@ -8,7 +8,7 @@ import torch
 
 from diffusionpose import PosePipeline
 from diffusionpose.detection import BoxesFile
-from diffusionpose.errors import UsageError
+from diffusionpose.errors import DataError, UsageError
 from diffusionpose.poses import VideoPoses
 from diffusionpose.postprocess import OneEuro
 from diffusionpose.predict import (
@@ -258,16 +258,23 @@ def test_smoothed_files_and_film_agree_and_a_report_sees_the_result(
 ):
     wanted = ResultOptions(("json", "csv", "npz", "angles"), 3, OneEuro())
     seen = []
+
+    def page(poses):
+        seen.append(poses)
+        return "page"
+
     with open_video(made_video) as reader:
         outcome = predict_files(
-            pipeline(untrained, made_boxes), reader, tmp_path, wanted, on_result=seen.append
+            pipeline(untrained, made_boxes), reader, tmp_path, wanted, also={".html": page}
         )
     with open_video(made_video) as reader:
         predict_files(pipeline(untrained, made_boxes), reader, tmp_path / "raw")
     names = {path.name for path in outcome.files}
     assert names == {
         "figure.poses.json", "figure.poses.csv", "figure.poses.npz", "figure.angles.csv", "figure.mp4",
+        "figure.html",
     }  # fmt: skip
+    assert (tmp_path / "figure.html").read_text() == "page"
     found = VideoPoses.load(tmp_path / "figure.poses.json")
     raw = VideoPoses.load(tmp_path / "raw" / "figure.poses.json")
     assert found.header.settings["smooth"] == "one-euro"
@@ -309,6 +316,27 @@ def test_a_failure_on_the_way_leaves_nothing(untrained, made_video, made_boxes, 
 
     with open_video(made_video) as reader, pytest.raises(KeyboardInterrupt):
         predict_files(pipeline(untrained, made_boxes), reader, tmp_path, on_frame=stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        "diffusionpose.exports.files.StagedExports._stage",
+        "diffusionpose.formats.PosesWriter.stage",
+        "diffusionpose.video.VideoWriter.close",
+    ],
+)
+def test_a_failure_at_the_end_leaves_nothing(
+    untrained, made_video, made_boxes, tmp_path, monkeypatch, last
+):
+    def fail(*_):
+        raise DataError("at the end")
+
+    monkeypatch.setattr(last, fail)
+    wanted, also = ResultOptions(("json", "npz")), {".report.html": lambda _: "page"}
+    with open_video(made_video) as reader, pytest.raises(DataError, match="at the end"):
+        predict_files(pipeline(untrained, made_boxes), reader, tmp_path, wanted, also=also)
     assert list(tmp_path.iterdir()) == []
 
 

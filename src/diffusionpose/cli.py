@@ -11,7 +11,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -188,9 +187,9 @@ def predict(
             hold_crops=hold_crops,
         )
         pipeline = pipeline if given is None else pipeline.with_boxes(given)
-        on_result, page = None, out / f"{Path(reader.info.name).stem}{SUFFIX}"
+        also = {}
         if with_report:
-            pipeline, on_result = watched(pipeline, reader, page, look_at, hide_faces=hide_faces)
+            pipeline, also[SUFFIX] = watched(pipeline, reader, look_at, hide_faces=hide_faces)
         with progress_bar(reader.info, quiet) as on_frame:
             outcome = predict_files(
                 pipeline,
@@ -201,11 +200,8 @@ def predict(
                 hide_faces=hide_faces,
                 overwrite=overwrite,
                 on_frame=on_frame,
-                on_result=on_result,
-                also=(SUFFIX,) if with_report else (),
+                also=also,
             )
-        if with_report:
-            outcome = replace(outcome, files=(*outcome.files, page))
     say(outcome, quiet)
 
 

@@ -11,7 +11,13 @@ The bytes depend on the poses alone: no dates, no paths. `docs/formats.md` descr
 Pixels are those of the displayed image, x to the right, y down, integers at pixel centres.
 """
 
-from diffusionpose.formats.atomic_file import AtomicFile, check_target, write_text, write_texts
+from diffusionpose.formats.atomic_file import (
+    AtomicFile,
+    check_target,
+    staged_text,
+    write_text,
+    write_texts,
+)
 from diffusionpose.formats.datasets import posetrack_sequence
 from diffusionpose.formats.encoders import CSV_COLUMNS
 from diffusionpose.formats.reader import is_result_of, read_poses
@@ -31,6 +37,7 @@ __all__ = [
     "poses_json_schema",
     "posetrack_sequence",
     "read_poses",
+    "staged_text",
     "write_poses",
     "write_text",
     "write_texts",
