@@ -9,6 +9,7 @@ import torch
 from diffusionpose import PosePipeline
 from diffusionpose.detection import BoxesFile
 from diffusionpose.errors import DataError, UsageError
+from diffusionpose.exports import ExportOptions
 from diffusionpose.poses import VideoPoses
 from diffusionpose.postprocess import OneEuro
 from diffusionpose.predict import (
@@ -338,6 +339,18 @@ def test_a_failure_at_the_end_leaves_nothing(
     with open_video(made_video) as reader, pytest.raises(DataError, match="at the end"):
         predict_files(pipeline(untrained, made_boxes), reader, tmp_path, wanted, also=also)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nobody_in_the_video_costs_only_the_files_a_person(untrained, made_video, tmp_path):
+    nobody = tmp_path / "boxes.json"
+    nobody.write_text('{"frames": []}')
+    wanted = ResultOptions(("json", "npz", "trc"), export=ExportOptions(1.8))
+    with open_video(made_video) as reader:
+        outcome = predict_files(pipeline(untrained, nobody), reader, tmp_path / "out", wanted)
+    names = {"figure.poses.json", "figure.poses.npz", "figure.mp4"}
+    assert {path.name for path in outcome.files} == names
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert outcome.notes == ("nobody here has a track, so there is no trc file",)
 
 
 @pytest.mark.parametrize(

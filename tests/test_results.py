@@ -65,13 +65,21 @@ def test_files_that_are_there_stay_unless_asked_for(tmp_path):
 
 def test_a_failing_export_leaves_nothing(tmp_path):
     source = saved(tmp_path)
+    wanted = ResultOptions(("csv", "npz", "trc"), export=ExportOptions(1.8))
+    with pytest.raises(DataError, match="no frame has head, hips"):
+        convert(source, tmp_path, wanted)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_what_nobody_has_a_track_for_is_noted_and_the_rest_made(tmp_path):
+    source = saved(tmp_path)
     poses = VideoPoses.load(source)
     nobody = replace(poses, track_id=np.full_like(poses.track_id, -1))
     nobody.save(source)
-    wanted = ResultOptions(("csv", "npz", "trc"), export=ExportOptions(1.8))
-    with pytest.raises(DataError, match="nobody here has a track"):
-        convert(source, tmp_path, wanted)
-    assert list(tmp_path.iterdir()) == [source]
+    wanted, notes = ResultOptions(("csv", "npz", "trc"), export=ExportOptions(1.8)), []
+    files = convert(source, tmp_path, wanted, on_note=notes.append)
+    assert [file.name for file in files] == ["clip.poses.csv", "clip.poses.npz"]
+    assert notes == ["nobody here has a track, so there is no trc file"]
 
 
 def test_unknown_formats_are_refused():

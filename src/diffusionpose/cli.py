@@ -247,14 +247,18 @@ def say(outcome: "Outcome", quiet: bool) -> None:
             print(f"  {file}")
         for issue in verdict.issues:
             if issue.severity == "info":
-                print(f"note: {issue.code}: {issue.message}", file=sys.stderr)
+                _note(f"{issue.code}: {issue.message}")
         for note in outcome.notes:
-            print(f"note: {note}", file=sys.stderr)
+            _note(note)
     if verdict.status == "partial":
         for issue in verdict.issues:
             if issue.severity == "partial":
                 print(f"diffusionpose: partial: {issue.code}: {issue.message}", file=sys.stderr)
         raise typer.Exit(EXIT_PARTIAL)
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
 
 
 @app.command()
@@ -281,7 +285,7 @@ def convert(
 
     wanted = result_options(names_of(formats), smooth, fill_gaps, angles, height_m)
     folder = result.parent if out is None else out
-    for file in convert_result(result, folder, wanted, overwrite=overwrite):
+    for file in convert_result(result, folder, wanted, overwrite=overwrite, on_note=_note):
         print(file)
 
 

@@ -34,7 +34,7 @@ FRAMES_BEHIND = 8
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `predict_files` made: the files, and the verdict on the video."""
+    """What `predict_files` made: the files, the verdict on the video, and what else is worth knowing."""
 
     files: tuple[Path, ...]
     verdict: VideoVerdict
@@ -73,7 +73,7 @@ def predict_files(
 
     Raises:
         UsageError: If the files cannot be written there, or files of those names are not results of this video.
-        DataError: If an export lacks what it needs, as people with tracks.
+        DataError: If an export lacks what it needs, as a whole body to tell metres by.
         DiffusionPoseError: If writing fails on the way; nothing is left behind.
     """
     wanted, also = wanted or ResultOptions(), also or {}
@@ -108,7 +108,7 @@ def predict_files(
         (*writer.paths, *exports.paths, *(file.path for file in staged)),
         reader.verdict,
         len(made.tracks),
-        _notes(pipeline.detector, reader.verdict),
+        (*exports.notes, *_notes(pipeline.detector, reader.verdict)),
     )
 
 

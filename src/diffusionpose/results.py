@@ -1,5 +1,6 @@
 """What is made of a result: its formats, and what is done to its tracks."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -84,7 +85,12 @@ class ResultOptions:
 
 
 def convert(
-    source: Path, out: Path, wanted: ResultOptions, *, overwrite: bool = False
+    source: Path,
+    out: Path,
+    wanted: ResultOptions,
+    *,
+    overwrite: bool = False,
+    on_note: Callable[[str], None] | None = None,
 ) -> tuple[Path, ...]:
     """Other formats of a `NAME.poses.json`, under its name in another folder or beside it.
 
@@ -93,6 +99,7 @@ def convert(
         out: Folder, made if it is not there.
         wanted: What is made.
         overwrite: Replace files that are there.
+        on_note: Told what there is no file of, and why.
 
     Returns:
         The files.
@@ -116,4 +123,7 @@ def convert(
         files = (*writer.paths, *exports.paths)
         exports.publish()
         writer.publish()
+    for note in exports.notes:
+        if on_note is not None:
+            on_note(note)
     return files

@@ -159,10 +159,19 @@ def test_metres_need_a_height_and_a_chain(tmp_path):
     poses = VideoPoses.from_frames(HEADER, [headless], VERDICT)
     with pytest.raises(DataError, match="track 1: no frame has head"):
         StagedExports(poses, ["trc"], tmp_path, "clip", OPTIONS)
-    nobody = VideoPoses.from_frames(HEADER, [], VERDICT)
-    with pytest.raises(DataError, match="nobody here has a track"):
-        StagedExports(nobody, ["c3d"], tmp_path, "clip", OPTIONS)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nobody_leaves_out_the_files_a_person_and_no_others(tmp_path):
+    nobody = VideoPoses.from_frames(HEADER, [FramePoses(0, Fraction(0))], VERDICT)
+    with StagedExports(nobody, ["trc", "npz", "c3d"], tmp_path, "clip", OPTIONS) as staged:
+        staged.publish()
+        assert [path.name for path in staged.paths] == ["clip.poses.npz"]
+    assert staged.notes == (
+        "nobody here has a track, so there is no trc file",
+        "nobody here has a track, so there is no c3d file",
+    )
+    assert list(tmp_path.iterdir()) == list(staged.paths)
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):
