@@ -1,3 +1,4 @@
+import json
 import threading
 import weakref
 from fractions import Fraction
@@ -11,7 +12,7 @@ from diffusionpose.detection import BoxesFile
 from diffusionpose.errors import DataError, UsageError
 from diffusionpose.exports import ExportOptions
 from diffusionpose.poses import VideoPoses
-from diffusionpose.postprocess import OneEuro
+from diffusionpose.postprocess import Butterworth, OneEuro
 from diffusionpose.predict import (
     WINDOWS_AHEAD,
     PredictOptions,
@@ -25,7 +26,7 @@ from diffusionpose.predict_files import predict_files
 from diffusionpose.results import ResultOptions
 from diffusionpose.structures import Boxes, Frame
 from diffusionpose.tracking import Tracker
-from diffusionpose.video import open_video
+from diffusionpose.video import VideoWriter, open_video
 
 
 def frames(number):
@@ -351,6 +352,42 @@ def test_nobody_in_the_video_costs_only_the_files_a_person(untrained, made_video
     assert {path.name for path in outcome.files} == names
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert outcome.notes == ("nobody here has a track, so there is no trc file",)
+
+
+def test_too_few_frames_a_second_are_told_before_the_first_frame(
+    untrained, made_video, made_boxes, tmp_path
+):
+    wanted, seen = ResultOptions(smoother=Butterworth(20)), []
+    whole = pipeline(untrained, made_boxes)
+    message = "butterworth:20 needs more than 25 frames a second"
+    with open_video(made_video) as reader, pytest.raises(UsageError, match=message):
+        predict_files(whole, reader, tmp_path, wanted, on_frame=seen.append)
+    assert seen == list(tmp_path.iterdir()) == []
+
+
+def test_what_only_true_times_show_costs_only_the_smoothing(untrained, tmp_path):
+    """Frames that come slowly, then fast: the mean rate would do, that of the person's does not."""
+    times = [Fraction(n, 5) for n in range(18)]
+    times += [times[-1] + Fraction(n, 100) for n in range(1, 20)]
+    source, boxes = tmp_path / "slow.mp4", tmp_path / "boxes.json"
+    with VideoWriter(source, 64, 48, rate=Fraction(25)) as writer:
+        for index, time in enumerate(times):
+            writer.write(Frame(index, time, np.full((48, 64, 3), 5 * index, np.uint8)))
+    person = [{"box": [5, 5, 40, 45], "track_id": 1}]
+    given = [{"index": n, "boxes": person} for n in range(18) if n != 9]
+    boxes.write_text(json.dumps({"frames": given}))
+    wanted = ResultOptions(("json", "npz"), fill_gaps=1, smoother=Butterworth(2.2))
+    with open_video(source) as reader:
+        assert reader.info.average_rate > 6
+        outcome = predict_files(pipeline(untrained, boxes), reader, tmp_path / "out", wanted)
+    (note,) = outcome.notes
+    assert note.startswith("--smooth butterworth:2.2 needs more than 5 frames a second")
+    assert note.endswith("; nothing was smoothed")
+    found = VideoPoses.load(tmp_path / "out" / "slow.poses.json")
+    assert found.header.settings["fill_gaps"] == 1
+    assert "smooth" not in found.header.settings
+    assert found.track(1).present.sum() == 18
+    assert len(outcome.files) == 3
 
 
 @pytest.mark.parametrize(

@@ -72,16 +72,18 @@ def predict_files(
         also: Further text files: what their names end in, and what makes them of the whole result; needs the memory for it.
 
     Raises:
-        UsageError: If the files cannot be written there, or files of those names are not results of this video.
+        UsageError: If the files cannot be written there, or files of those names are not results of this video, or it has
+            too few frames a second for the smoother.
         DataError: If an export lacks what it needs, as a whole body to tell metres by.
         DiffusionPoseError: If writing fails on the way; nothing is left behind.
     """
     wanted, also = wanted or ResultOptions(), also or {}
     name = Path(reader.info.name).stem
     _guard_existing(out, name, reader, (*wanted.suffixes, *also), video=video, overwrite=overwrite)
-    header = wanted.noted(pipeline.header(reader.info))
+    wanted.check_rate(reader.info.average_rate)
+    header = pipeline.header(reader.info)
     with ExitStack() as stack:
-        writer = stack.enter_context(open_writers(wanted.streamed, out, name, header))
+        writer = stack.enter_context(open_writers(wanted.streamed, out, name, wanted.noted(header)))
         film = stack.enter_context(_film(out / f"{name}{FILM}", reader)) if video else None
         draw = Drawing(film, pipeline.network.config.skeleton_graph, hide_faces=hide_faces)
         keeps = wanted.changes_tracks or bool(wanted.exports) or bool(also)
@@ -108,7 +110,7 @@ def predict_files(
         (*writer.paths, *exports.paths, *(file.path for file in staged)),
         reader.verdict,
         len(made.tracks),
-        (*exports.notes, *_notes(pipeline.detector, reader.verdict)),
+        (*made.notes, *exports.notes, *_notes(pipeline.detector, reader.verdict)),
     )
 
 
@@ -138,6 +140,7 @@ class _Finished:
         self._keeps, self._on_frame = keeps, on_frame
         self._kept: list[FramePoses] = []
         self.tracks: set[int] = set()
+        self.notes: tuple[str, ...] = ()
 
     def __call__(self, done: tuple[Frame, FramePoses]) -> None:
         frame, poses = done
@@ -154,11 +157,20 @@ class _Finished:
         """The result, if frames were kept; where tracks are changed, written and drawn only now."""
         poses = VideoPoses.from_frames(header, self._kept, reader.verdict)
         if self._wanted.changes_tracks:
-            poses = self._wanted.processed(poses)
+            poses = self._changed(poses)
+            self._writer.retitle(poses.header)
             for frame in poses.frames():
                 self._writer.write(frame)
             self._draw.all(reader, poses)
         return poses
+
+    def _changed(self, poses: VideoPoses) -> VideoPoses:
+        try:
+            return self._wanted.processed(poses)
+        except UsageError as error:
+            # Only the true times could tell: no reason to lose what was estimated.
+            self.notes += (f"{error}; nothing was smoothed",)
+            return replace(self._wanted, smoother=None).processed(poses)
 
 
 class Drawing:

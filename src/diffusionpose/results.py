@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 
 from diffusionpose.errors import UsageError
@@ -73,12 +74,25 @@ class ResultOptions:
             settings["smooth"] = self.smoother.name
         return replace(header, settings=settings)
 
+    def check_rate(self, rate: Fraction | None) -> None:
+        """Says at once what true times would say after an hour, if they are even.
+
+        Args:
+            rate: Frames a second, as the header of the video has them.
+
+        Raises:
+            UsageError: If they are too few for the smoother.
+        """
+        if self.smoother is not None and rate is not None:
+            self.smoother.check_rate(float(rate))
+
     def processed(self, poses: VideoPoses) -> VideoPoses:
-        """Gaps filled, then smoothed, as asked for.
+        """Gaps filled, then smoothed, as asked for, and noted in the header.
 
         Raises:
             UsageError: If the video has too few frames a second for the smoother.
         """
+        poses = replace(poses, header=self.noted(poses.header))
         if self.fill_gaps:
             poses = fill_gaps(poses, self.fill_gaps)
         return poses if self.smoother is None else smooth(poses, self.smoother)
@@ -108,9 +122,8 @@ def convert(
         DataError: If the file is none of ours, or lacks what an export needs.
         UsageError: If a file would be replaced, or settings do not fit the video.
     """
-    poses = VideoPoses.load(source)
+    poses = wanted.processed(VideoPoses.load(source))
     stem = source.name.removesuffix(".json").removesuffix(".poses")
-    poses = replace(wanted.processed(poses), header=wanted.noted(poses.header))
     for path in (out / f"{stem}{suffix}" for suffix in wanted.suffixes):
         check_target(path, [source], overwrite=overwrite)
     with ExitStack() as stack:

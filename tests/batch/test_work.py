@@ -129,6 +129,15 @@ def test_what_there_is_no_file_of_is_noted_and_the_video_ok(untrained, tmp_path,
     assert capsys.readouterr().err == ""
 
 
+def test_too_few_frames_a_second_are_rejected(untrained, tmp_path):
+    wanted = ResultOptions(smoother=parse_smoother("butterworth:400"))
+    job = Job(CLIPS / "00_ok.mp4", tmp_path / "out", BatchOptions(wanted=wanted, video=False), "w")
+    entry = process(job, nobody_at_all(untrained, tmp_path))
+    assert entry.status == "rejected"
+    assert "--smooth butterworth:400 needs more than" in entry.message
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_video_of_the_same_name_does_not_take_the_place_of_results(tmp_path):
     (tmp_path / "00_ok.poses.json").write_text("poses")
     other = LedgerEntry("00_ok.mp4", "ok", "k", "another", files={"00_ok.poses.json": "f"})

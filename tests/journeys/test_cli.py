@@ -88,6 +88,10 @@ def test_refused_sources_end_with_3_one_line_and_no_files(predict, tmp_path, sou
         (["--batch-size", "0"], "batch_size"),
         (["--precision", "float64"], "precision"),
         (["--detector", "x.onnx"], "leave --detector out"),
+        (
+            ["--smooth", "butterworth:20"],
+            "needs more than 25 frames a second: take less than 10 Hz",
+        ),
         (["--fps", "25"], "fps"),
         (["--fps", "nan"], "fps"),
         (["--fps", "1e9"], "fps"),
