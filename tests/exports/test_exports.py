@@ -138,6 +138,27 @@ def test_c3d_is_read_by_ezc3d(tmp_path):
     assert ezc3d.c3d(str(two))["data"]["points"].shape == (4, 15, 1)
 
 
+@pytest.mark.parametrize(
+    ("shift", "header", "trial"),
+    [(0, {2: (2, 2), 7: (0, 3)}, [3, 0]), (70_000, {2: (0, 0), 7: (0, 3)}, [70_003 - 65_536, 1])],
+)
+def test_c3d_of_several_people_have_one_axis_of_time(tmp_path, shift, header, trial):
+    """Frame 2, counted from 0, is the 3rd; beyond 16 bits the header counts for itself and `TRIAL` is right."""
+    ezc3d = pytest.importorskip("ezc3d")
+    later = [replace(frame, index=frame.index + shift) for frame in POSES.frames()]
+    poses = VideoPoses.from_frames(HEADER, later, VERDICT)
+    paths = dict(zip((2, 7), sorted(made(tmp_path, "c3d", poses=poses)), strict=True))
+    found = {track: ezc3d.c3d(str(path)) for track, path in paths.items()}
+    for track, (first, last) in header.items():
+        points = found[track]["header"]["points"]
+        assert (points["first_frame"], points["last_frame"]) == (first, last)
+    start, end = (
+        found[2]["parameters"]["TRIAL"][f"ACTUAL_{which}_FIELD"] for which in ("START", "END")
+    )
+    assert start["value"].tolist() == end["value"].tolist() == trial
+    assert start["type"] == found[2]["parameters"]["POINT"]["USED"]["type"], "integers"
+
+
 def test_angles_have_a_row_each(tmp_path):
     (path,) = made(tmp_path, "angles")
     with path.open(newline="") as file:
