@@ -49,6 +49,20 @@ def test_what_was_done_is_written_down(tmp_path):
     assert ResultOptions(smoother=OneEuro()).noted(before.header).settings["smooth"] == "one-euro"
 
 
+def test_what_is_done_again_stands_behind_what_was_done(tmp_path):
+    source = saved(tmp_path)
+    steps = [
+        ResultOptions(("json",), fill_gaps=1, smoother=Butterworth(6)),
+        ResultOptions(("json",), fill_gaps=2),
+        ResultOptions(("json",), fill_gaps=5, smoother=OneEuro()),
+    ]
+    for number, wanted in enumerate(steps):
+        (source,) = convert(source, tmp_path / str(number), wanted)
+    settings = VideoPoses.load(source).header.settings
+    assert settings["smooth"] == ["butterworth:6", "one-euro"]
+    assert settings["fill_gaps"] == [1, 2, 5]
+
+
 def test_files_that_are_there_stay_unless_asked_for(tmp_path):
     source = saved(tmp_path)
     table = tmp_path / "clip.poses.csv"

@@ -66,12 +66,12 @@ class ResultOptions:
         return self.fill_gaps > 0 or self.smoother is not None
 
     def noted(self, header: PosesHeader) -> PosesHeader:
-        """The header with what changes results among its settings."""
+        """The header with what changes results among its settings; what was done before stays there, as a list."""
         settings = dict(header.settings)
         if self.fill_gaps:
-            settings["fill_gaps"] = self.fill_gaps
+            settings["fill_gaps"] = _after(settings.get("fill_gaps"), self.fill_gaps)
         if self.smoother is not None:
-            settings["smooth"] = self.smoother.name
+            settings["smooth"] = _after(settings.get("smooth"), self.smoother.name)
         return replace(header, settings=settings)
 
     def check_rate(self, rate: Fraction | None) -> None:
@@ -96,6 +96,13 @@ class ResultOptions:
         if self.fill_gaps:
             poses = fill_gaps(poses, self.fill_gaps)
         return poses if self.smoother is None else smooth(poses, self.smoother)
+
+
+def _after(before: object, now: object) -> object:
+    """A setting, behind those of earlier times."""
+    if before is None:
+        return now
+    return [*before, now] if isinstance(before, list) else [before, now]
 
 
 def convert(

@@ -76,6 +76,13 @@ def test_nobody_and_no_frames_make_a_page_too():
     assert payload_of(report_html(empty, ReportParts()))["people"] == []
 
 
+def test_settings_that_were_given_again_stand_in_their_order():
+    settings = {"seed": 0, "smooth": ["butterworth:6", "one-euro"]}
+    header = replace(POSES.header, settings=settings)
+    facts = dict(payload_of(report_html(replace(POSES, header=header), ReportParts()))["facts"])
+    assert facts["Settings"] == "seed 0, smooth butterworth:6 then one-euro"
+
+
 def test_heatmaps_as_tiles():
     maps = np.zeros((7, 4, 3))
     maps[6, 1, 2] = 1.5

@@ -160,7 +160,9 @@ def ellipse(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _facts(poses: VideoPoses) -> list[list[str]]:
     video = poses.header.video
     seconds = float(poses.verdict.duration)
-    settings = ", ".join(f"{name} {value}" for name, value in poses.header.settings.items())
+    settings = ", ".join(
+        f"{name} {_setting(value)}" for name, value in poses.header.settings.items()
+    )
     return [
         ["Video", f"{video.width} x {video.height}, {video.codec} in {video.container}"],
         ["Length", f"{poses.verdict.num_frames} frames, {seconds:.2f} s"],
@@ -168,6 +170,11 @@ def _facts(poses: VideoPoses) -> list[list[str]]:
         ["Settings", settings],
         ["Version", f"diffusionpose {poses.header.version}"],
     ]
+
+
+def _setting(value: object) -> str:
+    """What was done several times stands in its order."""
+    return " then ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _packed(values: np.ndarray, kind: type[np.integer[Any]]) -> str:
