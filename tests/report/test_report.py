@@ -20,6 +20,7 @@ from diffusionpose.report import Insight, make_report
 from diffusionpose.report.insight import COLUMNS, SEEDS, Sheet, tiles
 from diffusionpose.report.make import thinned
 from diffusionpose.report.page import MISSING, PLACE_UNIT, ReportParts, ellipse, report_html
+from diffusionpose.structures import VideoIssue
 from diffusionpose.video import open_video
 from tests.exports.test_exports import POSES
 
@@ -74,6 +75,21 @@ def test_the_page_asks_for_nothing_from_elsewhere():
 def test_nobody_and_no_frames_make_a_page_too():
     empty = VideoPoses.from_frames(POSES.header, [], POSES.verdict)
     assert payload_of(report_html(empty, ReportParts()))["people"] == []
+
+
+@pytest.mark.parametrize(
+    ("severities", "summary"),
+    [
+        ([], "Read to its end; nothing lost."),
+        (["info"], "Read to its end; noticed:"),
+        (["info", "partial"], "Incomplete:"),
+    ],
+)
+def test_nothing_is_said_to_be_lost_only_where_nothing_was_noticed(severities, summary):
+    issues = tuple(VideoIssue("PTS_GAP", "about 5 frames are missing", one) for one in severities)
+    page = report_html(replace(POSES, verdict=replace(POSES.verdict, issues=issues)), ReportParts())
+    assert payload_of(page)["verdict"]["summary"] == summary
+    assert "nothing lost" not in page.replace(summary, "")
 
 
 def test_settings_that_were_given_again_stand_in_their_order():

@@ -16,6 +16,7 @@ from diffusionpose.plausibility import LONGEST, judge, limb_names
 from diffusionpose.poses import VideoPoses
 from diffusionpose.render import track_colour
 from diffusionpose.report.insight import COLUMNS, Sheet, Theatre, png
+from diffusionpose.structures import VideoVerdict
 
 MISSING = -(2**15)
 """Stands for NaN among the 16-bit places."""
@@ -86,6 +87,7 @@ def payload(poses: VideoPoses, parts: ReportParts) -> dict[str, object]:
         "theatres": [_theatre(one) for one in parts.theatres],
         "verdict": {
             "status": poses.verdict.status,
+            "summary": _summary(poses.verdict),
             "issues": [
                 {"code": issue.code, "message": issue.message, "severity": issue.severity}
                 for issue in poses.verdict.issues
@@ -155,6 +157,13 @@ def ellipse(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     minor, major = 2 * np.sqrt(np.maximum(values, 0))
     angle = np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1]))
     return mean, np.array([major, minor, angle])
+
+
+def _summary(verdict: VideoVerdict) -> str:
+    """What stands above the issues."""
+    if verdict.status == "partial":
+        return "Incomplete:"
+    return "Read to its end; noticed:" if verdict.issues else "Read to its end; nothing lost."
 
 
 def _facts(poses: VideoPoses) -> list[list[str]]:

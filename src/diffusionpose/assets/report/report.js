@@ -393,7 +393,7 @@
   function start() {
     const poses = people.length === 1 ? "1 person" : `${people.length} people`;
     $("summary").textContent = `${numFrames} frames, ${poses}` + (data.verdict.status === "ok" ? "" : " \u2013 the video is incomplete");
-    $("verdict").textContent = data.verdict.status === "ok" ? "Read to its end; nothing lost." : "Incomplete:";
+    $("verdict").textContent = data.verdict.summary;
     $("verdict").className = data.verdict.status;
     lines($("facts"), [...data.verdict.issues.map((issue) => [issue.code, issue.message]), ...data.facts]);
     lines($("model"), data.model);
