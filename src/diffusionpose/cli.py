@@ -239,10 +239,12 @@ def progress_bar(info: "VideoInfo", quiet: bool) -> Iterator[Callable[["FramePos
 
 def say(outcome: "Outcome", quiet: bool) -> None:
     """Says what was made; a partial video is named and ends with exit code 4."""
+    from diffusionpose.formats import counted
+
     verdict = outcome.verdict
     if not quiet:
-        people = f"{outcome.num_people} {'person' if outcome.num_people == 1 else 'people'}"
-        print(f"{verdict.num_frames} frames, {people}:")
+        people = counted(outcome.num_people, "person", "people")
+        print(f"{counted(verdict.num_frames, 'frame')}, {people}:")
         for file in outcome.files:
             print(f"  {file}")
         for issue in verdict.issues:

@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
-from diffusionpose import __version__
+from diffusionpose import __version__, cli
 from diffusionpose.doctor import Finding
+from diffusionpose.predict_files import Outcome
+from diffusionpose.structures import VideoVerdict
 from tests.data.made import edit, posetrack_root, put
 from tests.video.helpers import CLIPS
 
@@ -38,6 +41,11 @@ def test_predict_writes_what_it_says(predict, made_video, tmp_path):
     assert len(result["frames"]) == 12
     assert result["settings"]["detector"] == "boxes.json"
     assert str(tmp_path) not in json.dumps(result)
+
+
+def test_one_is_told_in_the_singular(capsys):
+    cli.say(Outcome((Path("a.poses.json"),), VideoVerdict(1, 1, Fraction(1, 25)), 1), quiet=False)
+    assert capsys.readouterr().out == "1 frame, 1 person:\n  a.poses.json\n"
 
 
 def test_the_same_video_and_seed_give_the_same_bytes(predict, made_video, tmp_path):

@@ -92,6 +92,15 @@ def test_nothing_is_said_to_be_lost_only_where_nothing_was_noticed(severities, s
     assert "nothing lost" not in page.replace(summary, "")
 
 
+def test_one_is_told_in_the_singular():
+    verdict = replace(POSES.verdict, num_frames=1)
+    poses = replace(POSES[3:], verdict=verdict)
+    facts = dict(payload_of(report_html(poses, ReportParts()))["facts"])
+    assert facts["Length"].startswith("1 frame, ")
+    assert facts["People"] == "1 track, 1 pose"
+    assert repr(poses).startswith("VideoPoses('clip.mp4': 1 frame, 1 track, 1 pose, ")
+
+
 def test_settings_that_were_given_again_stand_in_their_order():
     settings = {"seed": 0, "smooth": ["butterworth:6", "one-euro"]}
     header = replace(POSES.header, settings=settings)

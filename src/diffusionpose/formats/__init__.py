@@ -22,6 +22,7 @@ from diffusionpose.formats.datasets import posetrack_sequence
 from diffusionpose.formats.encoders import CSV_COLUMNS
 from diffusionpose.formats.reader import is_result_of, read_poses
 from diffusionpose.formats.schema import SCHEMA, SCHEMA_VERSION, poses_json_schema
+from diffusionpose.formats.text import counted
 from diffusionpose.formats.writer import FORMATS, PosesWriter, open_writers, write_poses
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "AtomicFile",
     "PosesWriter",
     "check_target",
+    "counted",
     "is_result_of",
     "open_writers",
     "poses_json_schema",

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from diffusionpose.angles import ANGLES
+from diffusionpose.formats import counted
 from diffusionpose.plausibility import LONGEST, judge, limb_names
 from diffusionpose.poses import VideoPoses
 from diffusionpose.render import track_colour
@@ -174,8 +175,11 @@ def _facts(poses: VideoPoses) -> list[list[str]]:
     )
     return [
         ["Video", f"{video.width} x {video.height}, {video.codec} in {video.container}"],
-        ["Length", f"{poses.verdict.num_frames} frames, {seconds:.2f} s"],
-        ["People", f"{len(poses.track_ids)} tracks, {len(poses.frame_index)} poses"],
+        ["Length", f"{counted(poses.verdict.num_frames, 'frame')}, {seconds:.2f} s"],
+        [
+            "People",
+            f"{counted(len(poses.track_ids), 'track')}, {counted(len(poses.frame_index), 'pose')}",
+        ],
         ["Settings", settings],
         ["Version", f"diffusionpose {poses.header.version}"],
     ]
