@@ -96,6 +96,20 @@ def test_what_nobody_has_a_track_for_is_noted_and_the_rest_made(tmp_path):
     assert notes == ["nobody here has a track, so there is no trc file"]
 
 
+@pytest.mark.parametrize(
+    "name", ["clip.poses.csv", "clip.coco.json", "clip.person3.trc", "clip.mp4"]
+)
+def test_another_file_of_a_result_is_told_from_a_broken_one(tmp_path, name):
+    with pytest.raises(DataError, match="No such file"):
+        convert(tmp_path / name, tmp_path, ResultOptions())
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(DataError, match=r"the NAME\.poses\.json holds the whole result: give that"):
+        convert(tmp_path / name, tmp_path, ResultOptions())
+    (tmp_path / "clip.poses.json").write_text("{}")
+    with pytest.raises(DataError, match="schema"):
+        convert(tmp_path / "clip.poses.json", tmp_path, ResultOptions())
+
+
 def test_unknown_formats_are_refused():
     with pytest.raises(UsageError, match=r"--format 'xml': there are json, csv, .*trc"):
         ResultOptions(("xml",))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
-from diffusionpose.errors import UsageError
+from diffusionpose.errors import DataError, UsageError
 from diffusionpose.exports import EXPORTS, ExportOptions, StagedExports, check_exports
 from diffusionpose.formats import FORMATS, check_target, open_writers
 from diffusionpose.poses import VideoPoses
@@ -98,6 +98,19 @@ class ResultOptions:
         return poses if self.smoother is None else smooth(poses, self.smoother)
 
 
+def _result(source: Path) -> VideoPoses:
+    """Another file of a result is told from a broken one."""
+    try:
+        return VideoPoses.load(source)
+    except DataError as error:
+        others = tuple(suffix for suffix in SUFFIXES if suffix != FORMATS["json"].suffix)
+        if source.exists() and source.name.endswith(others):
+            raise DataError(
+                f"{source}: only the NAME.poses.json holds the whole result: give that"
+            ) from error
+        raise
+
+
 def _after(before: object, now: object) -> object:
     """A setting, behind those of earlier times."""
     if before is None:
@@ -129,7 +142,7 @@ def convert(
         DataError: If the file is none of ours, or lacks what an export needs.
         UsageError: If a file would be replaced, or settings do not fit the video.
     """
-    poses = wanted.processed(VideoPoses.load(source))
+    poses = wanted.processed(_result(source))
     stem = source.name.removesuffix(".json").removesuffix(".poses")
     for path in (out / f"{stem}{suffix}" for suffix in wanted.suffixes):
         check_target(path, [source], overwrite=overwrite)
