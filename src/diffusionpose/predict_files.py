@@ -80,7 +80,7 @@ def predict_files(
     wanted, also = wanted or ResultOptions(), also or {}
     name = Path(reader.info.name).stem
     _guard_existing(out, name, reader, (*wanted.suffixes, *also), video=video, overwrite=overwrite)
-    wanted.check_rate(reader.info.average_rate)
+    wanted.check_rate(reader.steady_rate)
     header = pipeline.header(reader.info)
     with ExitStack() as stack:
         writer = stack.enter_context(open_writers(wanted.streamed, out, name, wanted.noted(header)))

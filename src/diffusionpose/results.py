@@ -75,10 +75,10 @@ class ResultOptions:
         return replace(header, settings=settings)
 
     def check_rate(self, rate: Fraction | None) -> None:
-        """Says at once what true times would say after an hour, if they are even.
+        """Says at once what true times would say after an hour.
 
         Args:
-            rate: Frames a second, as the header of the video has them.
+            rate: Frames a second, where they come at one rate.
 
         Raises:
             UsageError: If they are too few for the smoother.

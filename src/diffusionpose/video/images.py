@@ -186,6 +186,7 @@ class ImageSource:
         suffix = os.path.splitext(names[0])[1].lower().lstrip(".")
         name = names[0] if len(names) == 1 else folder.resolve().name
         codec = "jpeg" if suffix == "jpg" else suffix
+        self.steady_rate = rate
         self.info = VideoInfo(printable(name), width, height, "images", codec, 0, rate, len(names))
 
     def _where(self) -> Path:
