@@ -100,18 +100,21 @@ def predict_files(
         if film is not None:
             film.writer.close()
             staged.insert(0, film.file)
-        # All are complete: from here on files only get their names.
-        exports.publish()
-        for file in staged:
-            file.publish()
-        # Last: whoever sees the keypoints finds the rest beside them.
-        writer.publish()
-    return Outcome(
-        (*writer.paths, *exports.paths, *(file.path for file in staged)),
-        reader.verdict,
-        len(made.tracks),
-        (*made.notes, *exports.notes, *_notes(pipeline.detector, reader.verdict)),
-    )
+        files = _publish(writer, exports, staged)
+    notes = (*made.notes, *exports.notes, *_notes(pipeline.detector, reader.verdict))
+    return Outcome(files, reader.verdict, len(made.tracks), notes)
+
+
+def _publish(
+    writer: PosesWriter, exports: StagedExports, staged: list[AtomicFile]
+) -> tuple[Path, ...]:
+    """All are complete: files only get their names, which are returned."""
+    exports.publish()
+    for file in staged:
+        file.publish()
+    # Last: whoever sees the keypoints finds the rest beside them.
+    writer.publish()
+    return (*writer.paths, *exports.paths, *(file.path for file in staged))
 
 
 def _finish_frames(
