@@ -1,3 +1,4 @@
+import json
 import threading
 import weakref
 from fractions import Fraction
@@ -10,9 +11,10 @@ import torch
 
 from diffusionpose import PosePipeline
 from diffusionpose.detection import BoxesFile, load_detector
-from diffusionpose.errors import UsageError
+from diffusionpose.errors import DataError, UsageError
+from diffusionpose.exports import ExportOptions
 from diffusionpose.poses import VideoPoses
-from diffusionpose.postprocess import OneEuro
+from diffusionpose.postprocess import Butterworth, OneEuro
 from diffusionpose.predict import (
     WINDOWS_AHEAD,
     PredictOptions,
@@ -26,7 +28,7 @@ from diffusionpose.predict_files import predict_files
 from diffusionpose.results import ResultOptions
 from diffusionpose.structures import Boxes, Frame
 from diffusionpose.tracking import Tracker
-from diffusionpose.video import open_video
+from diffusionpose.video import VideoWriter, open_video
 
 DEMO = Path(__file__).parents[1] / "examples" / "demo.mp4"
 
@@ -293,16 +295,23 @@ def test_smoothed_files_and_film_agree_and_a_report_sees_the_result(
 ):
     wanted = ResultOptions(("json", "csv", "npz", "angles"), 3, OneEuro())
     seen = []
+
+    def page(poses):
+        seen.append(poses)
+        return "page"
+
     with open_video(made_video) as reader:
         outcome = predict_files(
-            pipeline(untrained, made_boxes), reader, tmp_path, wanted, on_result=seen.append
+            pipeline(untrained, made_boxes), reader, tmp_path, wanted, also={".html": page}
         )
     with open_video(made_video) as reader:
         predict_files(pipeline(untrained, made_boxes), reader, tmp_path / "raw")
     names = {path.name for path in outcome.files}
     assert names == {
         "figure.poses.json", "figure.poses.csv", "figure.poses.npz", "figure.angles.csv", "figure.mp4",
+        "figure.html",
     }  # fmt: skip
+    assert (tmp_path / "figure.html").read_text() == "page"
     found = VideoPoses.load(tmp_path / "figure.poses.json")
     raw = VideoPoses.load(tmp_path / "raw" / "figure.poses.json")
     assert found.header.settings["smooth"] == "one-euro"
@@ -345,6 +354,75 @@ def test_a_failure_on_the_way_leaves_nothing(untrained, made_video, made_boxes, 
     with open_video(made_video) as reader, pytest.raises(KeyboardInterrupt):
         predict_files(pipeline(untrained, made_boxes), reader, tmp_path, on_frame=stop)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        "diffusionpose.exports.files.StagedExports._stage",
+        "diffusionpose.formats.PosesWriter.stage",
+        "diffusionpose.video.VideoWriter.close",
+    ],
+)
+def test_a_failure_at_the_end_leaves_nothing(
+    untrained, made_video, made_boxes, tmp_path, monkeypatch, last
+):
+    def fail(*_):
+        raise DataError("at the end")
+
+    monkeypatch.setattr(last, fail)
+    wanted, also = ResultOptions(("json", "npz")), {".report.html": lambda _: "page"}
+    with open_video(made_video) as reader, pytest.raises(DataError, match="at the end"):
+        predict_files(pipeline(untrained, made_boxes), reader, tmp_path, wanted, also=also)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nobody_in_the_video_costs_only_the_files_a_person(untrained, made_video, tmp_path):
+    nobody = tmp_path / "boxes.json"
+    nobody.write_text('{"frames": []}')
+    wanted = ResultOptions(("json", "npz", "trc"), export=ExportOptions(1.8))
+    with open_video(made_video) as reader:
+        outcome = predict_files(pipeline(untrained, nobody), reader, tmp_path / "out", wanted)
+    names = {"figure.poses.json", "figure.poses.npz", "figure.mp4"}
+    assert {path.name for path in outcome.files} == names
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert outcome.notes == ("nobody here has a track, so there is no trc file",)
+
+
+def test_too_few_frames_a_second_are_told_before_the_first_frame(
+    untrained, made_video, made_boxes, tmp_path
+):
+    wanted, seen = ResultOptions(smoother=Butterworth(20)), []
+    whole = pipeline(untrained, made_boxes)
+    message = "butterworth:20 needs more than 25 frames a second"
+    with open_video(made_video) as reader, pytest.raises(UsageError, match=message):
+        predict_files(whole, reader, tmp_path, wanted, on_frame=seen.append)
+    assert seen == list(tmp_path.iterdir()) == []
+
+
+def test_what_only_true_times_show_costs_only_the_smoothing(untrained, tmp_path):
+    """Frames that come slowly, then fast: the mean rate would do, that of the person's does not."""
+    times = [Fraction(n, 5) for n in range(18)]
+    times += [times[-1] + Fraction(n, 100) for n in range(1, 20)]
+    source, boxes = tmp_path / "slow.mp4", tmp_path / "boxes.json"
+    with VideoWriter(source, 64, 48, rate=Fraction(25)) as writer:
+        for index, time in enumerate(times):
+            writer.write(Frame(index, time, np.full((48, 64, 3), 5 * index, np.uint8)))
+    person = [{"box": [5, 5, 40, 45], "track_id": 1}]
+    given = [{"index": n, "boxes": person} for n in range(18) if n != 9]
+    boxes.write_text(json.dumps({"frames": given}))
+    wanted = ResultOptions(("json", "npz"), fill_gaps=1, smoother=Butterworth(2.2))
+    with open_video(source) as reader:
+        assert reader.info.average_rate > 6
+        outcome = predict_files(pipeline(untrained, boxes), reader, tmp_path / "out", wanted)
+    (note,) = outcome.notes
+    assert note.startswith("--smooth butterworth:2.2 needs more than 5 frames a second")
+    assert note.endswith("; nothing was smoothed")
+    found = VideoPoses.load(tmp_path / "out" / "slow.poses.json")
+    assert found.header.settings["fill_gaps"] == 1
+    assert "smooth" not in found.header.settings
+    assert found.track(1).present.sum() == 18
+    assert len(outcome.files) == 3
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,20 @@ def test_weak_joints_are_dropped_before_gaps_are_filled(tmp_path):
             ResultOptions(min_score=wrong)
 
 
+def test_what_is_done_again_stands_behind_what_was_done(tmp_path):
+    source = saved(tmp_path)
+    steps = [
+        ResultOptions(("json",), fill_gaps=1, smoother=Butterworth(6)),
+        ResultOptions(("json",), fill_gaps=2),
+        ResultOptions(("json",), fill_gaps=5, smoother=OneEuro()),
+    ]
+    for number, wanted in enumerate(steps):
+        (source,) = convert(source, tmp_path / str(number), wanted)
+    settings = VideoPoses.load(source).header.settings
+    assert settings["smooth"] == ["butterworth:6", "one-euro"]
+    assert settings["fill_gaps"] == [1, 2, 5]
+
+
 def test_files_that_are_there_stay_unless_asked_for(tmp_path):
     source = saved(tmp_path)
     table = tmp_path / "clip.poses.csv"
@@ -86,13 +100,35 @@ def test_files_that_are_there_stay_unless_asked_for(tmp_path):
 
 def test_a_failing_export_leaves_nothing(tmp_path):
     source = saved(tmp_path)
+    wanted = ResultOptions(("csv", "npz", "trc"), export=ExportOptions(1.8))
+    with pytest.raises(DataError, match="no frame has head, hips"):
+        convert(source, tmp_path, wanted)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_what_nobody_has_a_track_for_is_noted_and_the_rest_made(tmp_path):
+    source = saved(tmp_path)
     poses = VideoPoses.load(source)
     nobody = replace(poses, track_id=np.full_like(poses.track_id, -1))
     nobody.save(source)
-    wanted = ResultOptions(("csv", "npz", "trc"), export=ExportOptions(1.8))
-    with pytest.raises(DataError, match="nobody here has a track"):
-        convert(source, tmp_path, wanted)
-    assert list(tmp_path.iterdir()) == [source]
+    wanted, notes = ResultOptions(("csv", "npz", "trc"), export=ExportOptions(1.8)), []
+    files = convert(source, tmp_path, wanted, on_note=notes.append)
+    assert [file.name for file in files] == ["clip.poses.csv", "clip.poses.npz"]
+    assert notes == ["nobody here has a track, so there is no trc file"]
+
+
+@pytest.mark.parametrize(
+    "name", ["clip.poses.csv", "clip.coco.json", "clip.person3.trc", "clip.mp4"]
+)
+def test_another_file_of_a_result_is_told_from_a_broken_one(tmp_path, name):
+    with pytest.raises(DataError, match="No such file"):
+        convert(tmp_path / name, tmp_path, ResultOptions())
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(DataError, match=r"the NAME\.poses\.json holds the whole result: give that"):
+        convert(tmp_path / name, tmp_path, ResultOptions())
+    (tmp_path / "clip.poses.json").write_text("{}")
+    with pytest.raises(DataError, match="schema"):
+        convert(tmp_path / "clip.poses.json", tmp_path, ResultOptions())
 
 
 def test_unknown_formats_are_refused():

@@ -11,7 +11,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -192,9 +191,9 @@ def predict(
             hold_crops=hold_crops,
         )
         pipeline = pipeline if given is None else pipeline.with_boxes(given)
-        on_result, page = None, out / f"{Path(reader.info.name).stem}{SUFFIX}"
+        also = {}
         if with_report:
-            pipeline, on_result = watched(pipeline, reader, page, look_at, hide_faces=hide_faces)
+            pipeline, also[SUFFIX] = watched(pipeline, reader, look_at, hide_faces=hide_faces)
         with progress_bar(reader.info, quiet) as on_frame:
             outcome = predict_files(
                 pipeline,
@@ -205,11 +204,8 @@ def predict(
                 hide_faces=hide_faces,
                 overwrite=overwrite,
                 on_frame=on_frame,
-                on_result=on_result,
-                also=(SUFFIX,) if with_report else (),
+                also=also,
             )
-        if with_report:
-            outcome = replace(outcome, files=(*outcome.files, page))
     say(outcome, quiet)
 
 
@@ -247,22 +243,28 @@ def progress_bar(info: "VideoInfo", quiet: bool) -> Iterator[Callable[["FramePos
 
 def say(outcome: "Outcome", quiet: bool) -> None:
     """Says what was made; a partial video is named and ends with exit code 4."""
+    from diffusionpose.formats import counted
+
     verdict = outcome.verdict
     if not quiet:
-        people = f"{outcome.num_people} {'person' if outcome.num_people == 1 else 'people'}"
-        print(f"{verdict.num_frames} frames, {people}:")
+        people = counted(outcome.num_people, "person", "people")
+        print(f"{counted(verdict.num_frames, 'frame')}, {people}:")
         for file in outcome.files:
             print(f"  {file}")
         for issue in verdict.issues:
             if issue.severity == "info":
-                print(f"note: {issue.code}: {issue.message}", file=sys.stderr)
+                _note(f"{issue.code}: {issue.message}")
         for note in outcome.notes:
-            print(f"note: {note}", file=sys.stderr)
+            _note(note)
     if verdict.status == "partial":
         for issue in verdict.issues:
             if issue.severity == "partial":
                 print(f"diffusionpose: partial: {issue.code}: {issue.message}", file=sys.stderr)
         raise typer.Exit(EXIT_PARTIAL)
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
 
 
 @app.command()
@@ -290,7 +292,7 @@ def convert(
 
     wanted = result_options(names_of(formats), min_score, smooth, fill_gaps, angles, height_m)
     folder = result.parent if out is None else out
-    for file in convert_result(result, folder, wanted, overwrite=overwrite):
+    for file in convert_result(result, folder, wanted, overwrite=overwrite, on_note=_note):
         print(file)
 
 

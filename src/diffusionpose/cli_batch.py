@@ -149,7 +149,7 @@ def videos_bar(number: int, quiet: bool) -> Iterator[Callable[["LedgerEntry", bo
 
 
 def summarize(report: "BatchReport", quiet: bool) -> None:
-    """The table of statuses, and a line for each video that is not ok; exit code 4 if there is one."""
+    """The table of statuses, and a line for each video that is not ok or has a note; exit code 4 if one is not ok."""
     from diffusionpose.batch.ledger import Status
 
     if not quiet:
@@ -159,6 +159,9 @@ def summarize(report: "BatchReport", quiet: bool) -> None:
                 print(f"{status:<10}{counts[status]:>7}")
         kept = f" ({report.num_kept} done before)" if report.num_kept else ""
         print(f"{'videos':<10}{len(report.entries):>7}{kept}", flush=True)
+        for entry in report.entries:
+            if entry.status == "ok" and entry.message:
+                print(f"note: {entry.name}: {entry.message}", file=sys.stderr)
     for entry in report.not_ok:
         print(_line(entry), file=sys.stderr)
     if report.not_ok:

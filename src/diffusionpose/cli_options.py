@@ -58,7 +58,9 @@ HoldCropsOption = Annotated[
     bool,
     typer.Option(help="Keep a crop while the person stays inside: faster; off, as in the paper."),
 ]
-FpsOption = Annotated[float | None, typer.Option(help="Images per second of a folder of images.")]
+FpsOption = Annotated[
+    float | None, typer.Option(help="Images per second of a folder of images; 25 when left out.")
+]
 FlipTestOption = Annotated[
     bool, typer.Option(help="Average with the mirrored crop: slower, steadier.")
 ]

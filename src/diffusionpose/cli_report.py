@@ -74,34 +74,35 @@ def _of_video(
     seed: int,
     hide_faces: bool,
 ) -> None:
+    from diffusionpose.formats import write_text
     from diffusionpose.poses import VideoPoses
     from diffusionpose.predict import PosePipeline
     from diffusionpose.video import open_video
 
     with open_video(source) as reader:
         pipeline = PosePipeline.from_pretrained(model, device=device, seed=seed)
-        pipeline, write = watched(pipeline, reader, target, look_at, hide_faces=hide_faces)
+        pipeline, page = watched(pipeline, reader, look_at, hide_faces=hide_faces)
         frames = [poses for _, poses in pipeline.stream(reader)]
-        write(VideoPoses.from_frames(pipeline.header(reader.info), frames, reader.verdict))
+        poses = VideoPoses.from_frames(pipeline.header(reader.info), frames, reader.verdict)
+        write_text(target, page(poses))
 
 
 def watched(
     pipeline: "PosePipeline",
     reader: "VideoReader",
-    page: Path,
     look_at: int | None,
     *,
     hide_faces: bool,
-) -> tuple["PosePipeline", Callable[["VideoPoses"], None]]:
-    """The pipeline with somebody looking on, and what writes the page when its result is known."""
-    from diffusionpose.report import Insight, make_report
+) -> tuple["PosePipeline", Callable[["VideoPoses"], str]]:
+    """The pipeline with somebody looking on, and what makes the page when its result is known."""
+    from diffusionpose.report import Insight, compose_report
 
     expected = reader.info.expected_frames
     chosen = (expected // 2 if expected else 0) if look_at is None else look_at
     insight = Insight(pipeline.network, chosen, pipeline.options.seed)
     started = time.monotonic()
 
-    def write(poses: "VideoPoses") -> None:
+    def page(poses: "VideoPoses") -> str:
         """The page, with the time that has passed."""
         seconds = time.monotonic() - started
         timings = [
@@ -109,6 +110,7 @@ def watched(
             ("A frame", f"{1e3 * seconds / max(len(poses), 1):.0f} ms"),
             ("Device", str(pipeline.network.device)),
         ]
-        make_report(poses, page, reader.again(), insight, hide_faces=hide_faces, timings=timings)
+        again = reader.again()
+        return compose_report(poses, again, insight, hide_faces=hide_faces, timings=timings)
 
-    return pipeline.watched_by(insight), write
+    return pipeline.watched_by(insight), page

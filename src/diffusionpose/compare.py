@@ -10,6 +10,7 @@ import numpy as np
 
 from diffusionpose.angles import ANGLES
 from diffusionpose.errors import DataError, UsageError
+from diffusionpose.formats import counted
 from diffusionpose.plausibility import judge
 from diffusionpose.poses import VideoPoses
 from diffusionpose.skeleton import SIDES
@@ -41,7 +42,8 @@ class Movement:
     def facts(self) -> str:
         """Who, how long and when."""
         start, end = self.times[0], self.times[-1]
-        return f"person {self.track_id}, {self.num_frames} frames, {start:.2f} s to {end:.2f} s"
+        frames = counted(self.num_frames, "frame")
+        return f"person {self.track_id}, {frames}, {start:.2f} s to {end:.2f} s"
 
     @property
     def title(self) -> str:

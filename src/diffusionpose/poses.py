@@ -9,7 +9,7 @@ from typing import Self, overload
 
 import numpy as np
 
-from diffusionpose.formats import read_poses, write_poses
+from diffusionpose.formats import counted, read_poses, write_poses
 from diffusionpose.skeleton import Skeleton
 from diffusionpose.structures import (
     NO_TRACK,
@@ -134,7 +134,8 @@ class VideoPoses:
         return len(self.frame_indices)
 
     def __repr__(self) -> str:
-        counts = f"{len(self)} frames, {len(self.track_ids)} tracks, {len(self.frame_index)} poses"
+        numbers = {"frame": len(self), "track": len(self.track_ids), "pose": len(self.frame_index)}
+        counts = ", ".join(counted(number, one) for one, number in numbers.items())
         video, skeleton = self.header.video.name, self.header.skeleton
         return f"VideoPoses({video!r}: {counts}, {skeleton}, {self.verdict.status})"
 

@@ -20,6 +20,8 @@ EVEN = 0.01
 """Frames are evenly spaced when no interval differs from the middle one by a larger share."""
 _ORDER = 2
 _PADDING = 3 * (2 * _ORDER + 1)
+_NARROWED = (math.sqrt(2) - 1) ** (1 / (2 * _ORDER))
+"""Cut-off of two passes over that of each (Winter 2009)."""
 
 
 class Smoother(Protocol):
@@ -28,6 +30,14 @@ class Smoother(Protocol):
     @property
     def name(self) -> str:
         """As `parse_smoother` takes it."""
+        ...
+
+    def check_rate(self, rate: float) -> None:
+        """Whether it can work on so many frames a second.
+
+        Raises:
+            UsageError: If they are too few.
+        """
         ...
 
     def __call__(self, times: np.ndarray, points: np.ndarray, size: float) -> np.ndarray:
@@ -49,6 +59,10 @@ class OneEuro:
     beta: float = 8.0
     speed_cutoff: float = 1.0
     name = "one-euro"
+
+    def check_rate(self, rate: float) -> None:
+        """Any will do."""
+        del rate
 
     def __call__(self, times: np.ndarray, points: np.ndarray, size: float) -> np.ndarray:
         """As `Smoother`."""
@@ -84,6 +98,14 @@ class Butterworth:
         """With its cut-off."""
         return f"butterworth:{self.cutoff:g}"
 
+    def check_rate(self, rate: float) -> None:
+        """As `Smoother`."""
+        if self.cutoff / _NARROWED >= rate / 2:
+            raise UsageError(
+                f"--smooth butterworth:{self.cutoff:g} needs more than {rate:.4g} frames a second: take less than "
+                f"{_NARROWED * rate / 2:.3g} Hz"
+            )
+
     def __call__(self, times: np.ndarray, points: np.ndarray, size: float) -> np.ndarray:
         """As `Smoother`; paths too short for the filter's ends stay as they are.
 
@@ -97,15 +119,9 @@ class Butterworth:
         step = float(np.median(steps))
         even = times[0] + step * np.arange(round((times[-1] - times[0]) / step) + 1)
         is_even = bool((np.abs(steps - step) <= EVEN * step).all())
-        # Two passes narrow the band; a wider one for each makes up for it (Winter 2009).
-        cutoff = self.cutoff / (math.sqrt(2) - 1) ** (1 / (2 * _ORDER))
-        if cutoff >= 0.5 / step:
-            most = 0.5 / step * (math.sqrt(2) - 1) ** (1 / (2 * _ORDER))
-            raise UsageError(
-                f"--smooth butterworth:{self.cutoff:g} needs more than {1 / step:.4g} frames a second: take less than "
-                f"{most:.3g} Hz"
-            )
-        sections = butter(_ORDER, cutoff, fs=1 / step, output="sos")
+        self.check_rate(1 / step)
+        # Two passes narrow the band; a wider one for each makes up for it.
+        sections = butter(_ORDER, self.cutoff / _NARROWED, fs=1 / step, output="sos")
         path = points if is_even else _at(even, times, points)
         if len(path) <= _PADDING:
             return points

@@ -1,7 +1,7 @@
 """A prediction as files: poses, tables and the annotated video appear together, or not at all."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,14 @@ from diffusionpose.detection import BoxesFile, PersonDetector
 from diffusionpose.errors import UsageError
 from diffusionpose.exports import StagedExports
 from diffusionpose.faces import blur_faces
-from diffusionpose.formats import FORMATS, AtomicFile, PosesWriter, is_result_of, open_writers
+from diffusionpose.formats import (
+    FORMATS,
+    AtomicFile,
+    PosesWriter,
+    is_result_of,
+    open_writers,
+    staged_text,
+)
 from diffusionpose.overlap import Behind
 from diffusionpose.poses import VideoPoses
 from diffusionpose.predict import PosePipeline
@@ -27,7 +34,7 @@ FRAMES_BEHIND = 8
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `predict_files` made: the files, and the verdict on the video."""
+    """What `predict_files` made: the files, the verdict on the video, and what else is worth knowing."""
 
     files: tuple[Path, ...]
     verdict: VideoVerdict
@@ -36,6 +43,7 @@ class Outcome:
 
 
 Progress = Callable[[FramePoses], None]
+TextOf = Callable[[VideoPoses], str]
 
 
 def predict_files(
@@ -48,8 +56,7 @@ def predict_files(
     hide_faces: bool = False,
     overwrite: bool = False,
     on_frame: Progress | None = None,
-    on_result: Callable[[VideoPoses], None] | None = None,
-    also: tuple[str, ...] = (),
+    also: Mapping[str, TextOf] | None = None,
 ) -> Outcome:
     """Poses of an opened video as files in a folder; none stands under its final name before all are complete.
 
@@ -62,42 +69,52 @@ def predict_files(
         hide_faces: Cover everybody's face in the annotated video.
         overwrite: Replace files of the same names, though they are not of this video.
         on_frame: Called with the poses of each finished frame.
-        on_result: Called with the whole result before its files get their names; needs the memory for it.
-        also: Endings of the names of files that `on_result` writes beside them.
+        also: Further text files: what their names end in, and what makes them of the whole result; needs the memory for it.
 
     Raises:
-        UsageError: If the files cannot be written there, or files of those names are not results of this video.
-        DataError: If an export lacks what it needs, as people with tracks.
+        UsageError: If the files cannot be written there, or files of those names are not results of this video, or it has
+            too few frames a second for the smoother.
+        DataError: If an export lacks what it needs, as a whole body to tell metres by.
         DiffusionPoseError: If writing fails on the way; nothing is left behind.
     """
-    wanted = wanted or ResultOptions()
+    wanted, also = wanted or ResultOptions(), also or {}
     name = Path(reader.info.name).stem
     _guard_existing(out, name, reader, (*wanted.suffixes, *also), video=video, overwrite=overwrite)
-    header = wanted.noted(pipeline.header(reader.info))
+    wanted.check_rate(reader.steady_rate)
+    header = pipeline.header(reader.info)
     with ExitStack() as stack:
-        writer = stack.enter_context(open_writers(wanted.streamed, out, name, header))
+        writer = stack.enter_context(open_writers(wanted.streamed, out, name, wanted.noted(header)))
         film = stack.enter_context(_film(out / f"{name}{FILM}", reader)) if video else None
         draw = Drawing(film, pipeline.network.config.skeleton_graph, hide_faces=hide_faces)
-        keeps = wanted.changes_tracks or bool(wanted.exports) or on_result is not None
+        keeps = wanted.changes_tracks or bool(wanted.exports) or bool(also)
         made = _Finished(writer, draw, wanted, keeps=keeps, on_frame=on_frame)
         whole = _finish_frames(pipeline, reader, made, header)
-        if on_result is not None:
-            on_result(whole)
         exports = stack.enter_context(
             StagedExports(whole, wanted.exports, out, name, wanted.export)
         )
+        staged = [
+            stack.enter_context(staged_text(out / f"{name}{suffix}", text_of(whole)))
+            for suffix, text_of in also.items()
+        ]
         writer.stage(reader.verdict)
-        files = [*writer.paths, *exports.paths]
-        exports.publish()
         if film is not None:
             film.writer.close()
-            film.file.publish()
-            files.append(film.file.path)
-        # Last: whoever sees the keypoints finds the rest beside them.
-        writer.publish()
-    return Outcome(
-        tuple(files), reader.verdict, len(made.tracks), _notes(pipeline.detector, reader.verdict)
-    )
+            staged.insert(0, film.file)
+        files = _publish(writer, exports, staged)
+    notes = (*made.notes, *exports.notes, *_notes(pipeline.detector, reader.verdict))
+    return Outcome(files, reader.verdict, len(made.tracks), notes)
+
+
+def _publish(
+    writer: PosesWriter, exports: StagedExports, staged: list[AtomicFile]
+) -> tuple[Path, ...]:
+    """All are complete: files only get their names, which are returned."""
+    exports.publish()
+    for file in staged:
+        file.publish()
+    # Last: whoever sees the keypoints finds the rest beside them.
+    writer.publish()
+    return (*writer.paths, *exports.paths, *(file.path for file in staged))
 
 
 def _finish_frames(
@@ -126,6 +143,7 @@ class _Finished:
         self._keeps, self._on_frame = keeps, on_frame
         self._kept: list[FramePoses] = []
         self.tracks: set[int] = set()
+        self.notes: tuple[str, ...] = ()
 
     def __call__(self, done: tuple[Frame, FramePoses]) -> None:
         frame, poses = done
@@ -142,11 +160,20 @@ class _Finished:
         """The result, if frames were kept; where tracks are changed, written and drawn only now."""
         poses = VideoPoses.from_frames(header, self._kept, reader.verdict)
         if self._wanted.changes_tracks:
-            poses = self._wanted.processed(poses)
+            poses = self._changed(poses)
+            self._writer.retitle(poses.header)
             for frame in poses.frames():
                 self._writer.write(frame)
             self._draw.all(reader, poses)
         return poses
+
+    def _changed(self, poses: VideoPoses) -> VideoPoses:
+        try:
+            return self._wanted.processed(poses)
+        except UsageError as error:
+            # Only the true times could tell: no reason to lose what was estimated.
+            self.notes += (f"{error}; nothing was smoothed",)
+            return replace(self._wanted, smoother=None).processed(poses)
 
 
 class Drawing:

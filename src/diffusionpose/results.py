@@ -1,10 +1,12 @@
 """What is made of a result: its formats, and what is done to its tracks."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 
-from diffusionpose.errors import UsageError
+from diffusionpose.errors import DataError, UsageError
 from diffusionpose.exports import EXPORTS, ExportOptions, StagedExports, check_exports
 from diffusionpose.formats import FORMATS, check_target, open_writers
 from diffusionpose.poses import VideoPoses
@@ -68,22 +70,35 @@ class ResultOptions:
         return self.min_score > 0 or self.fill_gaps > 0 or self.smoother is not None
 
     def noted(self, header: PosesHeader) -> PosesHeader:
-        """The header with what changes results among its settings."""
+        """The header with what changes results among its settings; what was done before stays there, as a list."""
         settings = dict(header.settings)
         if self.min_score:
-            settings["min_score"] = self.min_score
+            settings["min_score"] = _after(settings.get("min_score"), self.min_score)
         if self.fill_gaps:
-            settings["fill_gaps"] = self.fill_gaps
+            settings["fill_gaps"] = _after(settings.get("fill_gaps"), self.fill_gaps)
         if self.smoother is not None:
-            settings["smooth"] = self.smoother.name
+            settings["smooth"] = _after(settings.get("smooth"), self.smoother.name)
         return replace(header, settings=settings)
 
+    def check_rate(self, rate: Fraction | None) -> None:
+        """Says at once what true times would say after an hour.
+
+        Args:
+            rate: Frames a second, where they come at one rate.
+
+        Raises:
+            UsageError: If they are too few for the smoother.
+        """
+        if self.smoother is not None and rate is not None:
+            self.smoother.check_rate(float(rate))
+
     def processed(self, poses: VideoPoses) -> VideoPoses:
-        """Weak joints dropped, gaps filled, paths smoothed, as asked for.
+        """Weak joints dropped, gaps filled, paths smoothed, as asked for, and noted in the header.
 
         Raises:
             UsageError: If the video has too few frames a second for the smoother.
         """
+        poses = replace(poses, header=self.noted(poses.header))
         if self.min_score:
             poses = drop_weak(poses, self.min_score)
         if self.fill_gaps:
@@ -91,8 +106,33 @@ class ResultOptions:
         return poses if self.smoother is None else smooth(poses, self.smoother)
 
 
+def _result(source: Path) -> VideoPoses:
+    """Another file of a result is told from a broken one."""
+    try:
+        return VideoPoses.load(source)
+    except DataError as error:
+        others = tuple(suffix for suffix in SUFFIXES if suffix != FORMATS["json"].suffix)
+        if source.exists() and source.name.endswith(others):
+            raise DataError(
+                f"{source}: only the NAME.poses.json holds the whole result: give that"
+            ) from error
+        raise
+
+
+def _after(before: object, now: object) -> object:
+    """A setting, behind those of earlier times."""
+    if before is None:
+        return now
+    return [*before, now] if isinstance(before, list) else [before, now]
+
+
 def convert(
-    source: Path, out: Path, wanted: ResultOptions, *, overwrite: bool = False
+    source: Path,
+    out: Path,
+    wanted: ResultOptions,
+    *,
+    overwrite: bool = False,
+    on_note: Callable[[str], None] | None = None,
 ) -> tuple[Path, ...]:
     """Other formats of a `NAME.poses.json`, under its name in another folder or beside it.
 
@@ -101,6 +141,7 @@ def convert(
         out: Folder, made if it is not there.
         wanted: What is made.
         overwrite: Replace files that are there.
+        on_note: Told what there is no file of, and why.
 
     Returns:
         The files.
@@ -109,9 +150,8 @@ def convert(
         DataError: If the file is none of ours, or lacks what an export needs.
         UsageError: If a file would be replaced, or settings do not fit the video.
     """
-    poses = VideoPoses.load(source)
+    poses = wanted.processed(_result(source))
     stem = source.name.removesuffix(".json").removesuffix(".poses")
-    poses = replace(wanted.processed(poses), header=wanted.noted(poses.header))
     for path in (out / f"{stem}{suffix}" for suffix in wanted.suffixes):
         check_target(path, [source], overwrite=overwrite)
     with ExitStack() as stack:
@@ -124,4 +164,7 @@ def convert(
         files = (*writer.paths, *exports.paths)
         exports.publish()
         writer.publish()
+    for note in exports.notes:
+        if on_note is not None:
+            on_note(note)
     return files

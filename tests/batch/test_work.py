@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from diffusionpose.batch.ledger import LedgerEntry
+from diffusionpose.batch.run import BatchReport
 from diffusionpose.batch.work import (
     BatchOptions,
     Job,
@@ -14,10 +15,13 @@ from diffusionpose.batch.work import (
     remove_temporaries,
     weights_of,
 )
+from diffusionpose.cli_batch import summarize
+from diffusionpose.detection import BoxesFile
 from diffusionpose.errors import CheckpointError
 from diffusionpose.exports import ExportOptions
 from diffusionpose.model.pretrained import CONFIG, WEIGHTS, sha256_of
 from diffusionpose.postprocess import parse_smoother
+from diffusionpose.predict import PosePipeline
 from diffusionpose.results import ResultOptions
 from tests.video.helpers import CLIPS
 
@@ -104,6 +108,35 @@ def test_what_is_done_is_not_done_again(tmp_path):
     job = Job(source, tmp_path, OPTIONS, "w")
     done = LedgerEntry(source.name, "ok", job.key(digest), digest, files={result.name: sha256_of(result)})  # fmt: skip
     assert process(replace(job, before=done), load=None) is done
+
+
+def nobody_at_all(untrained, tmp_path):
+    """What loads a pipeline that is told that there is nobody."""
+    nobody = tmp_path / "boxes.json"
+    nobody.write_text('{"frames": []}')
+    found = PosePipeline.from_pretrained(untrained, device="cpu")
+    return lambda _: found.with_boxes(BoxesFile.load(nobody))
+
+
+def test_what_there_is_no_file_of_is_noted_and_the_video_ok(untrained, tmp_path, capsys):
+    wanted = ResultOptions(("json", "trc"), export=ExportOptions(1.8))
+    job = Job(CLIPS / "00_ok.mp4", tmp_path / "out", BatchOptions(wanted=wanted, video=False), "w")
+    entry = process(job, nobody_at_all(untrained, tmp_path))
+    note = "nobody here has a track, so there is no trc file"
+    assert (entry.status, entry.message, list(entry.files)) == ("ok", note, ["00_ok.poses.json"])
+    summarize(BatchReport((entry,), 0), quiet=False)
+    assert capsys.readouterr().err == f"note: 00_ok.mp4: {note}\n"
+    summarize(BatchReport((entry,), 0), quiet=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_too_few_frames_a_second_are_rejected(untrained, tmp_path):
+    wanted = ResultOptions(smoother=parse_smoother("butterworth:400"))
+    job = Job(CLIPS / "00_ok.mp4", tmp_path / "out", BatchOptions(wanted=wanted, video=False), "w")
+    entry = process(job, nobody_at_all(untrained, tmp_path))
+    assert entry.status == "rejected"
+    assert "--smooth butterworth:400 needs more than" in entry.message
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_video_of_the_same_name_does_not_take_the_place_of_results(tmp_path):

@@ -138,6 +138,27 @@ def test_c3d_is_read_by_ezc3d(tmp_path):
     assert ezc3d.c3d(str(two))["data"]["points"].shape == (4, 15, 1)
 
 
+@pytest.mark.parametrize(
+    ("shift", "header", "trial"),
+    [(0, {2: (2, 2), 7: (0, 3)}, [3, 0]), (70_000, {2: (0, 0), 7: (0, 3)}, [70_003 - 65_536, 1])],
+)
+def test_c3d_of_several_people_have_one_axis_of_time(tmp_path, shift, header, trial):
+    """Frame 2, counted from 0, is the 3rd; beyond 16 bits the header counts for itself and `TRIAL` is right."""
+    ezc3d = pytest.importorskip("ezc3d")
+    later = [replace(frame, index=frame.index + shift) for frame in POSES.frames()]
+    poses = VideoPoses.from_frames(HEADER, later, VERDICT)
+    paths = dict(zip((2, 7), sorted(made(tmp_path, "c3d", poses=poses)), strict=True))
+    found = {track: ezc3d.c3d(str(path)) for track, path in paths.items()}
+    for track, (first, last) in header.items():
+        points = found[track]["header"]["points"]
+        assert (points["first_frame"], points["last_frame"]) == (first, last)
+    start, end = (
+        found[2]["parameters"]["TRIAL"][f"ACTUAL_{which}_FIELD"] for which in ("START", "END")
+    )
+    assert start["value"].tolist() == end["value"].tolist() == trial
+    assert start["type"] == found[2]["parameters"]["POINT"]["USED"]["type"], "integers"
+
+
 def test_angles_have_a_row_each(tmp_path):
     (path,) = made(tmp_path, "angles")
     with path.open(newline="") as file:
@@ -159,10 +180,19 @@ def test_metres_need_a_height_and_a_chain(tmp_path):
     poses = VideoPoses.from_frames(HEADER, [headless], VERDICT)
     with pytest.raises(DataError, match="track 1: no frame has head"):
         StagedExports(poses, ["trc"], tmp_path, "clip", OPTIONS)
-    nobody = VideoPoses.from_frames(HEADER, [], VERDICT)
-    with pytest.raises(DataError, match="nobody here has a track"):
-        StagedExports(nobody, ["c3d"], tmp_path, "clip", OPTIONS)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nobody_leaves_out_the_files_a_person_and_no_others(tmp_path):
+    nobody = VideoPoses.from_frames(HEADER, [FramePoses(0, Fraction(0))], VERDICT)
+    with StagedExports(nobody, ["trc", "npz", "c3d"], tmp_path, "clip", OPTIONS) as staged:
+        staged.publish()
+        assert [path.name for path in staged.paths] == ["clip.poses.npz"]
+    assert staged.notes == (
+        "nobody here has a track, so there is no trc file",
+        "nobody here has a track, so there is no c3d file",
+    )
+    assert list(tmp_path.iterdir()) == list(staged.paths)
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):

@@ -6,14 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from diffusionpose import __version__
+from diffusionpose import __version__, cli
 from diffusionpose.doctor import Finding
+from diffusionpose.predict_files import Outcome
+from diffusionpose.structures import VideoVerdict
 from tests.data.made import edit, posetrack_root, put
 from tests.video.helpers import CLIPS
 
@@ -40,6 +43,11 @@ def test_predict_writes_what_it_says(predict, made_video, tmp_path):
     assert len(result["frames"]) == 12
     assert result["settings"]["detector"] == "boxes.json"
     assert str(tmp_path) not in json.dumps(result)
+
+
+def test_one_is_told_in_the_singular(capsys):
+    cli.say(Outcome((Path("a.poses.json"),), VideoVerdict(1, 1, Fraction(1, 25)), 1), quiet=False)
+    assert capsys.readouterr().out == "1 frame, 1 person:\n  a.poses.json\n"
 
 
 def test_the_same_video_and_seed_give_the_same_bytes(predict, made_video, tmp_path):
@@ -90,6 +98,10 @@ def test_refused_sources_end_with_3_one_line_and_no_files(predict, tmp_path, sou
         (["--batch-size", "0"], "batch_size"),
         (["--precision", "float64"], "precision"),
         (["--detector", "x.onnx"], "leave --detector out"),
+        (
+            ["--smooth", "butterworth:20"],
+            "needs more than 25 frames a second: take less than 10 Hz",
+        ),
         (["--fps", "25"], "fps"),
         (["--fps", "nan"], "fps"),
         (["--fps", "1e9"], "fps"),

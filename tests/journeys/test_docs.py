@@ -16,7 +16,7 @@ import pytest
 import typer
 import yaml
 
-from diffusionpose import cli
+from diffusionpose import cli, video
 from diffusionpose.skeleton import SKELETONS
 from diffusionpose.video import VideoWriter, open_video
 from tests.data.made import coco_root, posetrack_root
@@ -376,3 +376,11 @@ def test_links_between_files_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", text):
         assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def test_the_codes_of_issues_are_the_readers():
+    page = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    row = re.compile(r"^\| `?([A-Z_]+)`? \| (.*) \| (.*) \|$", re.MULTILINE)
+    codes = row.findall(video.__doc__)
+    assert len(codes) == 12
+    assert row.findall(page) == codes

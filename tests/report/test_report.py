@@ -20,6 +20,7 @@ from diffusionpose.report import Insight, make_report
 from diffusionpose.report.insight import COLUMNS, SEEDS, Sheet, tiles
 from diffusionpose.report.make import thinned
 from diffusionpose.report.page import MISSING, PLACE_UNIT, ReportParts, ellipse, report_html
+from diffusionpose.structures import VideoIssue
 from diffusionpose.video import open_video
 from tests.exports.test_exports import POSES
 
@@ -74,6 +75,37 @@ def test_the_page_asks_for_nothing_from_elsewhere():
 def test_nobody_and_no_frames_make_a_page_too():
     empty = VideoPoses.from_frames(POSES.header, [], POSES.verdict)
     assert payload_of(report_html(empty, ReportParts()))["people"] == []
+
+
+@pytest.mark.parametrize(
+    ("severities", "summary"),
+    [
+        ([], "Read to its end; nothing lost."),
+        (["info"], "Read to its end; noticed:"),
+        (["info", "partial"], "Incomplete:"),
+    ],
+)
+def test_nothing_is_said_to_be_lost_only_where_nothing_was_noticed(severities, summary):
+    issues = tuple(VideoIssue("PTS_GAP", "about 5 frames are missing", one) for one in severities)
+    page = report_html(replace(POSES, verdict=replace(POSES.verdict, issues=issues)), ReportParts())
+    assert payload_of(page)["verdict"]["summary"] == summary
+    assert "nothing lost" not in page.replace(summary, "")
+
+
+def test_one_is_told_in_the_singular():
+    verdict = replace(POSES.verdict, num_frames=1)
+    poses = replace(POSES[3:], verdict=verdict)
+    facts = dict(payload_of(report_html(poses, ReportParts()))["facts"])
+    assert facts["Length"].startswith("1 frame, ")
+    assert facts["People"] == "1 track, 1 pose"
+    assert repr(poses).startswith("VideoPoses('clip.mp4': 1 frame, 1 track, 1 pose, ")
+
+
+def test_settings_that_were_given_again_stand_in_their_order():
+    settings = {"seed": 0, "smooth": ["butterworth:6", "one-euro"]}
+    header = replace(POSES.header, settings=settings)
+    facts = dict(payload_of(report_html(replace(POSES, header=header), ReportParts()))["facts"])
+    assert facts["Settings"] == "seed 0, smooth butterworth:6 then one-euro"
 
 
 def test_heatmaps_as_tiles():

@@ -88,6 +88,14 @@ def test_dropped_packets_leave_a_gap(dropped: range, suffix: str, tmp_path: Path
     assert f"about {len(dropped)} frames" in gaps[0].message
 
 
+def test_one_missing_frame_is_told_in_the_singular(tmp_path: Path) -> None:
+    got = read(
+        remux(make_video(tmp_path / "whole.mp4", bf="0"), tmp_path / "a.mkv", lambda n: n != 5)
+    )
+    (gap,) = [issue for issue in got.verdict.issues if issue.code == "PTS_GAP"]
+    assert "about 1 frame is missing after frame 4" in gap.message
+
+
 def test_missing_first_key_frame_is_damage(tmp_path: Path) -> None:
     whole = make_video(tmp_path / "whole.mp4", "mpeg4")
     got = read(remux(whole, tmp_path / "a.mkv", lambda number: number > 0))

@@ -8,7 +8,7 @@ import pytest
 from av.video.stream import VideoStream
 
 from diffusionpose.video import open_video
-from tests.video.helpers import make_video, read
+from tests.video.helpers import CLIPS, make_video, read
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
@@ -34,6 +34,13 @@ def test_size_change_is_told_and_scaled(tmp_path: Path) -> None:
     assert (got.info.width, got.info.height) == (128, 96)
     assert {"SIZE_CHANGED", "TIMES_REBUILT"} <= got.codes
     assert len(got.ids) == 120
+
+
+@pytest.mark.parametrize(("name", "rate"), [("00_ok.mp4", 25), ("06_vfr.mp4", None)])
+def test_a_rate_is_steady_where_pictures_do_not_pause(name: str, rate: int | None) -> None:
+    with open_video(CLIPS / name) as reader:
+        assert reader.info.average_rate is not None
+        assert reader.steady_rate == rate
 
 
 def test_gif_times(tmp_path: Path) -> None:

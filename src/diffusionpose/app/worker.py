@@ -36,7 +36,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Facts(Frozen):
-    """What a finished job found: `seconds` is the length of the video, `warnings` what its reader lost or noticed."""
+    """What a finished job found: `seconds` is the length of the video, `warnings` what was lost or noticed."""
 
     frames: Count
     people: Count
@@ -97,6 +97,10 @@ def _without_paths(error: DiffusionPoseError, order: WorkOrder) -> str:
     text = first_line(error)
     for path in (order.folder / UPLOAD, order.folder / "results", order.folder):
         text = text.replace(str(path), order.name)
+    return _without_options(text)
+
+
+def _without_options(text: str) -> str:
     return text.replace("--", "")
 
 
@@ -143,12 +147,14 @@ def predict_upload(order: WorkOrder, send: Send) -> Facts:
 
 def _facts(outcome: "Outcome") -> Facts:
     verdict = outcome.verdict
+    warnings = [f"{issue.code}: {issue.message}" for issue in verdict.issues]
+    warnings += [_without_options(note) for note in outcome.notes]
     return Facts(
         frames=verdict.num_frames,
         people=outcome.num_people,
         seconds=float(verdict.duration),
         is_partial=verdict.status == "partial",
-        warnings=tuple(f"{issue.code}: {issue.message}"[:500] for issue in verdict.issues[:50]),
+        warnings=tuple(warning[:500] for warning in warnings[:50]),
     )
 
 

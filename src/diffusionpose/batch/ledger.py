@@ -32,7 +32,7 @@ class LedgerEntry:
             these options; `crashed`; `timeout`. `started` stands until one of them is known.
         key: SHA-256 of all that the results depend on: input, its name, settings, weights, release.
         input_sha256: Of the input file.
-        message: Why it is not ok.
+        message: Why it is not ok, and what else is worth knowing.
         files: Results, relative to the ledger's folder, with their SHA-256.
         seconds: That the work took.
         frames: In the results.

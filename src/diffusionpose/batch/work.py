@@ -303,7 +303,7 @@ def _delivered(entry: LedgerEntry, job: Job, start: float, outcome: "Outcome") -
         frames=verdict.num_frames,
         people=outcome.num_people,
     )
-    return _ended(entry, job, start, "; ".join(lost))
+    return _ended(entry, job, start, "; ".join([*lost, *outcome.notes]))
 
 
 def _files(path: Path) -> Iterable[Path]:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from diffusionpose.errors import DataError, MissingExtraError, UsageError
+from diffusionpose.errors import MissingExtraError, UsageError
 from diffusionpose.exports.motion import write_c3d, write_trc
 from diffusionpose.exports.openpose import openpose_files
 from diffusionpose.exports.tables import write_angles, write_npz, write_parquet
@@ -152,9 +152,12 @@ class StagedExports:
     """Exports of a result under temporary names; `publish` gives them theirs. Use as a context manager.
 
     Raises:
-        DataError: If the result lacks what an export needs, as people with tracks.
+        DataError: If the result lacks what an export needs, as a whole body to tell metres by.
         UsageError: If the files cannot be written there.
     """
+
+    notes: tuple[str, ...] = ()
+    """What of it there is no file of, and why."""
 
     def __init__(
         self,
@@ -177,7 +180,7 @@ class StagedExports:
     ) -> None:
         files = list(EXPORTS[name].files(poses, stem, options))
         if not files:
-            raise DataError(f"--format {name} has a file a person, and nobody here has a track")
+            self.notes += (f"nobody here has a track, so there is no {name} file",)
         for suffix, write in files:
             path = folder / f"{stem}{suffix}"
             staged = _AtomicFolder(path) if suffix.endswith("/") else AtomicFile(path)

@@ -7,6 +7,7 @@ from the bottom of the picture, z is 0. There is no depth in a single picture: w
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,8 @@ ANKLE_SHARE = 0.039
 """Of the height that lies below the ankle (Winter 2009, Fig. 4.1)."""
 UPRIGHT = 90
 """Percentile over frames of the chain's length: bending towards the camera only shortens it."""
+MAX_HEADER_FRAME = 0xFFFF
+"""Of C3D, frames counted from 1."""
 OPENSIM_NAMES = {
     "nose": "Nose",
     "head_bottom": "Neck",
@@ -112,8 +115,21 @@ def write_trc(poses: VideoPoses, track_id: int, height: float, path: Path, name:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def _number_frames(file: Any, first: int, number: int) -> None:
+    """Where a person's frames lie in the video, counted from 0 here and from 1 there."""
+    # Two bytes a number in the header; where they do not suffice it counts from 1, and TRIAL alone is right.
+    if first + number <= MAX_HEADER_FRAME:
+        file["header"]["points"]["first_frame"] = first
+    for name, frame in (("ACTUAL_START_FIELD", first + 1), ("ACTUAL_END_FIELD", first + number)):
+        file.add_parameter("TRIAL", name, [0, 0])
+        words = file["parameters"]["TRIAL"][name]
+        # Two integers, the lower one first; lists that are added are of floats.
+        words["type"] = file["parameters"]["POINT"]["USED"]["type"]
+        words["value"] = np.array([frame & 0xFFFF, frame >> 16])
+
+
 def write_c3d(poses: VideoPoses, track_id: int, height: float, path: Path) -> None:
-    """Points in metres at the mean frame rate; missing ones are invalid (residual -1).
+    """Points in metres at the mean frame rate, frames numbered as in the video; missing ones are invalid (residual -1).
 
     C3D knows one rate for all frames: times of a video whose rate varies are in the other formats.
     """
@@ -132,6 +148,7 @@ def write_c3d(poses: VideoPoses, track_id: int, height: float, path: Path) -> No
         [points.transpose(2, 1, 0), np.ones((1, points.shape[1], len(points)))]
     )
     file["data"]["meta_points"]["residuals"] = np.where(np.isnan(points[..., 0]), -1.0, 0.0).T[None]
+    _number_frames(file, int(track.frame_indices[part.start]), len(points))
     # A name without the suffix would be given it.
     written = path.with_name(f"{path.name}.c3d")
     try:

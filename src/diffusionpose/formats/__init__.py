@@ -11,11 +11,18 @@ The bytes depend on the poses alone: no dates, no paths. `docs/formats.md` descr
 Pixels are those of the displayed image, x to the right, y down, integers at pixel centres.
 """
 
-from diffusionpose.formats.atomic_file import AtomicFile, check_target, write_text, write_texts
+from diffusionpose.formats.atomic_file import (
+    AtomicFile,
+    check_target,
+    staged_text,
+    write_text,
+    write_texts,
+)
 from diffusionpose.formats.datasets import posetrack_sequence
 from diffusionpose.formats.encoders import CSV_COLUMNS
 from diffusionpose.formats.reader import is_result_of, read_poses
 from diffusionpose.formats.schema import SCHEMA, SCHEMA_VERSION, poses_json_schema
+from diffusionpose.formats.text import counted
 from diffusionpose.formats.writer import FORMATS, PosesWriter, open_writers, write_poses
 
 __all__ = [
@@ -26,11 +33,13 @@ __all__ = [
     "AtomicFile",
     "PosesWriter",
     "check_target",
+    "counted",
     "is_result_of",
     "open_writers",
     "poses_json_schema",
     "posetrack_sequence",
     "read_poses",
+    "staged_text",
     "write_poses",
     "write_text",
     "write_texts",

@@ -112,6 +112,22 @@ def write_text(path: Path, text: str) -> None:
     write_texts({path: text})
 
 
+@contextmanager
+def staged_text(path: Path, text: str) -> Iterator[AtomicFile]:
+    """A small text file, complete under its temporary name; removed unless it is published.
+
+    Raises:
+        DiffusionPoseError: If it cannot be written.
+    """
+    file = AtomicFile(path)
+    try:
+        with explained(path):
+            file.temporary.write_text(text, encoding="utf-8", newline="")
+        yield file
+    finally:
+        file.discard()
+
+
 def write_texts(texts: Mapping[Path, str]) -> None:
     """Small text files by their paths; none gets its name before all are written.
 
@@ -119,12 +135,6 @@ def write_texts(texts: Mapping[Path, str]) -> None:
         DiffusionPoseError: If one cannot be written.
     """
     with ExitStack() as stack:
-        files = []
-        for path, text in texts.items():
-            file = AtomicFile(path)
-            stack.callback(file.discard)
-            files.append(file)
-            with explained(path):
-                file.temporary.write_text(text, encoding="utf-8", newline="")
+        files = [stack.enter_context(staged_text(path, text)) for path, text in texts.items()]
         for file in files:
             file.publish()

@@ -1,4 +1,4 @@
-"""How every format spells numbers and records: decimals, exact fractions, strict JSON on one line."""
+"""How every format spells numbers and records: decimals, exact fractions, strict JSON on one line; and counts, for people."""
 
 import json
 import re
@@ -32,6 +32,11 @@ def rounded_seconds(time: Fraction) -> float:
 def ratio_text(value: Fraction) -> str:
     """`num/den`, with the denominator even where it is 1."""
     return f"{value.numerator}/{value.denominator}"
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """`1 frame`, `2 frames`; `many` where an s alone does not do."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def keypoint_rows(person: PersonPose) -> np.ndarray:

@@ -38,7 +38,7 @@ class _Output:
 
     def __init__(self, path: Path, encoder: Encoder) -> None:
         self.file = AtomicFile(path)
-        self._encoder = encoder
+        self.encoder = encoder
         self._spools: list[TextIO] = []
         try:
             with explained(path, UsageError):
@@ -49,12 +49,12 @@ class _Output:
             raise
 
     def write(self, frame: FramePoses) -> None:
-        for spool, lines in zip(self._spools, self._encoder.encode(frame), strict=True):
+        for spool, lines in zip(self._spools, self.encoder.encode(frame), strict=True):
             spool.writelines(f"{line}\n" for line in lines)
 
     def compose(self, verdict: VideoVerdict) -> None:
         with open(self.file.temporary, "w", encoding="utf-8", newline="\n") as target:
-            target.writelines(self._encoder.compose(verdict, *map(_replayed, self._spools)))
+            target.writelines(self.encoder.compose(verdict, *map(_replayed, self._spools)))
 
     def discard(self) -> None:
         for spool in self._spools:
@@ -95,12 +95,27 @@ class PosesWriter:
         self._last_index = -1
         self._state: Literal["open", "staged", "published", "discarded"] = "open"
         self._outputs: list[_Output] = []
+        self._names: list[str] = []
         try:
             for path, name in targets:
+                self._names.append(name)
                 self._outputs.append(_Output(Path(path), FORMATS[name].encoder(header)))
         except BaseException:
             self.discard()
             raise
+
+    def retitle(self, header: PosesHeader) -> None:
+        """Another header, while no frame is written.
+
+        Raises:
+            ValueError: One is, or the files are complete.
+        """
+        self._expect("open")
+        if self._last_index >= 0:
+            raise ValueError(f"frame {self._last_index} is written under another header")
+        self._header = header
+        for output, name in zip(self._outputs, self._names, strict=True):
+            output.encoder = FORMATS[name].encoder(header)
 
     @property
     def paths(self) -> tuple[Path, ...]:

@@ -24,20 +24,18 @@ VIDEO_BYTES, SHEET_BYTES = 5_500_000, 4_500_000
 SECONDS = 10
 
 
-def make_report(
+def compose_report(
     poses: VideoPoses,
-    path: Path,
     reader: VideoReader | None,
     insight: Insight | None = None,
     *,
     hide_faces: bool = False,
     timings: Sequence[tuple[str, str]] = (),
-) -> None:
-    """Writes a report, complete or not at all.
+) -> str:
+    """The HTML of a report.
 
     Args:
         poses: The result.
-        path: Of the HTML file.
         reader: Of the video, for one pass; None leaves the picture grey.
         insight: What was seen while the poses were estimated.
         hide_faces: Cover faces in the embedded video.
@@ -45,7 +43,6 @@ def make_report(
 
     Raises:
         DataError: If the video is not that of the result.
-        DiffusionPoseError: If the file cannot be written.
     """
     video, size = None, (0, 0)
     allowance = max(1.0, float(poses.verdict.duration) / SECONDS)
@@ -60,7 +57,31 @@ def make_report(
         model_facts=[(name, str(value)) for name, value in poses.header.model.items()],
         timings=timings,
     )
-    write_text(path, report_html(poses, parts))
+    return report_html(poses, parts)
+
+
+def make_report(
+    poses: VideoPoses,
+    path: Path,
+    reader: VideoReader | None,
+    insight: Insight | None = None,
+    *,
+    hide_faces: bool = False,
+) -> None:
+    """Writes a report, complete or not at all.
+
+    Args:
+        poses: The result.
+        path: Of the HTML file.
+        reader: This and the rest as for `compose_report`.
+        insight: What was seen while the poses were estimated.
+        hide_faces: Cover faces in the embedded video.
+
+    Raises:
+        DataError: If the video is not that of the result.
+        DiffusionPoseError: If the file cannot be written.
+    """
+    write_text(path, compose_report(poses, reader, insight, hide_faces=hide_faces))
 
 
 def _check_same(reader: VideoReader, poses: VideoPoses) -> None:

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from diffusionpose.angles import ANGLES
+from diffusionpose.formats import counted
 from diffusionpose.plausibility import LONGEST, judge, limb_names
 from diffusionpose.poses import VideoPoses
 from diffusionpose.render import track_colour
 from diffusionpose.report.insight import COLUMNS, Sheet, Theatre, png
+from diffusionpose.structures import VideoVerdict
 
 MISSING = -(2**15)
 """Stands for NaN among the 16-bit places."""
@@ -86,6 +88,7 @@ def payload(poses: VideoPoses, parts: ReportParts) -> dict[str, object]:
         "theatres": [_theatre(one) for one in parts.theatres],
         "verdict": {
             "status": poses.verdict.status,
+            "summary": _summary(poses.verdict),
             "issues": [
                 {"code": issue.code, "message": issue.message, "severity": issue.severity}
                 for issue in poses.verdict.issues
@@ -157,17 +160,34 @@ def ellipse(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.array([major, minor, angle])
 
 
+def _summary(verdict: VideoVerdict) -> str:
+    """What stands above the issues."""
+    if verdict.status == "partial":
+        return "Incomplete:"
+    return "Read to its end; noticed:" if verdict.issues else "Read to its end; nothing lost."
+
+
 def _facts(poses: VideoPoses) -> list[list[str]]:
     video = poses.header.video
     seconds = float(poses.verdict.duration)
-    settings = ", ".join(f"{name} {value}" for name, value in poses.header.settings.items())
+    settings = ", ".join(
+        f"{name} {_setting(value)}" for name, value in poses.header.settings.items()
+    )
     return [
         ["Video", f"{video.width} x {video.height}, {video.codec} in {video.container}"],
-        ["Length", f"{poses.verdict.num_frames} frames, {seconds:.2f} s"],
-        ["People", f"{len(poses.track_ids)} tracks, {len(poses.frame_index)} poses"],
+        ["Length", f"{counted(poses.verdict.num_frames, 'frame')}, {seconds:.2f} s"],
+        [
+            "People",
+            f"{counted(len(poses.track_ids), 'track')}, {counted(len(poses.frame_index), 'pose')}",
+        ],
         ["Settings", settings],
         ["Version", f"diffusionpose {poses.header.version}"],
     ]
+
+
+def _setting(value: object) -> str:
+    """What was done several times stands in its order."""
+    return " then ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _packed(values: np.ndarray, kind: type[np.integer[Any]]) -> str:

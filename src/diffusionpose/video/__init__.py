@@ -8,7 +8,7 @@ What a stranger's file may do to us is decided before FFmpeg sees it:
 - probing may not decode (no decoder is on its list), so sizes are checked before any pixel is
   allocated.
 
-What was lost is counted while reading and summed up in a `VideoVerdict`. Codes of issues (stable):
+What was lost is counted while reading and summed up in a `VideoVerdict`. Codes of issues (stable; `docs/formats.md` has the same table):
 
 | code | severity | meaning |
 |---|---|---|

@@ -255,10 +255,8 @@ def timing_issues(
     for index in map(int, gaps[:MAX_NAMED]):
         missing = round(float(steps[index]) / step) - 1
         start, end = (float(int(pts[i]) * time_base) for i in (index, index + 1))
-        text = (
-            f"about {missing} frames are missing after frame {index}, "
-            f"between {start:.3f} s and {end:.3f} s"
-        )
+        what = "1 frame is" if missing == 1 else f"{missing} frames are"
+        text = f"about {what} missing after frame {index}, between {start:.3f} s and {end:.3f} s"
         yield VideoIssue("PTS_GAP", text, severity, index)
     if len(gaps) > MAX_NAMED:
         text = f"{len(gaps) - MAX_NAMED} more gaps between frames"

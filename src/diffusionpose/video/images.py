@@ -187,6 +187,7 @@ class ImageSource:
         suffix = os.path.splitext(names[0])[1].lower().lstrip(".")
         name = names[0] if len(names) == 1 else folder.resolve().name
         codec = "jpeg" if suffix == "jpg" else suffix
+        self.steady_rate = rate
         digest = hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape"))
         digest.update(np.ascontiguousarray(self._first[1]))
         self.info = VideoInfo(

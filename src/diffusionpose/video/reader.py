@@ -61,6 +61,8 @@ class _Source(Protocol):
 
     info: VideoInfo
 
+    @property
+    def steady_rate(self) -> Fraction | None: ...
     def frames(self) -> Iterator[Frame]: ...
     def verdict(self) -> VideoVerdict: ...
     def close(self) -> None: ...
@@ -108,6 +110,11 @@ class VideoReader:
         if self._verdict is None:
             raise RuntimeError("the verdict is known only after the last frame was read")
         return self._verdict
+
+    @property
+    def steady_rate(self) -> Fraction | None:
+        """Frames a second, where the source says that they come at one rate."""
+        return self._source.steady_rate
 
     def again(self) -> "VideoReader":
         """A reader of the same source for another pass.

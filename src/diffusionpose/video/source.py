@@ -38,6 +38,8 @@ _EXPLICIT_DURATIONS = frozenset({"mov", "gif"})
 _DECODING_TIMES = frozenset({"avi", "mpeg"})
 # Packets of these may legally hold no picture of their own (hidden reference frames, N-VOPs).
 _HIDDEN_PACKETS = frozenset({"vp8", "vp9", "mpeg4"})
+# Mean and finest rate of a header differ by no more where all pictures come at one.
+_STEADY = 0.01
 # At open, give up after that many packets without a picture: the rest of a group of pictures that a
 # recording was joined in has fewer.
 _MAX_SILENT_PACKETS = 3000
@@ -160,6 +162,12 @@ class ContainerSource:
             has_audio=bool(self._opened.streams.audio),
             fingerprint=fingerprint(self._file, self._size),
         )
+
+    @property
+    def steady_rate(self) -> Fraction | None:
+        """As `VideoReader.steady_rate`: pictures that pause, or hurry, have a finer rate than their mean."""
+        mean, finest = self._stream.average_rate, self._stream.base_rate
+        return mean if mean and finest and abs(mean / finest - 1) <= _STEADY else None
 
     def close(self) -> None:
         """Closes container and file."""

@@ -23,6 +23,7 @@
   };
   const isPresent = (p, frame) => p.boxes[4 * frame] !== missing;
   const position = new Map(data.frames.map((index, n) => [index, n]));
+  const counted = (number, one, many = `${one}s`) => `${number} ${number === 1 ? one : many}`;
   const words = (name) => name.replaceAll("_", " ");
   const state = { frame: 0, person: 0, joint: 0, series: "lengths" };
 
@@ -391,9 +392,8 @@
     }));
   }
   function start() {
-    const poses = people.length === 1 ? "1 person" : `${people.length} people`;
-    $("summary").textContent = `${numFrames} frames, ${poses}` + (data.verdict.status === "ok" ? "" : " \u2013 the video is incomplete");
-    $("verdict").textContent = data.verdict.status === "ok" ? "Read to its end; nothing lost." : "Incomplete:";
+    $("summary").textContent = `${counted(numFrames, "frame")}, ${counted(people.length, "person", "people")}` + (data.verdict.status === "ok" ? "" : " \u2013 the video is incomplete");
+    $("verdict").textContent = data.verdict.summary;
     $("verdict").className = data.verdict.status;
     lines($("facts"), [...data.verdict.issues.map((issue) => [issue.code, issue.message]), ...data.facts]);
     lines($("model"), data.model);
@@ -406,7 +406,7 @@
       const button = document.createElement("button"), dot = document.createElement("i");
       dot.style.background = p.colour;
       button.type = "button"; button.setAttribute("aria-pressed", String(n === 0));
-      button.append(dot, `Person ${p.id}: ${p.numFrames} frames, score ${p.score.toFixed(2)}` + (p.flags.length ? `, ${p.flags.length} flags` : ""));
+      button.append(dot, `Person ${p.id}: ${counted(p.numFrames, "frame")}, score ${p.score.toFixed(2)}` + (p.flags.length ? `, ${counted(p.flags.length, "flag")}` : ""));
       button.addEventListener("click", () => choose(n, state.joint));
       return button;
     }));
