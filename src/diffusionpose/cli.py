@@ -51,7 +51,7 @@ from diffusionpose.cli_options import (
     names_of,
     result_options,
 )
-from diffusionpose.cli_report import SUFFIX, report, watched
+from diffusionpose.cli_report import report, watched
 from diffusionpose.errors import DiffusionPoseError, MissingExtraError, UsageError
 from diffusionpose.process import prepare_process
 from diffusionpose.version import __version__
@@ -167,6 +167,7 @@ def predict(
     from diffusionpose.detection import BoxesFile
     from diffusionpose.predict import PosePipeline
     from diffusionpose.predict_files import predict_files
+    from diffusionpose.results import PAGE
     from diffusionpose.video import open_video
 
     wanted = result_options(
@@ -193,7 +194,7 @@ def predict(
         pipeline = pipeline if given is None else pipeline.with_boxes(given)
         also = {}
         if with_report:
-            pipeline, also[SUFFIX] = watched(pipeline, reader, look_at, hide_faces=hide_faces)
+            pipeline, also[PAGE] = watched(pipeline, reader, look_at, hide_faces=hide_faces)
         with progress_bar(reader.info, quiet) as on_frame:
             outcome = predict_files(
                 pipeline,

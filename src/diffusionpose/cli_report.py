@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from diffusionpose.predict import PosePipeline
     from diffusionpose.video import VideoReader
 
-SUFFIX = ".report.html"
-
 
 def report(
     source: Annotated[
@@ -38,10 +36,11 @@ def report(
 ) -> None:
     """A video with its poses, scores, plausibility and a look inside the model: one page that opens offline."""
     from diffusionpose.formats import check_target
+    from diffusionpose.results import PAGE
 
     name = Path(source).name.removesuffix(".json").removesuffix(".poses")
     is_result = source.endswith(".json")
-    target = out or Path((name if is_result else Path(source).stem or "video") + SUFFIX)
+    target = out or Path((name if is_result else Path(source).stem or "video") + PAGE)
     check_target(target, [source], overwrite=overwrite)
     if video is not None and not is_result:
         raise UsageError("--video goes with a NAME.poses.json: leave it out")

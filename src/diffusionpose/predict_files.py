@@ -1,6 +1,7 @@
 """A prediction as files: poses, tables and the annotated video appear together, or not at all."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from diffusionpose.overlap import Behind
 from diffusionpose.poses import VideoPoses
 from diffusionpose.predict import PosePipeline
 from diffusionpose.render import draw_poses
-from diffusionpose.results import FILM, ResultOptions
+from diffusionpose.results import FILM, SUFFIXES, ResultOptions
 from diffusionpose.skeleton import Skeleton
 from diffusionpose.structures import Frame, FramePoses, PosesHeader, VideoVerdict
 from diffusionpose.video import VideoReader, VideoWriter
@@ -101,7 +102,12 @@ def predict_files(
             film.writer.close()
             staged.insert(0, film.file)
         files = _publish(writer, exports, staged)
-    notes = (*made.notes, *exports.notes, *_notes(pipeline.detector, reader.verdict))
+    notes = (
+        *made.notes,
+        *exports.notes,
+        *_notes(pipeline.detector, reader.verdict),
+        *_left_over(out, name, files, reader),
+    )
     return Outcome(files, reader.verdict, len(made.tracks), notes)
 
 
@@ -228,6 +234,22 @@ def _notes(detector: PersonDetector | BoxesFile, verdict: VideoVerdict) -> tuple
         named, last = detector.last_index, verdict.num_frames - 1
         return (f"{detector.name} has boxes for frame {named}, the video ends with frame {last}",)
     return ()
+
+
+def _left_over(
+    out: Path, name: str, files: tuple[Path, ...], reader: VideoReader
+) -> tuple[str, ...]:
+    """Says that results of an earlier run stand beside those of this one, and do not belong to them."""
+    suffixes = "|".join(map(re.escape, SUFFIXES))
+    of_result = re.compile(rf"{re.escape(name)}(\.person\d+)?({suffixes})")
+    others = sorted(
+        path.name
+        for path in out.iterdir()
+        if of_result.fullmatch(path.name) and path not in files and not reader.is_same_file(path)
+    )
+    if not others:
+        return ()
+    return (f"left from before, not made with these results: {', '.join(others)}",)
 
 
 class _Film(NamedTuple):

@@ -15,7 +15,9 @@ from diffusionpose.structures import PosesHeader
 
 FILM = ".mp4"
 """Suffix of the annotated video."""
-SUFFIXES = (*(made.suffix for made in (*FORMATS.values(), *EXPORTS.values())), FILM)
+PAGE = ".report.html"
+"""Suffix of the report."""
+SUFFIXES = (*(made.suffix for made in (*FORMATS.values(), *EXPORTS.values())), FILM, PAGE)
 """Of all files that a result can have; files a person have `.person3` before it."""
 
 
@@ -25,10 +27,10 @@ class ResultOptions:
 
     Args:
         formats: Names in `formats.FORMATS` and `exports.EXPORTS`.
-        min_score: Joints with a lower score become missing, before gaps are filled.
         fill_gaps: Frames of the longest gap that is filled; 0 fills none.
         smoother: Of the paths of joints; None leaves them as they are.
         export: For exports in metres.
+        min_score: Joints with a lower score become missing, before gaps are filled.
 
     Raises:
         UsageError: If there is no such format, or an option is missing or out of range.
@@ -36,10 +38,10 @@ class ResultOptions:
     """
 
     formats: tuple[str, ...] = ("json",)
-    min_score: float = 0.0
     fill_gaps: int = 0
     smoother: Smoother | None = None
     export: ExportOptions = field(default_factory=ExportOptions)
+    min_score: float = 0.0
 
     def __post_init__(self) -> None:
         for name in self.formats:

@@ -151,6 +151,19 @@ def test_another_camera_s_video_of_the_same_name_does_not_take_the_place_of_resu
     assert result.read_bytes() != content
 
 
+def test_what_is_left_of_an_earlier_run_is_named(predict, made_video, tmp_path):
+    out = tmp_path / "out"
+    assert predict(made_video, "--format", "csv,trc", "--height-m", "1.7")[0] == 0
+    (out / "figure2.poses.csv").write_text("of another")
+    code, _, err = predict(made_video, "--no-video", "--smooth", "one-euro")
+    assert code == 0
+    (note,) = [line for line in err.splitlines() if "left from before" in line]
+    left = {"figure.mp4", "figure.poses.csv", "figure.person4.trc", "figure.person9.trc"}
+    assert set(note.split(": ")[-1].split(", ")) == left
+    again = predict(made_video, "--format", "csv,trc", "--height-m", "1.7")
+    assert "left from before" not in again[2]
+
+
 def test_a_folder_at_another_rate_is_the_same_video(run, untrained, tmp_path):
     (tmp_path / "walk").mkdir()
     for index in range(3):

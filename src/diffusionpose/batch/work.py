@@ -33,7 +33,7 @@ from diffusionpose.model.pretrained import (
     sha256_of,
 )
 from diffusionpose.paths import check_regular
-from diffusionpose.results import FILM, SUFFIXES, ResultOptions
+from diffusionpose.results import FILM, PAGE, SUFFIXES, ResultOptions
 from diffusionpose.version import __version__
 from diffusionpose.video import VideoReader, open_video
 from diffusionpose.video.files import open_regular
@@ -140,7 +140,8 @@ class Job:
 
     def is_anything_there(self) -> bool:
         """Whether a file stands under a name that the results can have."""
-        suffixes = [suffix for suffix in SUFFIXES if suffix != FILM or self.options.video]
+        others = {PAGE} if self.options.video else {PAGE, FILM}
+        suffixes = [suffix for suffix in SUFFIXES if suffix not in others]
         return any(os.path.lexists(self.out / f"{self.stem}{suffix}") for suffix in suffixes)
 
 
