@@ -12,7 +12,8 @@ import torch
 from diffusionpose import PosePipeline
 from diffusionpose.detection import BoxesFile, load_detector
 from diffusionpose.errors import DataError, UsageError
-from diffusionpose.exports import ExportOptions
+from diffusionpose.exports import EXPORTS, ExportOptions
+from diffusionpose.formats import FORMATS
 from diffusionpose.poses import VideoPoses
 from diffusionpose.postprocess import Butterworth, OneEuro
 from diffusionpose.predict import (
@@ -25,7 +26,7 @@ from diffusionpose.predict import (
     windows,
 )
 from diffusionpose.predict_files import predict_files
-from diffusionpose.results import ResultOptions
+from diffusionpose.results import ResultOptions, convert
 from diffusionpose.structures import Boxes, Frame
 from diffusionpose.tracking import Tracker
 from diffusionpose.video import VideoWriter, open_video
@@ -320,6 +321,22 @@ def test_smoothed_files_and_film_agree_and_a_report_sees_the_result(
     assert np.abs(found.keypoints - raw.keypoints).max() > 0.01
     with open_video(tmp_path / "figure.mp4") as result, open_video(made_video) as source:
         assert [f.time for f in result] == [f.time for f in source]
+
+
+@pytest.mark.parametrize("smoother", [None, OneEuro()])
+def test_what_predict_writes_is_what_convert_makes_of_its_result(
+    untrained, made_video, made_boxes, tmp_path, smoother
+):
+    names = ("json", *(name for name in FORMATS | EXPORTS if name not in ("json", "trc", "c3d")))
+    with open_video(made_video) as reader:
+        wanted = ResultOptions(names, smoother=smoother)
+        predict_files(pipeline(untrained, made_boxes), reader, tmp_path / "own", wanted)
+    source = tmp_path / "own" / "figure.poses.json"
+    convert(source, tmp_path / "converted", ResultOptions(names))
+    for file in (tmp_path / "converted").rglob("*"):
+        if file.is_file():
+            same = tmp_path / "own" / file.relative_to(tmp_path / "converted")
+            assert file.read_bytes() == same.read_bytes(), file.name
 
 
 def test_hidden_faces_change_the_film_alone(untrained, made_video, made_boxes, tmp_path):

@@ -98,12 +98,24 @@ def test_files_that_are_there_stay_unless_asked_for(tmp_path):
         convert(source, tmp_path, ResultOptions(("json",)), overwrite=True)
 
 
-def test_a_failing_export_leaves_nothing(tmp_path):
+def test_a_failing_export_leaves_nothing(tmp_path, monkeypatch):
     source = saved(tmp_path)
+
+    def fail(*_):
+        raise DataError("broken")
+
+    monkeypatch.setattr("diffusionpose.exports.files._write_trc", fail)
     wanted = ResultOptions(("csv", "npz", "trc"), export=ExportOptions(1.8))
-    with pytest.raises(DataError, match="no frame has head, hips"):
+    with pytest.raises(DataError, match="broken"):
         convert(source, tmp_path, wanted)
     assert list(tmp_path.iterdir()) == [source]
+
+
+def test_who_is_seen_in_parts_only_costs_nobody_else_their_files(tmp_path):
+    wanted, notes = ResultOptions(("npz", "trc"), export=ExportOptions(1.8)), []
+    files = convert(saved(tmp_path), tmp_path, wanted, on_note=notes.append)
+    assert [file.name for file in files] == ["clip.poses.npz"]
+    assert "no frame has head, hips" in notes[0]
 
 
 def test_what_nobody_has_a_track_for_is_noted_and_the_rest_made(tmp_path):

@@ -10,6 +10,7 @@ from typing import Self, overload
 import numpy as np
 
 from diffusionpose.formats import counted, read_poses, write_poses
+from diffusionpose.formats.text import rounded_frame
 from diffusionpose.skeleton import Skeleton
 from diffusionpose.structures import (
     NO_TRACK,
@@ -271,6 +272,10 @@ class VideoPoses:
             keypoint_scores=keypoints[..., 2],
             filled=filled,
         )
+
+    def rounded(self) -> Self:
+        """With the decimals that files carry: what is made of it is what is made of the file."""
+        return self.from_frames(self.header, map(rounded_frame, self.frames()), self.verdict)
 
     # -------------------------------------------------------------------------------------------------- files
 

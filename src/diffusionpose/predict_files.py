@@ -75,7 +75,6 @@ def predict_files(
     Raises:
         UsageError: If the files cannot be written there, or files of those names are not results of this video, or it has
             too few frames a second for the smoother.
-        DataError: If an export lacks what it needs, as a whole body to tell metres by.
         DiffusionPoseError: If writing fails on the way; nothing is left behind.
     """
     wanted, also = wanted or ResultOptions(), also or {}
@@ -89,7 +88,7 @@ def predict_files(
         draw = Drawing(film, pipeline.network.config.skeleton_graph, hide_faces=hide_faces)
         keeps = wanted.changes_tracks or bool(wanted.exports) or bool(also)
         made = _Finished(writer, draw, wanted, keeps=keeps, on_frame=on_frame)
-        whole = _finish_frames(pipeline, reader, made, header)
+        whole = _finish_frames(pipeline, reader, made, header).rounded()
         exports = stack.enter_context(
             StagedExports(whole, wanted.exports, out, name, wanted.export)
         )

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from diffusionpose.errors import DataError, MissingExtraError, UsageError
+from diffusionpose.errors import MissingExtraError, UsageError
 from diffusionpose.exports import EXPORTS, ExportOptions, StagedExports, check_exports
 from diffusionpose.exports.openpose import BODY_25
 from diffusionpose.poses import VideoPoses
@@ -178,9 +178,12 @@ def test_metres_need_a_height_and_a_chain(tmp_path):
         check_exports(["npz"], ExportOptions(180))
     headless = FramePoses(0, Fraction(0), (person(1, missing=("head_top",)),))
     poses = VideoPoses.from_frames(HEADER, [headless], VERDICT)
-    with pytest.raises(DataError, match="track 1: no frame has head"):
-        StagedExports(poses, ["trc"], tmp_path, "clip", OPTIONS)
-    assert list(tmp_path.iterdir()) == []
+    with StagedExports(poses, ["trc", "npz"], tmp_path, "clip", OPTIONS) as staged:
+        staged.publish()
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.poses.npz"]
+    (note,) = staged.notes
+    assert note.startswith("track 1: no frame has head")
+    assert note.endswith("there is no clip.person1.trc")
 
 
 def test_nobody_leaves_out_the_files_a_person_and_no_others(tmp_path):

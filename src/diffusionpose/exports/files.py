@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from diffusionpose.errors import MissingExtraError, UsageError
-from diffusionpose.exports.motion import write_c3d, write_trc
+from diffusionpose.exports.motion import NoMetresError, write_c3d, write_trc
 from diffusionpose.exports.openpose import openpose_files
 from diffusionpose.exports.tables import write_angles, write_npz, write_parquet
 from diffusionpose.formats import AtomicFile
@@ -152,7 +152,6 @@ class StagedExports:
     """Exports of a result under temporary names; `publish` gives them theirs. Use as a context manager.
 
     Raises:
-        DataError: If the result lacks what an export needs, as a whole body to tell metres by.
         UsageError: If the files cannot be written there.
     """
 
@@ -185,8 +184,13 @@ class StagedExports:
             path = folder / f"{stem}{suffix}"
             staged = _AtomicFolder(path) if suffix.endswith("/") else AtomicFile(path)
             self._staged.append(staged)
-            with explained(path):
-                write(staged.temporary)
+            try:
+                with explained(path):
+                    write(staged.temporary)
+            except NoMetresError as error:
+                self.notes += (f"{error}: there is no {path.name}",)
+                self._staged.remove(staged)
+                staged.discard()
 
     @property
     def paths(self) -> tuple[Path, ...]:

@@ -40,11 +40,15 @@ OPENSIM_NAMES = {
 """As the marker sets of Sports2D and Pose2Sim have them."""
 
 
+class NoMetresError(DataError):
+    """A person of whom no frame tells how large they are."""
+
+
 def metres_per_pixel(track: Track, joints: tuple[str, ...], height: float) -> float:
     """From the chain head_top, head_bottom, hips, knees, ankles, both sides taken together.
 
     Raises:
-        DataError: If no frame has the whole chain.
+        NoMetresError: If no frame has the whole chain.
     """
 
     def at(*names: str) -> np.ndarray:
@@ -63,7 +67,7 @@ def metres_per_pixel(track: Track, joints: tuple[str, ...], height: float) -> fl
         length = length + np.mean(sides, 0)
     known = length[np.isfinite(length) & (length > 0)]
     if not len(known):
-        raise DataError(
+        raise NoMetresError(
             f"track {track.track_id}: no frame has head, hips, knees and ankles, so metres cannot be told"
         )
     return (1 - ANKLE_SHARE) * height / float(np.percentile(known, UPRIGHT))

@@ -3,11 +3,12 @@
 import json
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 
-from diffusionpose.structures import PersonPose
+from diffusionpose.structures import FramePoses, PersonPose
 
 PIXEL_DECIMALS = 3
 SCORE_DECIMALS = 4
@@ -46,6 +47,21 @@ def keypoint_rows(person: PersonPose) -> np.ndarray:
     out = np.concatenate([xy, scores], axis=1)
     out[~np.isfinite(raw).all(axis=1)] = np.nan, np.nan, 0
     return out
+
+
+def rounded_frame(frame: FramePoses) -> FramePoses:
+    """With the decimals that results carry, so that every format says the same."""
+    people = (
+        replace(
+            person,
+            box=rounded(person.box, PIXEL_DECIMALS),
+            box_score=rounded_score(person.box_score),
+            score=rounded_score(person.score),
+            keypoints=keypoint_rows(person),
+        )
+        for person in frame.people
+    )
+    return replace(frame, people=tuple(people))
 
 
 def box_xywh(box: np.ndarray) -> list[float]:

@@ -15,6 +15,7 @@ from diffusionpose.formats.atomic_file import AtomicFile, explained
 from diffusionpose.formats.datasets import CocoEncoder, PoseTrackEncoder
 from diffusionpose.formats.encoders import CsvEncoder, Encoder, JsonEncoder
 from diffusionpose.formats.schema import check_track_ids
+from diffusionpose.formats.text import rounded_frame
 from diffusionpose.structures import FramePoses, PosesHeader, VideoVerdict
 
 
@@ -132,6 +133,7 @@ class PosesWriter:
         self._expect("open")
         self._check(frame)
         self._last_index = frame.index
+        frame = rounded_frame(frame)
         for output in self._outputs:
             with explained(output.file.path):
                 output.write(frame)
