@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from threading import Timer
 
 import pytest
@@ -272,6 +273,35 @@ def test_a_run_goes_on_with_its_own_data_and_processes_only(finished, root):
     file.write_text(json.dumps(content))
     with pytest.raises(ConfigError, match="other data"):
         train(config, run, resume=True, progress=False)
+
+
+def changed_label(root, split, key="keypoints"):
+    file = next((root / "posetrack_data" / split).glob("*.json"))
+    content = json.loads(file.read_text())
+    content["annotations"][0][key][2 if key == "bbox_head" else 0] += 1
+    file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("metric", "key"),
+    [("pck", "keypoints"), ("posetrack-ap", "keypoints"), ("posetrack-ap", "bbox_head")],
+)
+def test_a_run_goes_on_with_its_own_validation_data_only(root, tmp_path, metric, key):
+    shutil.copytree(root / "posetrack_data" / "val", root / "posetrack_data" / "train")
+    measured = [{"kind": "posetrack", "root": str(root), "split": "train"}]
+    config = recipe(root, validation=measured, validation_metric=metric, epochs=1)
+    run = tmp_path / "run"
+    train(config, run, progress=False)
+    longer = config.model_copy(update={"epochs": 2})
+    changed_label(root, "train", key)
+    with pytest.raises(ConfigError, match="other validation data"):
+        train(longer, run, resume=True, progress=False)
+    # A run of before this was kept goes on.
+    facts = json.loads((run / "run.json").read_text())
+    del facts["validation_sha256"]
+    (run / "run.json").write_text(json.dumps(facts))
+    train(longer, run, resume=True, progress=False)
+    assert json.loads((run / "run.json").read_text())["validation_sha256"]
 
 
 def test_a_finished_run_that_is_resumed_keeps_its_weights(finished):

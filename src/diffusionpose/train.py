@@ -1,6 +1,6 @@
 """Training: a recipe in, a run folder with checkpoints, metrics and the averaged model out.
 
-The run folder holds `recipe.yaml` (everything resolved), `run.json` (version, git state, data fingerprint),
+The run folder holds `recipe.yaml` (everything resolved), `run.json` (fingerprints of the data, version, git state),
 `metrics.jsonl`, `tensorboard/`, `checkpoints/last.ckpt` to resume from, and `model/`, the averaged weights after the
 latest validation.
 
@@ -8,12 +8,13 @@ A run that was killed and resumed ends with the weights of one that was not, bit
 """
 
 import errno
+import hashlib
 import json
 import logging
 import platform
 import subprocess
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -82,18 +83,14 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
     with _held(run, ranks), _explained_disk(run), _quiet():
         before = _check_run(run, config, ranks, resume=resume)
         L.seed_everything(config.seed, workers=True, verbose=False)
-        evaluators = {
-            f"ap_{source.name}": PoseTrackValidation(source, config, ranks, signals)
-            for source in config.validation
-            if config.validation_metric == "posetrack-ap"
-            and source.kind == "posetrack"
-            and source.corruption is None
-        }
+        evaluators = make_evaluators(config, ranks, signals)
         module = PoseTraining(config, run, evaluators)
         data = make_loaders(config, ranks, _cached(config, module.model))
         if ranks.rank == 0:
-            _check_data(run, data.fingerprint, resume=resume)
-            write_facts(config, run, data.fingerprint, ranks)
+            inputs = inputs_of(data, evaluators)
+            if resume:
+                _check_inputs(run, inputs)
+            write_facts(config, run, inputs, ranks)
             _forget_after(run / METRICS, before["global_step"] if before else 0)
         if before is not None:
             epoch, batches = before["diffusionpose"]["position"]
@@ -147,6 +144,20 @@ class PoseTrackValidation:
         require_head_boxes(self._data.videos)
         require_shapely(self._data.videos)
 
+    def fingerprint(self) -> str:
+        """SHA-256 over the truth of every frame that counts: joints, head boxes, ignore regions."""
+        digest = hashlib.sha256()
+        for video in self._data.videos:
+            for index, frame in enumerate(video.frames):
+                digest.update(
+                    f"{video.name} {index} {len(frame.people)}".encode(errors="surrogatepass")
+                )
+                heads = [one.head_box for one in frame.people if one.head_box is not None]
+                points = [one.keypoints for one in frame.people]
+                for values in (*points, *heads, *frame.ignore_regions) if frame.people else ():
+                    digest.update(f"{values.shape}".encode() + np.round(values, 3).tobytes())
+        return digest.hexdigest()
+
     def _heed(self) -> None:
         if self._ranks.world == 1:
             self._signals.end_validation()
@@ -173,6 +184,28 @@ class PoseTrackValidation:
         by_name = {video.name: video for videos in every for video in videos}
         pairs = [VideoPair(truth, by_name[truth.name], True) for truth in data.videos]
         return float(PoseTrackAP(pairs).row(np.ones(len(pairs)))[-1])
+
+
+def make_evaluators(
+    config: TrainConfig, ranks: Ranks, signals: StopSignals
+) -> dict[str, PoseTrackValidation]:
+    """By name in the metrics; of sources whose images are as they are, where the recipe asks for PoseTrack AP."""
+    return {
+        f"ap_{source.name}": PoseTrackValidation(source, config, ranks, signals)
+        for source in config.validation
+        if config.validation_metric == "posetrack-ap"
+        and source.kind == "posetrack"
+        and source.corruption is None
+    }
+
+
+def inputs_of(data: RunData, evaluators: Mapping[str, PoseTrackValidation]) -> dict[str, str]:
+    """SHA-256 of what a run learns from and of what it is measured on."""
+    measured = [data.validation_fingerprint, *(one.fingerprint() for one in evaluators.values())]
+    return {
+        "data_sha256": data.fingerprint,
+        "validation_sha256": hashlib.sha256(" ".join(measured).encode()).hexdigest(),
+    }
 
 
 def _cached(
@@ -315,9 +348,14 @@ def _facts_of(run: Path) -> dict[str, Any]:
         raise ConfigError(f"{facts}: cannot be read ({first_line(error)})") from None
 
 
-def _check_data(run: Path, data_sha256: str, *, resume: bool) -> None:
-    if resume and _facts_of(run).get("data_sha256") != data_sha256:
+def _check_inputs(run: Path, inputs: Mapping[str, str]) -> None:
+    """That a run is gone on with on its own data."""
+    facts = _facts_of(run)
+    if facts.get("data_sha256") != inputs["data_sha256"]:
         raise ConfigError(f"{run} holds a run on other data: name another folder")
+    # Runs of earlier releases do not say.
+    if facts.get("validation_sha256") not in (None, inputs["validation_sha256"]):
+        raise ConfigError(f"{run} holds a run with other validation data: name another folder")
 
 
 def _forget_after(metrics: Path, step: int) -> None:
@@ -335,12 +373,12 @@ def _step_of(line: str) -> int:
         return 0
 
 
-def write_facts(config: TrainConfig, run: Path, data_sha256: str, ranks: Ranks) -> None:
+def write_facts(config: TrainConfig, run: Path, inputs: Mapping[str, str], ranks: Ranks) -> None:
     """The resolved recipe, and what the run depends on besides."""
     content = {
         "version": __version__,
         "git": git_state(),
-        "data_sha256": data_sha256,
+        **inputs,
         "processes": ranks.world,
         "torch": torch.__version__,
         "machine": f"{platform.system()} {platform.machine()}",
