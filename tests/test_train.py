@@ -17,6 +17,7 @@ from diffusionpose.model.pretrained import sha256_of
 from diffusionpose.nn.heatmaps import encode
 from diffusionpose.recipe import OptimizerConfig, SourceConfig, TrainConfig
 from diffusionpose.skeleton import POSETRACK15
+from diffusionpose.version import __version__
 from tests.data.made import coco_root, posetrack_root
 from tests.journeys.test_overfit import recipe
 from tests.training.helpers import changed_parts, one_step, with_stem
@@ -314,6 +315,33 @@ def test_a_finished_run_that_is_resumed_keeps_its_weights(finished):
     assert sha256_of(weights) == before
     assert metrics.read_text() == lines
     assert (run / "model" / "README.md").read_text() == card
+
+
+def test_a_run_keeps_who_trained_what(finished):
+    config, run = finished
+    facts = json.loads((run / "run.json").read_text())
+    (first,) = facts["sessions"]
+    assert first["first_step"] == 0
+    # As an earlier release left it.
+    other = {"version": "0.0.1", "git": "abc", "torch": "1.0", "machine": "M", "threads": 1}
+    (run / "run.json").write_text(
+        json.dumps({k: facts[k] for k in facts if k != "sessions"} | other)
+    )
+    before = {name: (run / name).read_text() for name in ("run.json", "recipe.yaml")}
+    # Nothing is left to train: whoever looks in changes nothing.
+    train(config.model_copy(update={"epochs": 1}), run, resume=True, progress=False)
+    assert {name: (run / name).read_text() for name in before} == before
+    assert "diffusionpose 0.0.1, recipe" in (run / "model" / "README.md").read_text()
+    longer, told = config.model_copy(update={"epochs": 3}), []
+    train(longer, run, resume=True, progress=False, on_warning=told.append)
+    assert len(told) == 1
+    assert f"version {__version__}, not 0.0.1, git" in told[0]
+    assert f"torch {torch.__version__}, not 1.0" in told[0]
+    sessions = json.loads((run / "run.json").read_text())["sessions"]
+    assert sessions == [{"first_step": 0} | other, first | {"first_step": 2}]
+    assert (
+        f"diffusionpose 0.0.1, {__version__}, recipe" in (run / "model" / "README.md").read_text()
+    )
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(finished):

@@ -22,7 +22,7 @@ from diffusionpose.cli_app import serve_app
 from diffusionpose.cli_batch import batch
 from diffusionpose.cli_compare import compare
 from diffusionpose.cli_data import data_app
-from diffusionpose.cli_evaluate import evaluate
+from diffusionpose.cli_evaluate import evaluate, tell
 from diffusionpose.cli_options import (
     EXIT_FAILED,
     EXIT_PARTIAL,
@@ -376,7 +376,9 @@ def train(
     from diffusionpose.train import train as train_recipe
 
     target = out or Path("runs") / recipe.name
-    folder = train_recipe(recipe, target, resume=resume, progress=not quiet)
+    folder = train_recipe(
+        recipe, target, resume=resume, progress=not quiet, on_warning=lambda text: tell((), [text])
+    )
     if os.environ.get("RANK", "0") == "0":
         print(f"model: {folder}")
 

@@ -1,6 +1,6 @@
 """Training: a recipe in, a run folder with checkpoints, metrics and the averaged model out.
 
-The run folder holds `recipe.yaml` (everything resolved), `run.json` (fingerprints of the data, version, git state),
+The run folder holds `recipe.yaml` (everything resolved), `run.json` (fingerprints of the data; version and git state by session),
 `metrics.jsonl`, `tensorboard/`, `checkpoints/last.ckpt` to resume from, and `model/`, the averaged weights after the
 latest validation.
 
@@ -60,7 +60,14 @@ LOCK_SECONDS = 10.0
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: bool = True) -> Path:
+def train(
+    config: TrainConfig,
+    run: Path,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    on_warning: Callable[[str], None] = warnings.warn,
+) -> Path:
     """Runs a recipe, in one process or as one of torchrun's.
 
     Args:
@@ -68,6 +75,7 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
         run: Run folder; must be empty or new unless `resume`.
         resume: Continue from `checkpoints/last.ckpt`.
         progress: Show a progress bar.
+        on_warning: Told of what is odd about going on with the run.
 
     Returns:
         Folder of the averaged model.
@@ -90,9 +98,9 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
             inputs = inputs_of(data, evaluators)
             if resume:
                 _check_inputs(run, inputs)
-            write_facts(config, run, inputs, ranks)
             _forget_after(run / METRICS, before["global_step"] if before else 0)
         if before is not None:
+            module.versions = tuple(one["version"] for one in sessions_of(run))
             epoch, batches = before["diffusionpose"]["position"]
             if epoch >= config.epochs:
                 # Nothing is left to learn, and Lightning would not put the averaged weights in place.
@@ -101,6 +109,11 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
                     module.save(before["global_step"])
                 return run / "model"
             data.sampler.resume(epoch, batches)
+            module.versions += (__version__,)
+        if ranks.rank == 0:
+            if before is not None and (differences := _differences(sessions_of(run)[-1])):
+                on_warning(f"{run} is gone on with otherwise than before: {', '.join(differences)}")
+            write_facts(config, run, inputs, ranks, before["global_step"] if before else None)
         trainer = make_trainer(config, run, data, ranks, signals, progress=progress)
         with _explained_workers(data), signals.heard():
             trainer.fit(
@@ -373,17 +386,55 @@ def _step_of(line: str) -> int:
         return 0
 
 
-def write_facts(config: TrainConfig, run: Path, inputs: Mapping[str, str], ranks: Ranks) -> None:
-    """The resolved recipe, and what the run depends on besides."""
-    content = {
+def sessions_of(run: Path) -> list[dict[str, Any]]:
+    """What trained a run's steps, from the first session to the last; runs of earlier releases kept one."""
+    facts = _facts_of(run)
+    if "sessions" not in facts:
+        kept = ("version", "git", "torch", "machine", "threads")
+        return [{"first_step": 0} | {key: facts.get(key) for key in kept}]
+    return list(facts["sessions"])
+
+
+def this_session(first_step: int) -> dict[str, Any]:
+    """What trains a run's steps from `first_step` on, here and now."""
+    return {
+        "first_step": first_step,
         "version": __version__,
         "git": git_state(),
-        **inputs,
-        "processes": ranks.world,
         "torch": torch.__version__,
         "machine": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
     }
+
+
+def _differences(session: Mapping[str, Any]) -> list[str]:
+    here = this_session(0)
+    return [
+        f"{key} {here[key]}, not {session.get(key)}"
+        for key in ("version", "git", "torch")
+        if here[key] != session.get(key)
+    ]
+
+
+def write_facts(
+    config: TrainConfig,
+    run: Path,
+    inputs: Mapping[str, str],
+    ranks: Ranks,
+    resumed_at: int | None = None,
+) -> None:
+    """The resolved recipe, and what the run depends on besides.
+
+    Args:
+        config: The recipe.
+        run: Run folder.
+        inputs: Of `inputs_of`.
+        ranks: Of how many processes it is.
+        resumed_at: Steps that earlier sessions trained; None for a run's first session.
+    """
+    before = [] if resumed_at is None else sessions_of(run)
+    sessions = [*before, this_session(resumed_at or 0)]
+    content = {**inputs, "processes": ranks.world, "sessions": sessions}
     write_text(run / RECIPE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     write_text(run / FACTS, json.dumps(content, indent=2) + "\n")
 

@@ -87,6 +87,8 @@ class PoseTraining(L.LightningModule):
             else None
         )
         self.pck: list[Pck] = []
+        self.versions: tuple[str, ...] = (__version__,)
+        """Of the sessions that the run had, for its card."""
         self.position: tuple[int, int] = (0, 0)
         """Epoch, and its batches that are behind; kept by the callback that saves."""
         self.skipped: list[list[str]] = []
@@ -291,8 +293,9 @@ class PoseTraining(L.LightningModule):
         sources = "\n".join(
             f"- {s.kind} `{s.root.name}` {s.split or ''}" for s in self.config.train
         )
+        versions = ", ".join(dict.fromkeys(self.versions))
         return (
-            f"# {self.config.name}\n\nTrained by diffusionpose {__version__}, recipe `{self.config.name}`, "
+            f"# {self.config.name}\n\nTrained by diffusionpose {versions}, recipe `{self.config.name}`, "
             f"{steps} steps, on:\n\n{sources}\n"
         )
 
