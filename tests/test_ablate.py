@@ -16,12 +16,13 @@ from diffusionpose.errors import ConfigError
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.model.pretrained import sha256_of
 from diffusionpose.recipe import AugmentConfig
+from diffusionpose.version import __version__
 from tests.data.made import posetrack_root
 from tests.journeys.test_overfit import recipe
 
 pytest.importorskip("lightning")
 
-from diffusionpose.ablate import RESULT, jobs_of, read_suite, report, run_all, spread
+from diffusionpose.ablate import RESULT, check_inputs, jobs_of, read_suite, report, run_all, spread
 from diffusionpose.ablation_plots import plot_suite
 from diffusionpose.train import train
 from diffusionpose.training.features import FeatureClips
@@ -118,6 +119,60 @@ def test_a_suite_is_run_once_and_told_in_a_table(root, tmp_path):
     assert run_all([job], 1, lambda *_: None) == []
     assert job.is_done
     assert sha256_of(job.run / "model" / "model.safetensors") == weights
+
+
+def test_runs_on_other_data_weights_or_versions_are_not_pooled(root, tmp_path):
+    own = Path(shutil.copytree(root, tmp_path / "people"))
+    first = recipe(own, **settings(own, tmp_path, epochs=1, validation=[]))
+    weights = train(first, tmp_path / "first", progress=False)
+    row = ROWS[0] | {"settings": [*ROWS[0]["settings"], f"init_from={weights}", "epochs=1"]}
+    suite = written(own, tmp_path, [row])
+    jobs = jobs_of(suite, tmp_path / "out")
+    assert run_all(jobs[:1], 1, lambda *_: None) == []
+    result = jobs[0].run / RESULT
+    content = json.loads(result.read_text())
+    facts = json.loads((jobs[0].run / "run.json").read_text())
+    assert content["version"] == __version__
+    for key in ("data_sha256", "validation_sha256", "weights_sha256"):
+        assert content[key] == facts[key]
+    assert content["weights_sha256"] == {"init_from": sha256_of(weights / "model.safetensors")}
+
+    def other(path, change):
+        before = path.read_bytes()
+        path.write_bytes(change(before))
+        with pytest.raises(ConfigError) as told:
+            run_all(jobs, 1, lambda *_: None)
+        path.write_bytes(before)
+        assert str(jobs[0].run) in str(told.value)
+        return str(told.value)
+
+    labels = next((own / "posetrack_data" / "val").glob("*.json"))
+
+    def moved(text):
+        whole = json.loads(text)
+        for one in whole["annotations"]:
+            one["bbox"][0] += 1
+        return json.dumps(whole).encode()
+
+    assert "other training data than what lies there now" in other(labels, moved)
+    assert "other weights of init_from than" in other(
+        weights / "model.safetensors", lambda text: text[:-1] + bytes([text[-1] ^ 1])
+    )
+    # What was pooled already is refused in the table.
+    second = jobs[1].run
+    shutil.copytree(jobs[0].run, second)
+    run = (second / "recipe.yaml").read_text().replace("seed: 0", "seed: 1")
+    (second / "recipe.yaml").write_text(run)
+    older = content | {"version": "0.0.1"}
+    (second / RESULT).write_text(json.dumps(older))
+    (note,) = check_inputs(jobs)
+    assert note == f"results of several versions: {__version__} ({jobs[0].run}), 0.0.1 ({second})"
+    (second / RESULT).write_text(json.dumps(older | {"validation_sha256": "0"}))
+    with pytest.raises(ConfigError, match=f"{second} holds a run with other validation data than"):
+        list(report(read_suite(suite), jobs))
+    # A result of before this was kept is told.
+    (second / RESULT).write_text(json.dumps({"pck": content["pck"], "version": __version__}))
+    assert check_inputs(jobs) == [f"1 results do not say which data they are of, as {second}"]
 
 
 def test_a_failing_row_is_named_and_the_others_are_run(root, tmp_path, capfd):

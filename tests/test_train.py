@@ -305,6 +305,18 @@ def test_a_run_goes_on_with_its_own_validation_data_only(root, tmp_path, metric,
     assert json.loads((run / "run.json").read_text())["validation_sha256"]
 
 
+def test_a_run_goes_on_beside_its_own_weights_only(finished, tmp_path):
+    config, first = finished
+    start = first / "model"
+    config = TrainConfig.model_validate(config.model_dump() | {"init_from": start, "epochs": 1})
+    run = tmp_path / "second"
+    train(config, run, progress=False)
+    weights = start / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(ConfigError, match="other weights: init_from"):
+        train(config.model_copy(update={"epochs": 2}), run, resume=True, progress=False)
+
+
 def test_a_finished_run_that_is_resumed_keeps_its_weights(finished):
     config, run = finished
     weights, metrics = run / "model" / "model.safetensors", run / "metrics.jsonl"

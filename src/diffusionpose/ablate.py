@@ -9,7 +9,9 @@ import multiprocessing
 import os
 import signal
 import statistics
-from collections.abc import Callable, Iterator
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -30,10 +32,20 @@ from diffusionpose.nn import heatmaps
 from diffusionpose.nn.diffusion import seeded_noise
 from diffusionpose.predict import choose_device
 from diffusionpose.recipe import TrainConfig, read_recipe
-from diffusionpose.train import CHECKPOINT, RECIPE, WITHOUT_EFFECT, changed_settings, train
+from diffusionpose.train import (
+    CHECKPOINT,
+    RECIPE,
+    WITHOUT_EFFECT,
+    changed_settings,
+    inputs_of,
+    make_evaluators,
+    train,
+)
+from diffusionpose.training.checkpoints import StopSignals
 from diffusionpose.training.features import FeatureClips, features_of
-from diffusionpose.training.module import METRICS, PoseTraining
-from diffusionpose.training.sources import make_loaders
+from diffusionpose.training.module import METRICS, PoseTraining, named_weights
+from diffusionpose.training.sources import Ranks, make_loaders
+from diffusionpose.version import __version__
 
 RESULT = "result.json"
 
@@ -108,8 +120,18 @@ class Job:
             raise ConfigError(
                 f"{self.run} holds a run with other settings ({'; '.join(changed[:3])}): name another --out"
             )
-        scored = json.loads((self.run / RESULT).read_text())["pck"].values()
+        scored = self.result["pck"].values()
         return all({str(n) for n in self.row.steps} <= steps.keys() for steps in scored)
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What `run_job` wrote."""
+        return dict(json.loads((self.run / RESULT).read_text()))
+
+    def inputs(self) -> dict[str, Any]:
+        """As `train.inputs_of`, of what lies there now."""
+        evaluators = make_evaluators(self.config, Ranks(), StopSignals(self.run / CHECKPOINT))
+        return inputs_of(self.config, make_loaders(self.config), evaluators)
 
 
 def read_suite(path: Path) -> Suite:
@@ -149,9 +171,10 @@ def jobs_of(
     ]
 
 
-def run_job(job: Job) -> None:
+def run_job(job: Job, on_warning: Callable[[str], None] = warnings.warn) -> None:
     """Trains and evaluates one run, from its checkpoint if there is one, and writes its result."""
-    train(job.config, job.run, resume=(job.run / CHECKPOINT).is_file(), progress=False)
+    is_begun = (job.run / CHECKPOINT).is_file()
+    train(job.config, job.run, resume=is_begun, progress=False, on_warning=on_warning)
     model = DiffusionPose.from_pretrained(job.run / "model").to(choose_device("auto"))
     folder = job.config.feature_cache
 
@@ -163,7 +186,8 @@ def run_job(job: Job) -> None:
         source.name: {str(n): score(model, loader, n) for n in job.row.steps}
         for source, loader in zip(job.config.validation, loaders, strict=True)
     }
-    result = {"row": job.row.name, "seed": job.seed, "pck": scores}
+    result = {"row": job.row.name, "seed": job.seed, "version": __version__}
+    result |= job.inputs() | {"pck": scores}
     write_text(job.run / RESULT, json.dumps(result, indent=2) + "\n")
 
 
@@ -197,6 +221,78 @@ def prepare(job: Job) -> None:
         )
 
 
+def check_inputs(jobs: list[Job], *, with_present: bool = False) -> list[str]:
+    """That what is done had the same data and weights behind it wherever recipes name the same.
+
+    Args:
+        jobs: From `jobs_of`.
+        with_present: Also the same as lie there now, as far as they can be read.
+
+    Returns:
+        Warnings: of results of several versions, and of those that do not say what is behind them.
+
+    Raises:
+        ConfigError: If they differ.
+    """
+    done = [job for job in jobs if job.is_done]
+    known: dict[tuple[str, str], tuple[str, str]] = {}
+    if with_present:
+        different = {json.dumps(_named_inputs(job.config)): job for job in done}
+        for job in different.values():
+            # What cannot be read now, the runs that need it will say.
+            with suppress(DiffusionPoseError):
+                _compare(job, job.inputs(), "what lies there now", known)
+    for job in done:
+        _compare(job, job.result, str(job.run), known)
+    silent = [job.run for job in done if not _digests(job.result)]
+    versions = {job.result.get("version", "unknown"): job.run for job in done}
+    notes = []
+    if silent:
+        notes.append(f"{len(silent)} results do not say which data they are of, as {silent[0]}")
+    if len(versions) > 1:
+        told = ", ".join(f"{version} ({run})" for version, run in versions.items())
+        notes.append(f"results of several versions: {told}")
+    return notes
+
+
+def _compare(
+    job: Job, inputs: Mapping[str, Any], where: str, known: dict[tuple[str, str], tuple[str, str]]
+) -> None:
+    """Adds to what is known: by what a recipe names, the digest and where that was met first."""
+    named = _named_inputs(job.config)
+    for name, digest in _digests(inputs).items():
+        first, there = known.setdefault((name, named[name]), (digest, where))
+        if digest != first:
+            raise ConfigError(
+                f"{where} holds a run with other {name} than {there}: name another --out, or remove the run"
+            )
+
+
+def _named_inputs(config: TrainConfig) -> dict[str, str]:
+    """What says where a recipe's data and weights are, by the names of `_digests`."""
+    train, validation = (
+        [source.model_dump(mode="json") for source in sources]
+        for sources in (config.train, config.validation)
+    )
+    skeleton, metric = config.model.skeleton, config.validation_metric
+    return {
+        "training data": json.dumps([train, skeleton]),
+        "validation data": json.dumps([validation, skeleton, metric]),
+        **{f"weights of {key}": str(path) for key, path in named_weights(config).items()},
+    }
+
+
+def _digests(inputs: Mapping[str, Any]) -> dict[str, str]:
+    """`Job.inputs`, or a result that has them, as one SHA-256 a name; nothing of results that are older than they."""
+    if "data_sha256" not in inputs:
+        return {}
+    return {
+        "training data": inputs["data_sha256"],
+        "validation data": inputs["validation_sha256"],
+        **{f"weights of {key}": digest for key, digest in inputs["weights_sha256"].items()},
+    }
+
+
 def run_all(jobs: list[Job], workers: int, on_done: Callable[[Job, bool], None]) -> list[Job]:
     """Runs what is not done, several side by side, each in a process of its own.
 
@@ -207,7 +303,11 @@ def run_all(jobs: list[Job], workers: int, on_done: Callable[[Job, bool], None])
 
     Returns:
         Jobs that failed; what they said stands on stderr.
+
+    Raises:
+        ConfigError: If a folder holds a result of other settings, data or weights.
     """
+    check_inputs(jobs, with_present=True)
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // workers)
     waiting = [job for job in jobs if not job.is_done]
@@ -245,9 +345,13 @@ def _work(job: Job, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
     torch.set_num_threads(threads)
     try:
-        run_job(job)
+        run_job(job, lambda text: _say(f"diffusionpose: warning: {text}"))
     except DiffusionPoseError as error:
         raise SystemExit(f"{job.run}: {error}") from None
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
 
 
 Results = dict[str, dict[int, dict[str, dict[str, float]]]]
@@ -275,7 +379,12 @@ def spread(values: list[float]) -> str:
 
 
 def report(suite: Suite, jobs: list[Job]) -> Iterator[str]:
-    """Lines of Markdown: every table with its claim, rows over seeds, differences from its reference seed by seed."""
+    """Lines of Markdown: every table with its claim, rows over seeds, differences from its reference seed by seed.
+
+    Raises:
+        ConfigError: If the results are of different data or weights.
+    """
+    check_inputs(jobs)
     found = results(jobs)
     rows = {row.name: row for row in suite.rows}
     sources = [source.name for source in jobs[0].config.validation]

@@ -400,7 +400,7 @@ def ablate(
 ) -> None:
     """Train and evaluate every row of a suite and print its tables; goes on where it was (extra: train)."""
     _need_extra("lightning", "train")
-    from diffusionpose.ablate import Job, jobs_of, read_suite, report, run_all
+    from diffusionpose.ablate import Job, check_inputs, jobs_of, read_suite, report, run_all
 
     jobs = jobs_of(suite, out, tuple(settings or ()), data)
 
@@ -411,6 +411,7 @@ def ablate(
         print(f"{number}/{len(jobs)} {job.run} {what}", file=sys.stderr, flush=True)
 
     failed = [] if only_report else run_all(jobs, workers, on_done)
+    tell((), check_inputs(jobs))
     rows = read_suite(suite)
     print("\n".join(report(rows, jobs)))
     if plots is not None:

@@ -41,11 +41,12 @@ from diffusionpose.metrics.posetrack_ap import PoseTrackAP
 from diffusionpose.metrics.posetrack_frames import require_head_boxes, require_shapely
 from diffusionpose.model.checkpoint import read_restricted
 from diffusionpose.model.model import DiffusionPose
+from diffusionpose.model.pretrained import sha256_of
 from diffusionpose.networks import TorchNetwork
 from diffusionpose.recipe import SourceConfig, TrainConfig
 from diffusionpose.training.checkpoints import AtomicCheckpoints, KeepRun, StopSignals
 from diffusionpose.training.features import FeatureClips
-from diffusionpose.training.module import METRICS, PoseTraining
+from diffusionpose.training.module import METRICS, PoseTraining, weights_of
 from diffusionpose.training.optimizer import make_average
 from diffusionpose.training.sources import Ranks, RunData, is_distributed, make_loaders
 from diffusionpose.version import __version__
@@ -94,8 +95,8 @@ def train(
         evaluators = make_evaluators(config, ranks, signals)
         module = PoseTraining(config, run, evaluators)
         data = make_loaders(config, ranks, _cached(config, module.model))
+        inputs = inputs_of(config, data, evaluators)
         if ranks.rank == 0:
-            inputs = inputs_of(data, evaluators)
             if resume:
                 _check_inputs(run, inputs)
             _forget_after(run / METRICS, before["global_step"] if before else 0)
@@ -111,8 +112,8 @@ def train(
             data.sampler.resume(epoch, batches)
             module.versions += (__version__,)
         if ranks.rank == 0:
-            if before is not None and (differences := _differences(sessions_of(run)[-1])):
-                on_warning(f"{run} is gone on with otherwise than before: {', '.join(differences)}")
+            for difference in _differences(run) if before else ():
+                on_warning(difference)
             write_facts(config, run, inputs, ranks, before["global_step"] if before else None)
         trainer = make_trainer(config, run, data, ranks, signals, progress=progress)
         with _explained_workers(data), signals.heard():
@@ -212,12 +213,15 @@ def make_evaluators(
     }
 
 
-def inputs_of(data: RunData, evaluators: Mapping[str, PoseTrackValidation]) -> dict[str, str]:
-    """SHA-256 of what a run learns from and of what it is measured on."""
+def inputs_of(
+    config: TrainConfig, data: RunData, evaluators: Mapping[str, PoseTrackValidation]
+) -> dict[str, Any]:
+    """SHA-256 of what a run learns from, of what it is measured on, and of the weights that its recipe names."""
     measured = [data.validation_fingerprint, *(one.fingerprint() for one in evaluators.values())]
     return {
         "data_sha256": data.fingerprint,
         "validation_sha256": hashlib.sha256(" ".join(measured).encode()).hexdigest(),
+        "weights_sha256": {key: sha256_of(path) for key, path in weights_of(config).items()},
     }
 
 
@@ -361,14 +365,19 @@ def _facts_of(run: Path) -> dict[str, Any]:
         raise ConfigError(f"{facts}: cannot be read ({first_line(error)})") from None
 
 
-def _check_inputs(run: Path, inputs: Mapping[str, str]) -> None:
-    """That a run is gone on with on its own data."""
+def _check_inputs(run: Path, inputs: Mapping[str, Any]) -> None:
+    """That a run is gone on with on its own data, and beside the weights that it had."""
     facts = _facts_of(run)
     if facts.get("data_sha256") != inputs["data_sha256"]:
         raise ConfigError(f"{run} holds a run on other data: name another folder")
     # Runs of earlier releases do not say.
     if facts.get("validation_sha256") not in (None, inputs["validation_sha256"]):
         raise ConfigError(f"{run} holds a run with other validation data: name another folder")
+    for setting, digest in inputs["weights_sha256"].items():
+        if facts.get("weights_sha256", {}).get(setting) not in (None, digest):
+            raise ConfigError(
+                f"{run} holds a run with other weights: {setting}: the file has changed since; name another folder"
+            )
 
 
 def _forget_after(metrics: Path, step: int) -> None:
@@ -407,19 +416,22 @@ def this_session(first_step: int) -> dict[str, Any]:
     }
 
 
-def _differences(session: Mapping[str, Any]) -> list[str]:
-    here = this_session(0)
-    return [
-        f"{key} {here[key]}, not {session.get(key)}"
+def _differences(run: Path) -> Iterator[str]:
+    """Says so where what follows need not be what one session would have given."""
+    here, before = this_session(0), sessions_of(run)[-1]
+    found = [
+        f"{key} {here[key]}, not {before.get(key)}"
         for key in ("version", "git", "torch")
-        if here[key] != session.get(key)
+        if here[key] != before.get(key)
     ]
+    if found:
+        yield f"{run} is gone on with otherwise than before: {', '.join(found)}"
 
 
 def write_facts(
     config: TrainConfig,
     run: Path,
-    inputs: Mapping[str, str],
+    inputs: Mapping[str, Any],
     ranks: Ranks,
     resumed_at: int | None = None,
 ) -> None:

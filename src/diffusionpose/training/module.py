@@ -20,7 +20,7 @@ from diffusionpose.formats.atomic_file import explained
 from diffusionpose.metrics.pck import Pck
 from diffusionpose.model.losses import heatmap_loss, location_loss, total_loss
 from diffusionpose.model.model import DiffusionPose
-from diffusionpose.model.pretrained import bundled
+from diffusionpose.model.pretrained import WEIGHTS, bundled
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.backbone import HybridBackbone
 from diffusionpose.nn.diffusion import keyed_generator, seeded_noise
@@ -52,6 +52,28 @@ def weights_at(path: Path, setting: str) -> Path:
             f"{setting}: {path}: no such file; give another with --set {setting}=PATH"
         )
     return found
+
+
+def named_weights(config: TrainConfig) -> dict[str, Path]:
+    """All weights that a recipe names, by setting."""
+    teachers = config.distillation.teachers if config.distillation else ()
+    named = {
+        "backbone_weights": config.backbone_weights,
+        "init_from": config.init_from,
+        "anchor.weights": config.anchor.weights if config.anchor else None,
+        **{f"distillation.teachers.{n}.weights": one.weights for n, one in enumerate(teachers)},
+    }
+    return {key: path for key, path in named.items() if path is not None}
+
+
+def weights_of(config: TrainConfig) -> dict[str, Path]:
+    """The files of `named_weights`.
+
+    Raises:
+        ConfigError: If one is not there.
+    """
+    found = {key: weights_at(path, key) for key, path in named_weights(config).items()}
+    return {key: path / WEIGHTS if path.is_dir() else path for key, path in found.items()}
 
 
 class PoseTraining(L.LightningModule):
