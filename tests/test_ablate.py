@@ -101,7 +101,7 @@ def test_a_suite_is_run_once_and_told_in_a_table(root, tmp_path):
         for a, b in zip(whole, head, strict=True)
     ]
     assert cells[2:4] == [f"{np.mean(v):.1f} ± {np.std(v, ddof=1):.1f}" for v in (clean, gains)]
-    assert "people_val, 1 step | people_val, 2 steps" in by_steps
+    assert "people_val, 1 step, PCK@0.2, % | people_val, 2 steps, PCK@0.2, %" in by_steps
     for file in plot_suite(read_suite(suite), jobs, tmp_path / "plots"):
         picture = cv2.imread(str(file))
         assert picture is not None
@@ -119,6 +119,35 @@ def test_a_suite_is_run_once_and_told_in_a_table(root, tmp_path):
     assert run_all([job], 1, lambda *_: None) == []
     assert job.is_done
     assert sha256_of(job.run / "model" / "model.safetensors") == weights
+
+
+def test_a_suite_is_measured_by_the_metric_that_its_recipe_names(root, tmp_path):
+    row = {"name": "whole", "label": "a|b", "steps": [1, 2], "settings": ["epochs=1"]}
+    again = {"title": "S", "claim": "D", "reference": "whole", "rows": ["whole"]}
+    suite = written(root, tmp_path, [row, ROWS[0] | {"settings": row["settings"]}], seeds=[0])
+    content = yaml.safe_load(suite.read_text())
+    suite.write_text(yaml.safe_dump(content | {"tables": [*content["tables"], again]}))
+    first, second = jobs_of(suite, tmp_path / "out", ("validation_metric=posetrack-ap",))
+    assert run_all([first], 1, lambda *_: None) == []
+    result = json.loads((first.run / RESULT).read_text())
+    assert set(result["pck"]) == {"people_val", "people_val_harder"}
+    last = json.loads((first.run / "metrics.jsonl").read_text().splitlines()[-1])
+    found = result["ap"]["people_val"]
+    assert set(found) == {"1", "2"}
+    assert last["val/ap_people_val"] == float(f"{found['1']:.6g}")
+    by_difference, by_steps = "\n".join(report(read_suite(suite), [first, second])).split("## ")[1:]
+    head = (
+        "| row | seeds | people_val, PoseTrack AP, % | minus a\\|b | people_val_harder, PCK@0.2, %"
+    )
+    assert head in by_difference
+    assert f"| a\\|b | 1 | {found['1']:.1f} |  |" in by_difference
+    assert f"| a\\|b | 1 | {found['1']:.1f} | {found['2']:.1f} |" in by_steps
+    assert all(
+        plot.is_file() for plot in plot_suite(read_suite(suite), [first], tmp_path / "plots")
+    )
+    # A result without the figures that the recipe asks for is not done: it is measured again.
+    (first.run / RESULT).write_text(json.dumps({"pck": result["pck"]}))
+    assert not first.is_done
 
 
 def test_runs_on_other_data_weights_or_versions_are_not_pooled(root, tmp_path):

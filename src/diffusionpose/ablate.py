@@ -36,7 +36,9 @@ from diffusionpose.train import (
     CHECKPOINT,
     RECIPE,
     WITHOUT_EFFECT,
+    PoseTrackValidation,
     changed_settings,
+    has_precision,
     inputs_of,
     make_evaluators,
     train,
@@ -48,6 +50,11 @@ from diffusionpose.training.sources import Ranks, make_loaders
 from diffusionpose.version import __version__
 
 RESULT = "result.json"
+PCK, AP = "pck", "ap"
+"""Metrics, as results have them and `metrics.jsonl` before `_SOURCE`."""
+METRICS_SHOWN = {PCK: "PCK@0.2, %", AP: "PoseTrack AP, %"}
+SHARES = {PCK: 1.0, AP: 0.01}
+"""What makes a figure a share."""
 
 
 class Row(Frozen):
@@ -120,8 +127,17 @@ class Job:
             raise ConfigError(
                 f"{self.run} holds a run with other settings ({'; '.join(changed[:3])}): name another --out"
             )
-        scored = self.result["pck"].values()
-        return all({str(n) for n in self.row.steps} <= steps.keys() for steps in scored)
+        wanted, result = {str(n) for n in self.row.steps}, self.result
+        return all(
+            wanted <= result.get(metric, {}).get(source, {}).keys()
+            for source, metric in self.metrics.items()
+        )
+
+    @property
+    def metrics(self) -> dict[str, str]:
+        """By validation source, what its tables show: PoseTrack AP where the recipe asks for it, else PCK."""
+        config = self.config
+        return {one.name: AP if has_precision(config, one) else PCK for one in config.validation}
 
     @property
     def result(self) -> dict[str, Any]:
@@ -130,8 +146,11 @@ class Job:
 
     def inputs(self) -> dict[str, Any]:
         """As `train.inputs_of`, of what lies there now."""
-        evaluators = make_evaluators(self.config, Ranks(), StopSignals(self.run / CHECKPOINT))
-        return inputs_of(self.config, make_loaders(self.config), evaluators)
+        return inputs_of(self.config, make_loaders(self.config), self.evaluators())
+
+    def evaluators(self) -> dict[str, PoseTrackValidation]:
+        """As `train.make_evaluators`."""
+        return make_evaluators(self.config, Ranks(), StopSignals(self.run / CHECKPOINT))
 
 
 def read_suite(path: Path) -> Suite:
@@ -186,8 +205,13 @@ def run_job(job: Job, on_warning: Callable[[str], None] = warnings.warn) -> None
         source.name: {str(n): score(model, loader, n) for n in job.row.steps}
         for source, loader in zip(job.config.validation, loaders, strict=True)
     }
+    device = next(model.parameters()).device
+    precisions = {
+        name.removeprefix(f"{AP}_"): {str(n): evaluator(model, device, n) for n in job.row.steps}
+        for name, evaluator in job.evaluators().items()
+    }
     result = {"row": job.row.name, "seed": job.seed, "version": __version__}
-    result |= job.inputs() | {"pck": scores}
+    result |= job.inputs() | {PCK: scores, AP: precisions}
     write_text(job.run / RESULT, json.dumps(result, indent=2) + "\n")
 
 
@@ -355,7 +379,7 @@ def _say(text: str) -> None:
 
 
 Results = dict[str, dict[int, dict[str, dict[str, float]]]]
-"""Row -> seed -> data set -> steps -> PCK."""
+"""Row -> seed -> data set -> steps -> its metric, as a share."""
 
 
 def results(jobs: list[Job]) -> Results:
@@ -363,13 +387,16 @@ def results(jobs: list[Job]) -> Results:
     found: Results = {}
     for job in jobs:
         if job.is_done:
-            content = json.loads((job.run / RESULT).read_text())
-            found.setdefault(job.row.name, {})[job.seed] = content["pck"]
+            result = job.result
+            found.setdefault(job.row.name, {})[job.seed] = {
+                source: {n: SHARES[metric] * value for n, value in result[metric][source].items()}
+                for source, metric in job.metrics.items()
+            }
     return found
 
 
 def spread(values: list[float]) -> str:
-    """Mean +- standard deviation, in points of PCK; a dash for nothing."""
+    """Mean +- standard deviation, in percent; a dash for nothing."""
     if not values:
         return "-"
     mean = 100 * statistics.fmean(values)
@@ -387,7 +414,7 @@ def report(suite: Suite, jobs: list[Job]) -> Iterator[str]:
     check_inputs(jobs)
     found = results(jobs)
     rows = {row.name: row for row in suite.rows}
-    sources = [source.name for source in jobs[0].config.validation]
+    sources = {source: METRICS_SHOWN[metric] for source, metric in jobs[0].metrics.items()}
     for table in suite.tables:
         yield f"## {table.title}"
         yield f"Claim: {table.claim}"
@@ -401,9 +428,13 @@ def report(suite: Suite, jobs: list[Job]) -> Iterator[str]:
 
 
 def _by_difference(
-    rows: list[Row], reference: Row, found: Results, sources: list[str]
+    rows: list[Row], reference: Row, found: Results, sources: dict[str, str]
 ) -> Iterator[str]:
-    heads = [head for source in sources for head in (source, f"minus {reference.label}")]
+    heads = [
+        head
+        for source, metric in sources.items()
+        for head in (f"{source}, {metric}", f"minus {reference.label}")
+    ]
     yield _line(["row", "seeds", *heads])
     yield _line(["---"] * (len(heads) + 2))
     base = found.get(reference.name, {})
@@ -411,21 +442,25 @@ def _by_difference(
         own = found.get(row.name, {})
         cells = [row.label, str(len(own))]
         for source in sources:
-            values = {seed: pck[source]["1"] for seed, pck in own.items()}
+            values = {seed: shares[source]["1"] for seed, shares in own.items()}
             gains = [values[seed] - base[seed][source]["1"] for seed in values if seed in base]
             cells += [spread(list(values.values())), "" if row is reference else spread(gains)]
         yield _line(cells)
 
 
-def _by_steps(rows: list[Row], found: Results, sources: list[str]) -> Iterator[str]:
+def _by_steps(rows: list[Row], found: Results, sources: dict[str, str]) -> Iterator[str]:
     steps = sorted({n for row in rows for n in row.steps})
-    heads = [f"{source}, {n} step{'s' if n > 1 else ''}" for source in sources for n in steps]
+    heads = [
+        f"{source}, {n} step{'s' if n > 1 else ''}, {metric}"
+        for source, metric in sources.items()
+        for n in steps
+    ]
     yield _line(["row", "seeds", *heads])
     yield _line(["---"] * (len(heads) + 2))
     for row in rows:
         own = found.get(row.name, {}).values()
         cells = [
-            spread([pck[source][str(n)] for pck in own if str(n) in pck[source]])
+            spread([shares[source][str(n)] for shares in own if str(n) in shares[source]])
             for source in sources
             for n in steps
         ]
@@ -433,17 +468,22 @@ def _by_steps(rows: list[Row], found: Results, sources: list[str]) -> Iterator[s
 
 
 def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    escaped = (cell.replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
 
 
 def curves(jobs: list[Job], source: str) -> dict[str, list[list[tuple[int, float]]]]:
-    """Row -> seeds -> (steps trained, PCK), from the runs' metrics."""
+    """Row -> seeds -> (steps trained, share by its metric), from the runs' metrics."""
     found: dict[str, list[list[tuple[int, float]]]] = {}
     for job in jobs:
         path = job.run / METRICS
         if job.is_done and path.is_file():
             lines = [json.loads(line) for line in path.read_text().splitlines()]
-            curve = [(line["step"], _number(line[f"val/pck_{source}"])) for line in lines]
+            metric = job.metrics[source]
+            curve = [
+                (line["step"], SHARES[metric] * _number(line[f"val/{metric}_{source}"]))
+                for line in lines
+            ]
             found.setdefault(job.row.name, []).append(curve)
     return found
 

@@ -176,8 +176,13 @@ class PoseTrackValidation:
         if self._ranks.world == 1:
             self._signals.end_validation()
 
-    def __call__(self, model: DiffusionPose, device: torch.device) -> float:
+    def __call__(self, model: DiffusionPose, device: torch.device, steps: int = 1) -> float:
         """Mean over joints, 0 to 100.
+
+        Args:
+            model: The model.
+            device: Where it runs.
+            steps: DDIM steps.
 
         Raises:
             StoppedError: After a signal, where this is the only process.
@@ -189,7 +194,7 @@ class PoseTrackValidation:
             videos=[data.videos[n] for n in mine],
             clips=lambda video, frame: data.clips(mine[video], frame),
         )
-        network = TorchNetwork(model, device, {})
+        network = TorchNetwork(model, device, {}, num_inference_steps=steps)
         found, _ = predict_truth(network, part, None, self._options, lambda _: self._heed)
         every = [found]
         if is_distributed():
@@ -203,14 +208,18 @@ class PoseTrackValidation:
 def make_evaluators(
     config: TrainConfig, ranks: Ranks, signals: StopSignals
 ) -> dict[str, PoseTrackValidation]:
-    """By name in the metrics; of sources whose images are as they are, where the recipe asks for PoseTrack AP."""
+    """By name in the metrics, of the sources that are measured so."""
     return {
         f"ap_{source.name}": PoseTrackValidation(source, config, ranks, signals)
         for source in config.validation
-        if config.validation_metric == "posetrack-ap"
-        and source.kind == "posetrack"
-        and source.corruption is None
+        if has_precision(config, source)
     }
+
+
+def has_precision(config: TrainConfig, source: SourceConfig) -> bool:
+    """Whether PoseTrack AP is asked for and can be had: images must be as they are."""
+    is_asked_for = config.validation_metric == "posetrack-ap"
+    return is_asked_for and source.kind == "posetrack" and source.corruption is None
 
 
 def inputs_of(
