@@ -137,7 +137,9 @@ def _pairs_of_files(options: EvaluateOptions) -> tuple[list[VideoPair], _Source]
     twice = [name for name, n in Counter(map(_video_name, found)).items() if n > 1]
     if twice:
         raise DataError(f"{options.predictions}: two files of the video {twice[0]}")
-    predictions = [replace(read_posetrack(file), name=_video_name(file)) for file in found]
+    predictions = [
+        replace(read_posetrack(file, is_truth=False), name=_video_name(file)) for file in found
+    ]
     pairs = pair_videos(truths, predictions)
     source = _Source(
         name=options.predictions.resolve().name,

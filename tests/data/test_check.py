@@ -269,9 +269,14 @@ def test_roots_without_images_say_so_once_a_file(tmp_path, layout):
     assert len(findings) == (1 if layout == "coco" else 2)
 
 
-def test_refused_files_are_counted_and_give_nothing(tmp_path):
+@pytest.mark.parametrize(
+    "change",
+    [put(["annotations", 0, "bbox"], "x"), put(["annotations", 1, "id"], ID18 * 100)],
+    ids=["malformed", "duplicate-id"],
+)
+def test_refused_files_are_counted_and_give_nothing(tmp_path, change):
     root = ROOTS["18"](tmp_path)
-    edit(first_file(root), put(["annotations", 0, "bbox"], "x"))
+    edit(first_file(root), change)
     (part,) = check_data(root).parts
     assert part.dropped["files refused"] == 1
     assert (part.found["people"], part.usable["people"], part.usable["videos"]) == (4, 2, 1)

@@ -262,7 +262,7 @@ class _Check:
         if video.layout == "posetrack18":
             rules.check_num_frames(content)
             rules.check_joint_names(content)
-            rules.check_ids(people)
+            is_refused |= rules.check_ids(people)
             rules.check_visibility(people)
         self.found["people"] += len(people)
         self._count_video(video, [image.is_good and not is_refused for image in images])
@@ -327,7 +327,7 @@ class _Check:
         is_refused = len(self.findings) > before
         images = self._still_images(file, content)
         sizes = [image.size for image in images]
-        rules.check_ids(people)
+        is_refused |= rules.check_ids(people)
         rules.check_visibility(people)
         self.dropped["boxes beyond the image"] += rules.check_boxes(people, "coco", sizes)
         self.dropped["people of no frame"] += sum(person.frame is None for person in people)

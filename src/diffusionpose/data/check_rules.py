@@ -118,15 +118,22 @@ def check_tracks(people: Iterable[PersonPlace]) -> None:
             seen.add((person.frame, track))
 
 
-def check_ids(people: Iterable[PersonPlace]) -> None:
-    """Every annotation of COCO's family has an id of its own."""
+def check_ids(people: Iterable[PersonPlace]) -> bool:
+    """Every annotation of COCO's family has an id of its own.
+
+    Returns:
+        Whether one stands twice, with which loading refuses the file.
+    """
     seen: set[int] = set()
+    is_twice = False
     for person in people:
         number = person.node.need("id").integer()
         if number is not None and number in seen:
             person.node.get("id").find("duplicate-id", f"annotation {number} stands twice")
+            is_twice = True
         if number is not None:
             seen.add(number)
+    return is_twice
 
 
 def check_visibility(people: Iterable[PersonPlace]) -> None:
