@@ -217,6 +217,10 @@ def test_a_run_leaves_what_is_needed_to_repeat_it_and_to_go_on(root, tmp_path):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     assert "val/pck_data_val" in lines[0]
+    # The rate of the epoch's last step, not of the one to come.
+    peak = config.optimizer.learning_rate
+    rates = [peak * rate_at(step, 2, 2, config.optimizer) for step in (0, 1)]
+    assert [line["learning_rate"] for line in lines] == pytest.approx(rates)
     records = load_source(config.train[0], POSETRACK15)
     assert json.loads((run / "run.json").read_text())["data_sha256"] == fingerprint(records)
     with pytest.raises(ConfigError, match="holds a run already"):

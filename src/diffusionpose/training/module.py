@@ -115,6 +115,8 @@ class PoseTraining(L.LightningModule):
         """Epoch, and its batches that are behind; kept by the callback that saves."""
         self.skipped: list[list[str]] = []
         """The clips of each step that was left out."""
+        self.learning_rate = 0.0
+        """Of the latest step, the highest of its groups."""
         self._sums: dict[str, Tensor] = {}
         """By loss: its sum over the epoch's steps where it was finite, and their number."""
         self._clips: list[Tensor] = []
@@ -204,6 +206,8 @@ class PoseTraining(L.LightningModule):
         Raises:
             DiffusionPoseError: After `MOST_SKIPPED_STEPS` of them, naming their clips.
         """
+        # At the end of an epoch the schedule is at the next step already.
+        self.learning_rate = max(group["lr"] for group in optimizer.param_groups)
         clips, self._clips = self._clips, []
         every = [p for group in optimizer.param_groups for p in group["params"]]
         parameters = [p for p in every if p.grad is not None]
@@ -283,7 +287,7 @@ class PoseTraining(L.LightningModule):
             "epoch": self.current_epoch,
             "step": self.global_step,
             "time": round(time.time(), 1),
-            "learning_rate": max(group["lr"] for group in self.trainer.optimizers[0].param_groups),
+            "learning_rate": self.learning_rate,
             "skipped_steps": len(self.skipped),
         }
         rounded = {
