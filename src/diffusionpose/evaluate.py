@@ -42,7 +42,7 @@ from diffusionpose.formats.published import PublishedFigures
 from diffusionpose.formats.score_table import ScoreRow, ScoreTable
 from diffusionpose.metrics.base import COVERAGE, JointMetric, Metric, bootstrap
 from diffusionpose.metrics.oks import OksAP
-from diffusionpose.metrics.pairs import VideoPair, pair_videos
+from diffusionpose.metrics.pairs import VideoPair, frame_notes, pair_videos
 from diffusionpose.metrics.posetrack_frames import require_head_boxes, require_shapely
 from diffusionpose.networks import PoseNetwork, load_network
 from diffusionpose.predict import choose_device
@@ -153,6 +153,7 @@ def _pairs_of_files(options: EvaluateOptions) -> tuple[list[VideoPair], _Source]
         clips=None
         if options.data is None
         else posetrack_clips(truths, options.data, options.split),
+        warnings=tuple(frame_notes(pairs)),
     )
     return pairs, source
 
