@@ -62,9 +62,7 @@ def load_detections(path: Path, threshold: float = 0.2) -> Detections:
     Raises:
         DataError: If a file cannot be read or an entry contradicts this form, naming the JSON path; or if there is none.
     """
-    files = sorted(Path(path).glob("[!.]*.json")) if Path(path).is_dir() else [Path(path)]
-    if not files:
-        raise DataError(f"{path}: no detection files (*.json)")
+    files = detection_files(path)
     found: dict[int | str, list[tuple[np.ndarray, float]]] = {}
     left_out = {"weak": 0, "flat": 0, "others": 0}
     for entry in (entry for file in files for entry in read_json(file).items()):
@@ -82,6 +80,18 @@ def load_detections(path: Path, threshold: float = 0.2) -> Detections:
             found.setdefault(image, []).append((box, confidence))
     counts = {f"num_{reason}": number for reason, number in left_out.items()}
     return Detections({image: _best_first(boxes) for image, boxes in found.items()}, **counts)
+
+
+def detection_files(path: Path) -> list[Path]:
+    """The file, or those of a folder.
+
+    Raises:
+        DataError: If there is none.
+    """
+    files = sorted(Path(path).glob("[!.]*.json")) if Path(path).is_dir() else [Path(path)]
+    if not files:
+        raise DataError(f"{path}: no detection files (*.json)")
+    return files
 
 
 def _image_key(entry: Node) -> int | str | None:
