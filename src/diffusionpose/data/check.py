@@ -258,6 +258,7 @@ class _Check:
         rules.check_tracks(people)
         rules.check_head_boxes(people, video.layout)
         sizes = [image.size for image in images]
+        rules.check_joints(people, video.layout, sizes)
         self.dropped["boxes clipped"] += rules.check_boxes(people, video.layout, sizes)
         if video.layout == "posetrack18":
             rules.check_num_frames(content)
@@ -329,6 +330,7 @@ class _Check:
         sizes = [image.size for image in images]
         is_refused |= rules.check_ids(people)
         rules.check_visibility(people)
+        rules.check_joints(people, "coco", sizes)
         self.dropped["boxes beyond the image"] += rules.check_boxes(people, "coco", sizes)
         self.dropped["people of no frame"] += sum(person.frame is None for person in people)
         self._count_files(images, is_refused=is_refused)
