@@ -16,12 +16,13 @@ from diffusionpose.errors import ConfigError
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.model.pretrained import sha256_of
 from diffusionpose.recipe import AugmentConfig
+from diffusionpose.version import __version__
 from tests.data.made import posetrack_root
 from tests.journeys.test_overfit import recipe
 
 pytest.importorskip("lightning")
 
-from diffusionpose.ablate import RESULT, jobs_of, read_suite, report, run_all, spread
+from diffusionpose.ablate import RESULT, check_inputs, jobs_of, read_suite, report, run_all, spread
 from diffusionpose.ablation_plots import plot_suite
 from diffusionpose.train import train
 from diffusionpose.training.features import FeatureClips
@@ -100,7 +101,7 @@ def test_a_suite_is_run_once_and_told_in_a_table(root, tmp_path):
         for a, b in zip(whole, head, strict=True)
     ]
     assert cells[2:4] == [f"{np.mean(v):.1f} ± {np.std(v, ddof=1):.1f}" for v in (clean, gains)]
-    assert "people_val, 1 step | people_val, 2 steps" in by_steps
+    assert "people_val, 1 step, PCK@0.2, % | people_val, 2 steps, PCK@0.2, %" in by_steps
     for file in plot_suite(read_suite(suite), jobs, tmp_path / "plots"):
         picture = cv2.imread(str(file))
         assert picture is not None
@@ -118,6 +119,89 @@ def test_a_suite_is_run_once_and_told_in_a_table(root, tmp_path):
     assert run_all([job], 1, lambda *_: None) == []
     assert job.is_done
     assert sha256_of(job.run / "model" / "model.safetensors") == weights
+
+
+def test_a_suite_is_measured_by_the_metric_that_its_recipe_names(root, tmp_path):
+    row = {"name": "whole", "label": "a|b", "steps": [1, 2], "settings": ["epochs=1"]}
+    again = {"title": "S", "claim": "D", "reference": "whole", "rows": ["whole"]}
+    suite = written(root, tmp_path, [row, ROWS[0] | {"settings": row["settings"]}], seeds=[0])
+    content = yaml.safe_load(suite.read_text())
+    suite.write_text(yaml.safe_dump(content | {"tables": [*content["tables"], again]}))
+    first, second = jobs_of(suite, tmp_path / "out", ("validation_metric=posetrack-ap",))
+    assert run_all([first], 1, lambda *_: None) == []
+    result = json.loads((first.run / RESULT).read_text())
+    assert set(result["pck"]) == {"people_val", "people_val_harder"}
+    last = json.loads((first.run / "metrics.jsonl").read_text().splitlines()[-1])
+    found = result["ap"]["people_val"]
+    assert set(found) == {"1", "2"}
+    assert last["val/ap_people_val"] == float(f"{found['1']:.6g}")
+    by_difference, by_steps = "\n".join(report(read_suite(suite), [first, second])).split("## ")[1:]
+    head = (
+        "| row | seeds | people_val, PoseTrack AP, % | minus a\\|b | people_val_harder, PCK@0.2, %"
+    )
+    assert head in by_difference
+    assert f"| a\\|b | 1 | {found['1']:.1f} |  |" in by_difference
+    assert f"| a\\|b | 1 | {found['1']:.1f} | {found['2']:.1f} |" in by_steps
+    assert all(
+        plot.is_file() for plot in plot_suite(read_suite(suite), [first], tmp_path / "plots")
+    )
+    # A result without the figures that the recipe asks for is not done: it is measured again.
+    (first.run / RESULT).write_text(json.dumps({"pck": result["pck"]}))
+    assert not first.is_done
+
+
+def test_runs_on_other_data_weights_or_versions_are_not_pooled(root, tmp_path):
+    own = Path(shutil.copytree(root, tmp_path / "people"))
+    first = recipe(own, **settings(own, tmp_path, epochs=1, validation=[]))
+    weights = train(first, tmp_path / "first", progress=False)
+    row = ROWS[0] | {"settings": [*ROWS[0]["settings"], f"init_from={weights}", "epochs=1"]}
+    suite = written(own, tmp_path, [row])
+    jobs = jobs_of(suite, tmp_path / "out")
+    assert run_all(jobs[:1], 1, lambda *_: None) == []
+    result = jobs[0].run / RESULT
+    content = json.loads(result.read_text())
+    facts = json.loads((jobs[0].run / "run.json").read_text())
+    assert content["version"] == __version__
+    for key in ("data_sha256", "validation_sha256", "weights_sha256"):
+        assert content[key] == facts[key]
+    assert content["weights_sha256"] == {"init_from": sha256_of(weights / "model.safetensors")}
+
+    def other(path, change):
+        before = path.read_bytes()
+        path.write_bytes(change(before))
+        with pytest.raises(ConfigError) as told:
+            run_all(jobs, 1, lambda *_: None)
+        path.write_bytes(before)
+        assert str(jobs[0].run) in str(told.value)
+        return str(told.value)
+
+    labels = next((own / "posetrack_data" / "val").glob("*.json"))
+
+    def moved(text):
+        whole = json.loads(text)
+        for one in whole["annotations"]:
+            one["bbox"][0] += 1
+        return json.dumps(whole).encode()
+
+    assert "other training data than what lies there now" in other(labels, moved)
+    assert "other weights of init_from than" in other(
+        weights / "model.safetensors", lambda text: text[:-1] + bytes([text[-1] ^ 1])
+    )
+    # What was pooled already is refused in the table.
+    second = jobs[1].run
+    shutil.copytree(jobs[0].run, second)
+    run = (second / "recipe.yaml").read_text().replace("seed: 0", "seed: 1")
+    (second / "recipe.yaml").write_text(run)
+    older = content | {"version": "0.0.1"}
+    (second / RESULT).write_text(json.dumps(older))
+    (note,) = check_inputs(jobs)
+    assert note == f"results of several versions: {__version__} ({jobs[0].run}), 0.0.1 ({second})"
+    (second / RESULT).write_text(json.dumps(older | {"validation_sha256": "0"}))
+    with pytest.raises(ConfigError, match=f"{second} holds a run with other validation data than"):
+        list(report(read_suite(suite), jobs))
+    # A result of before this was kept is told.
+    (second / RESULT).write_text(json.dumps({"pck": content["pck"], "version": __version__}))
+    assert check_inputs(jobs) == [f"1 results do not say which data they are of, as {second}"]
 
 
 def test_a_failing_row_is_named_and_the_others_are_run(root, tmp_path, capfd):

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusionpose.config import ModelConfig, model_config, parse
+from diffusionpose.config import ModelConfig, model_config, parse, read_yaml
 from diffusionpose.errors import ConfigError
 from diffusionpose.recipe import TrainConfig, override, read_recipe
 
@@ -60,6 +60,16 @@ def test_files_that_are_no_recipe(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"x\.yaml"):
         read_recipe(path)
+
+
+def test_a_key_that_stands_twice_is_named_with_its_line(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("epochs: 2\noptimizer:\n  warmup_steps: 1\n  warmup_steps: 2\n")
+    with pytest.raises(ConfigError, match=r"recipe.yaml: .* line 4: the key 'warmup_steps' stands"):
+        read_yaml(path)
+    # What is taken over from elsewhere may be changed, and keys of different mappings are alike.
+    path.write_text("a: &a {x: 1, y: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: [*a, *b], x: 3}\n")
+    assert read_yaml(path) == {"a": {"x": 1, "y": 1}, "b": {"x": 2, "y": 1}, "c": {"x": 3, "y": 1}}
 
 
 def test_configs_are_frozen_and_override_leaves_its_input_alone():

@@ -1,5 +1,6 @@
 """Evaluation of a small model and of files, on made data sets."""
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -89,6 +90,32 @@ def test_the_json_says_everything_and_no_path(options, root, tmp_path):
     assert facts["published"] == {"source": "published.yaml", "rows": {"Theirs": {"Mean": 80}}}
     assert facts["version"]
     assert "(labels 0.45); 2 videos, 6 frames, 6 people; boxes: true boxes" in report.table.title
+    assert report.table.title.endswith("; boxes: true boxes; --stride 2")
+    assert facts["truth"]["name"] == root.name
+    assert facts["truth"]["sha256"] == sha256_of_files((root / "posetrack_data" / "val").iterdir())
+    assert facts["detection_files"] is None
+    title = evaluate(options(num_inference_steps=2, flip_test=True, seed=3)).table.title
+    assert title.endswith("; boxes: true boxes; --seed 3; --steps 2; --flip-test")
+
+
+def sha256_of_files(files):
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()
+
+
+def test_the_json_of_files_says_which_and_how(tmp_path):
+    people = [whole_person((100, 120))]
+    one = video("v", people, people, people)
+    for folder in ("truth", "found"):
+        write_predictions([one], tmp_path / folder, "posetrack18")
+    chosen = {"truth": tmp_path / "truth", "predictions": tmp_path / "found", "metric": "pckh"}
+    report = evaluate(EvaluateOptions(**chosen, stride=2, num_resamples=0))
+    assert report.facts["settings"] == {"stride": 2, "seed": 0}
+    for key, folder in (("truth", "truth"), ("predictions", "found")):
+        expected = {"name": folder, "sha256": sha256_of_files((tmp_path / folder).iterdir())}
+        assert report.facts[key] == expected
+    assert report.table.title.endswith("; boxes: those of the predictions; --stride 2")
+    # With nothing unusual the title ends as before.
+    assert evaluate(EvaluateOptions(**chosen)).table.title.endswith("those of the predictions")
 
 
 @pytest.mark.parametrize("layout", ["posetrack17", "posetrack18"])
@@ -155,6 +182,10 @@ def test_detections_are_matched_and_counted(options, root, tmp_path):
     assert report.facts["boxes"] == "detections boxes.json from score 0.2"
     left_out = {"below the score": 6, "without an area": 0, "of other categories": 0}
     assert report.facts["detections"] == {"taken": 6} | left_out
+    assert report.facts["detection_files"] == {
+        "name": "boxes.json",
+        "sha256": sha256_of_files([file]),
+    }
     assert "4 of 10 annotated frames have nobody predicted" in report.warnings
     found = [p for one in report.pairs for f in one.predicted.frames for p in f.people]
     found = [person for person in found if person.has_points]

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from threading import Timer
 
 import pytest
@@ -16,6 +17,7 @@ from diffusionpose.model.pretrained import sha256_of
 from diffusionpose.nn.heatmaps import encode
 from diffusionpose.recipe import OptimizerConfig, SourceConfig, TrainConfig
 from diffusionpose.skeleton import POSETRACK15
+from diffusionpose.version import __version__
 from tests.data.made import coco_root, posetrack_root
 from tests.journeys.test_overfit import recipe
 from tests.training.helpers import changed_parts, one_step, with_stem
@@ -215,6 +217,10 @@ def test_a_run_leaves_what_is_needed_to_repeat_it_and_to_go_on(root, tmp_path):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     assert "val/pck_data_val" in lines[0]
+    # The rate of the epoch's last step, not of the one to come.
+    peak = config.optimizer.learning_rate
+    rates = [peak * rate_at(step, 2, 2, config.optimizer) for step in (0, 1)]
+    assert [line["learning_rate"] for line in lines] == pytest.approx(rates)
     records = load_source(config.train[0], POSETRACK15)
     assert json.loads((run / "run.json").read_text())["data_sha256"] == fingerprint(records)
     with pytest.raises(ConfigError, match="holds a run already"):
@@ -274,6 +280,47 @@ def test_a_run_goes_on_with_its_own_data_and_processes_only(finished, root):
         train(config, run, resume=True, progress=False)
 
 
+def changed_label(root, split, key="keypoints"):
+    file = next((root / "posetrack_data" / split).glob("*.json"))
+    content = json.loads(file.read_text())
+    content["annotations"][0][key][2 if key == "bbox_head" else 0] += 1
+    file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("metric", "key"),
+    [("pck", "keypoints"), ("posetrack-ap", "keypoints"), ("posetrack-ap", "bbox_head")],
+)
+def test_a_run_goes_on_with_its_own_validation_data_only(root, tmp_path, metric, key):
+    shutil.copytree(root / "posetrack_data" / "val", root / "posetrack_data" / "train")
+    measured = [{"kind": "posetrack", "root": str(root), "split": "train"}]
+    config = recipe(root, validation=measured, validation_metric=metric, epochs=1)
+    run = tmp_path / "run"
+    train(config, run, progress=False)
+    longer = config.model_copy(update={"epochs": 2})
+    changed_label(root, "train", key)
+    with pytest.raises(ConfigError, match="other validation data"):
+        train(longer, run, resume=True, progress=False)
+    # A run of before this was kept goes on.
+    facts = json.loads((run / "run.json").read_text())
+    del facts["validation_sha256"]
+    (run / "run.json").write_text(json.dumps(facts))
+    train(longer, run, resume=True, progress=False)
+    assert json.loads((run / "run.json").read_text())["validation_sha256"]
+
+
+def test_a_run_goes_on_beside_its_own_weights_only(finished, tmp_path):
+    config, first = finished
+    start = first / "model"
+    config = TrainConfig.model_validate(config.model_dump() | {"init_from": start, "epochs": 1})
+    run = tmp_path / "second"
+    train(config, run, progress=False)
+    weights = start / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(ConfigError, match="other weights: init_from"):
+        train(config.model_copy(update={"epochs": 2}), run, resume=True, progress=False)
+
+
 def test_a_finished_run_that_is_resumed_keeps_its_weights(finished):
     config, run = finished
     weights, metrics = run / "model" / "model.safetensors", run / "metrics.jsonl"
@@ -284,6 +331,33 @@ def test_a_finished_run_that_is_resumed_keeps_its_weights(finished):
     assert sha256_of(weights) == before
     assert metrics.read_text() == lines
     assert (run / "model" / "README.md").read_text() == card
+
+
+def test_a_run_keeps_who_trained_what(finished):
+    config, run = finished
+    facts = json.loads((run / "run.json").read_text())
+    (first,) = facts["sessions"]
+    assert first["first_step"] == 0
+    # As an earlier release left it.
+    other = {"version": "0.0.1", "git": "abc", "torch": "1.0", "machine": "M", "threads": 1}
+    (run / "run.json").write_text(
+        json.dumps({k: facts[k] for k in facts if k != "sessions"} | other)
+    )
+    before = {name: (run / name).read_text() for name in ("run.json", "recipe.yaml")}
+    # Nothing is left to train: whoever looks in changes nothing.
+    train(config.model_copy(update={"epochs": 1}), run, resume=True, progress=False)
+    assert {name: (run / name).read_text() for name in before} == before
+    assert "diffusionpose 0.0.1, recipe" in (run / "model" / "README.md").read_text()
+    longer, told = config.model_copy(update={"epochs": 3}), []
+    train(longer, run, resume=True, progress=False, on_warning=told.append)
+    assert len(told) == 1
+    assert f"version {__version__}, not 0.0.1, git" in told[0]
+    assert f"torch {torch.__version__}, not 1.0" in told[0]
+    sessions = json.loads((run / "run.json").read_text())["sessions"]
+    assert sessions == [{"first_step": 0} | other, first | {"first_step": 2}]
+    assert (
+        f"diffusionpose 0.0.1, {__version__}, recipe" in (run / "model" / "README.md").read_text()
+    )
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(finished):

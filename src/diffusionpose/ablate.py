@@ -9,7 +9,9 @@ import multiprocessing
 import os
 import signal
 import statistics
-from collections.abc import Callable, Iterator
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -30,12 +32,29 @@ from diffusionpose.nn import heatmaps
 from diffusionpose.nn.diffusion import seeded_noise
 from diffusionpose.predict import choose_device
 from diffusionpose.recipe import TrainConfig, read_recipe
-from diffusionpose.train import CHECKPOINT, RECIPE, WITHOUT_EFFECT, changed_settings, train
+from diffusionpose.train import (
+    CHECKPOINT,
+    RECIPE,
+    WITHOUT_EFFECT,
+    PoseTrackValidation,
+    changed_settings,
+    has_precision,
+    inputs_of,
+    make_evaluators,
+    train,
+)
+from diffusionpose.training.checkpoints import StopSignals
 from diffusionpose.training.features import FeatureClips, features_of
-from diffusionpose.training.module import METRICS, PoseTraining
-from diffusionpose.training.sources import make_loaders
+from diffusionpose.training.module import METRICS, PoseTraining, named_weights
+from diffusionpose.training.sources import Ranks, make_loaders
+from diffusionpose.version import __version__
 
 RESULT = "result.json"
+PCK, AP = "pck", "ap"
+"""Metrics, as results have them and `metrics.jsonl` before `_SOURCE`."""
+METRICS_SHOWN = {PCK: "PCK@0.2, %", AP: "PoseTrack AP, %"}
+SHARES = {PCK: 1.0, AP: 0.01}
+"""What makes a figure a share."""
 
 
 class Row(Frozen):
@@ -108,8 +127,30 @@ class Job:
             raise ConfigError(
                 f"{self.run} holds a run with other settings ({'; '.join(changed[:3])}): name another --out"
             )
-        scored = json.loads((self.run / RESULT).read_text())["pck"].values()
-        return all({str(n) for n in self.row.steps} <= steps.keys() for steps in scored)
+        wanted, result = {str(n) for n in self.row.steps}, self.result
+        return all(
+            wanted <= result.get(metric, {}).get(source, {}).keys()
+            for source, metric in self.metrics.items()
+        )
+
+    @property
+    def metrics(self) -> dict[str, str]:
+        """By validation source, what its tables show: PoseTrack AP where the recipe asks for it, else PCK."""
+        config = self.config
+        return {one.name: AP if has_precision(config, one) else PCK for one in config.validation}
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What `run_job` wrote."""
+        return dict(json.loads((self.run / RESULT).read_text()))
+
+    def inputs(self) -> dict[str, Any]:
+        """As `train.inputs_of`, of what lies there now."""
+        return inputs_of(self.config, make_loaders(self.config), self.evaluators())
+
+    def evaluators(self) -> dict[str, PoseTrackValidation]:
+        """As `train.make_evaluators`."""
+        return make_evaluators(self.config, Ranks(), StopSignals(self.run / CHECKPOINT))
 
 
 def read_suite(path: Path) -> Suite:
@@ -149,9 +190,10 @@ def jobs_of(
     ]
 
 
-def run_job(job: Job) -> None:
+def run_job(job: Job, on_warning: Callable[[str], None] = warnings.warn) -> None:
     """Trains and evaluates one run, from its checkpoint if there is one, and writes its result."""
-    train(job.config, job.run, resume=(job.run / CHECKPOINT).is_file(), progress=False)
+    is_begun = (job.run / CHECKPOINT).is_file()
+    train(job.config, job.run, resume=is_begun, progress=False, on_warning=on_warning)
     model = DiffusionPose.from_pretrained(job.run / "model").to(choose_device("auto"))
     folder = job.config.feature_cache
 
@@ -163,7 +205,13 @@ def run_job(job: Job) -> None:
         source.name: {str(n): score(model, loader, n) for n in job.row.steps}
         for source, loader in zip(job.config.validation, loaders, strict=True)
     }
-    result = {"row": job.row.name, "seed": job.seed, "pck": scores}
+    device = next(model.parameters()).device
+    precisions = {
+        name.removeprefix(f"{AP}_"): {str(n): evaluator(model, device, n) for n in job.row.steps}
+        for name, evaluator in job.evaluators().items()
+    }
+    result = {"row": job.row.name, "seed": job.seed, "version": __version__}
+    result |= job.inputs() | {PCK: scores, AP: precisions}
     write_text(job.run / RESULT, json.dumps(result, indent=2) + "\n")
 
 
@@ -197,6 +245,78 @@ def prepare(job: Job) -> None:
         )
 
 
+def check_inputs(jobs: list[Job], *, with_present: bool = False) -> list[str]:
+    """That what is done had the same data and weights behind it wherever recipes name the same.
+
+    Args:
+        jobs: From `jobs_of`.
+        with_present: Also the same as lie there now, as far as they can be read.
+
+    Returns:
+        Warnings: of results of several versions, and of those that do not say what is behind them.
+
+    Raises:
+        ConfigError: If they differ.
+    """
+    done = [job for job in jobs if job.is_done]
+    known: dict[tuple[str, str], tuple[str, str]] = {}
+    if with_present:
+        different = {json.dumps(_named_inputs(job.config)): job for job in done}
+        for job in different.values():
+            # What cannot be read now, the runs that need it will say.
+            with suppress(DiffusionPoseError):
+                _compare(job, job.inputs(), "what lies there now", known)
+    for job in done:
+        _compare(job, job.result, str(job.run), known)
+    silent = [job.run for job in done if not _digests(job.result)]
+    versions = {job.result.get("version", "unknown"): job.run for job in done}
+    notes = []
+    if silent:
+        notes.append(f"{len(silent)} results do not say which data they are of, as {silent[0]}")
+    if len(versions) > 1:
+        told = ", ".join(f"{version} ({run})" for version, run in versions.items())
+        notes.append(f"results of several versions: {told}")
+    return notes
+
+
+def _compare(
+    job: Job, inputs: Mapping[str, Any], where: str, known: dict[tuple[str, str], tuple[str, str]]
+) -> None:
+    """Adds to what is known: by what a recipe names, the digest and where that was met first."""
+    named = _named_inputs(job.config)
+    for name, digest in _digests(inputs).items():
+        first, there = known.setdefault((name, named[name]), (digest, where))
+        if digest != first:
+            raise ConfigError(
+                f"{where} holds a run with other {name} than {there}: name another --out, or remove the run"
+            )
+
+
+def _named_inputs(config: TrainConfig) -> dict[str, str]:
+    """What says where a recipe's data and weights are, by the names of `_digests`."""
+    train, validation = (
+        [source.model_dump(mode="json") for source in sources]
+        for sources in (config.train, config.validation)
+    )
+    skeleton, metric = config.model.skeleton, config.validation_metric
+    return {
+        "training data": json.dumps([train, skeleton]),
+        "validation data": json.dumps([validation, skeleton, metric]),
+        **{f"weights of {key}": str(path) for key, path in named_weights(config).items()},
+    }
+
+
+def _digests(inputs: Mapping[str, Any]) -> dict[str, str]:
+    """`Job.inputs`, or a result that has them, as one SHA-256 a name; nothing of results that are older than they."""
+    if "data_sha256" not in inputs:
+        return {}
+    return {
+        "training data": inputs["data_sha256"],
+        "validation data": inputs["validation_sha256"],
+        **{f"weights of {key}": digest for key, digest in inputs["weights_sha256"].items()},
+    }
+
+
 def run_all(jobs: list[Job], workers: int, on_done: Callable[[Job, bool], None]) -> list[Job]:
     """Runs what is not done, several side by side, each in a process of its own.
 
@@ -207,7 +327,11 @@ def run_all(jobs: list[Job], workers: int, on_done: Callable[[Job, bool], None])
 
     Returns:
         Jobs that failed; what they said stands on stderr.
+
+    Raises:
+        ConfigError: If a folder holds a result of other settings, data or weights.
     """
+    check_inputs(jobs, with_present=True)
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // workers)
     waiting = [job for job in jobs if not job.is_done]
@@ -245,13 +369,17 @@ def _work(job: Job, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
     torch.set_num_threads(threads)
     try:
-        run_job(job)
+        run_job(job, lambda text: _say(f"diffusionpose: warning: {text}"))
     except DiffusionPoseError as error:
         raise SystemExit(f"{job.run}: {error}") from None
 
 
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
 Results = dict[str, dict[int, dict[str, dict[str, float]]]]
-"""Row -> seed -> data set -> steps -> PCK."""
+"""Row -> seed -> data set -> steps -> its metric, as a share."""
 
 
 def results(jobs: list[Job]) -> Results:
@@ -259,13 +387,16 @@ def results(jobs: list[Job]) -> Results:
     found: Results = {}
     for job in jobs:
         if job.is_done:
-            content = json.loads((job.run / RESULT).read_text())
-            found.setdefault(job.row.name, {})[job.seed] = content["pck"]
+            result = job.result
+            found.setdefault(job.row.name, {})[job.seed] = {
+                source: {n: SHARES[metric] * value for n, value in result[metric][source].items()}
+                for source, metric in job.metrics.items()
+            }
     return found
 
 
 def spread(values: list[float]) -> str:
-    """Mean +- standard deviation, in points of PCK; a dash for nothing."""
+    """Mean +- standard deviation, in percent; a dash for nothing."""
     if not values:
         return "-"
     mean = 100 * statistics.fmean(values)
@@ -275,10 +406,15 @@ def spread(values: list[float]) -> str:
 
 
 def report(suite: Suite, jobs: list[Job]) -> Iterator[str]:
-    """Lines of Markdown: every table with its claim, rows over seeds, differences from its reference seed by seed."""
+    """Lines of Markdown: every table with its claim, rows over seeds, differences from its reference seed by seed.
+
+    Raises:
+        ConfigError: If the results are of different data or weights.
+    """
+    check_inputs(jobs)
     found = results(jobs)
     rows = {row.name: row for row in suite.rows}
-    sources = [source.name for source in jobs[0].config.validation]
+    sources = {source: METRICS_SHOWN[metric] for source, metric in jobs[0].metrics.items()}
     for table in suite.tables:
         yield f"## {table.title}"
         yield f"Claim: {table.claim}"
@@ -292,9 +428,13 @@ def report(suite: Suite, jobs: list[Job]) -> Iterator[str]:
 
 
 def _by_difference(
-    rows: list[Row], reference: Row, found: Results, sources: list[str]
+    rows: list[Row], reference: Row, found: Results, sources: dict[str, str]
 ) -> Iterator[str]:
-    heads = [head for source in sources for head in (source, f"minus {reference.label}")]
+    heads = [
+        head
+        for source, metric in sources.items()
+        for head in (f"{source}, {metric}", f"minus {reference.label}")
+    ]
     yield _line(["row", "seeds", *heads])
     yield _line(["---"] * (len(heads) + 2))
     base = found.get(reference.name, {})
@@ -302,21 +442,25 @@ def _by_difference(
         own = found.get(row.name, {})
         cells = [row.label, str(len(own))]
         for source in sources:
-            values = {seed: pck[source]["1"] for seed, pck in own.items()}
+            values = {seed: shares[source]["1"] for seed, shares in own.items()}
             gains = [values[seed] - base[seed][source]["1"] for seed in values if seed in base]
             cells += [spread(list(values.values())), "" if row is reference else spread(gains)]
         yield _line(cells)
 
 
-def _by_steps(rows: list[Row], found: Results, sources: list[str]) -> Iterator[str]:
+def _by_steps(rows: list[Row], found: Results, sources: dict[str, str]) -> Iterator[str]:
     steps = sorted({n for row in rows for n in row.steps})
-    heads = [f"{source}, {n} step{'s' if n > 1 else ''}" for source in sources for n in steps]
+    heads = [
+        f"{source}, {n} step{'s' if n > 1 else ''}, {metric}"
+        for source, metric in sources.items()
+        for n in steps
+    ]
     yield _line(["row", "seeds", *heads])
     yield _line(["---"] * (len(heads) + 2))
     for row in rows:
         own = found.get(row.name, {}).values()
         cells = [
-            spread([pck[source][str(n)] for pck in own if str(n) in pck[source]])
+            spread([shares[source][str(n)] for shares in own if str(n) in shares[source]])
             for source in sources
             for n in steps
         ]
@@ -324,17 +468,22 @@ def _by_steps(rows: list[Row], found: Results, sources: list[str]) -> Iterator[s
 
 
 def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    escaped = (cell.replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
 
 
 def curves(jobs: list[Job], source: str) -> dict[str, list[list[tuple[int, float]]]]:
-    """Row -> seeds -> (steps trained, PCK), from the runs' metrics."""
+    """Row -> seeds -> (steps trained, share by its metric), from the runs' metrics."""
     found: dict[str, list[list[tuple[int, float]]]] = {}
     for job in jobs:
         path = job.run / METRICS
         if job.is_done and path.is_file():
             lines = [json.loads(line) for line in path.read_text().splitlines()]
-            curve = [(line["step"], _number(line[f"val/pck_{source}"])) for line in lines]
+            metric = job.metrics[source]
+            curve = [
+                (line["step"], SHARES[metric] * _number(line[f"val/{metric}_{source}"]))
+                for line in lines
+            ]
             found.setdefault(job.row.name, []).append(curve)
     return found
 

@@ -8,13 +8,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from diffusionpose.ablate import Job, Suite, curves, results
+from diffusionpose.ablate import METRICS_SHOWN, Job, Suite, curves, results
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 SHOWN = 8.0
-"""Points of PCK below the best row that a picture reaches; rows that end lower are off the scale, which their label says."""
+"""Percent below the best row that a picture reaches; rows that end lower are off the scale, which their label says."""
 
 
 def plot_suite(suite: Suite, jobs: list[Job], folder: Path) -> list[Path]:
@@ -63,7 +63,8 @@ def _training(suite: Suite, jobs: list[Job], sources: list[str], path: Path) -> 
             handles, names, fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False
         )
     for source, axis in zip(sources, axes[-1], strict=True):
-        axis.set_xlabel(f"training steps; PCK on {source}", fontsize=8)
+        shown = METRICS_SHOWN[jobs[0].metrics[source]]
+        axis.set_xlabel(f"training steps; {source}, {shown}", fontsize=8)
     return _saved(figure, path)
 
 
@@ -78,7 +79,8 @@ def _steps(suite: Suite, jobs: list[Job], sources: list[str], path: Path) -> Pat
             if len(row.steps) > 1 and runs:
                 values = np.array([[run[str(n)] for n in row.steps] for run in runs])
                 _band(axis, list(row.steps), 100 * values, row.label)
-        axis.set(xlabel="DDIM steps", ylabel=f"PCK, {source}", xscale="log")
+        shown = METRICS_SHOWN[jobs[0].metrics[source]]
+        axis.set(xlabel="DDIM steps", ylabel=f"{source}, {shown}", xscale="log")
         axis.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
         axis.minorticks_off()
         axis.legend(fontsize=7)

@@ -21,7 +21,7 @@ from diffusionpose.cli_app import serve_app
 from diffusionpose.cli_batch import batch
 from diffusionpose.cli_compare import compare
 from diffusionpose.cli_data import data_app
-from diffusionpose.cli_evaluate import evaluate
+from diffusionpose.cli_evaluate import evaluate, tell
 from diffusionpose.cli_options import (
     EXIT_FAILED,
     EXIT_PARTIAL,
@@ -384,7 +384,9 @@ def train(
     from diffusionpose.train import train as train_recipe
 
     target = out or Path("runs") / recipe.name
-    folder = train_recipe(recipe, target, resume=resume, progress=not quiet)
+    folder = train_recipe(
+        recipe, target, resume=resume, progress=not quiet, on_warning=lambda text: tell((), [text])
+    )
     if os.environ.get("RANK", "0") == "0":
         print(f"model: {folder}")
 
@@ -406,7 +408,7 @@ def ablate(
 ) -> None:
     """Train and evaluate every row of a suite and print its tables; goes on where it was (extra: train)."""
     _need_extra("lightning", "train")
-    from diffusionpose.ablate import Job, jobs_of, read_suite, report, run_all
+    from diffusionpose.ablate import Job, check_inputs, jobs_of, read_suite, report, run_all
 
     jobs = jobs_of(suite, out, tuple(settings or ()), data)
 
@@ -417,6 +419,7 @@ def ablate(
         print(f"{number}/{len(jobs)} {job.run} {what}", file=sys.stderr, flush=True)
 
     failed = [] if only_report else run_all(jobs, workers, on_done)
+    tell((), check_inputs(jobs))
     rows = read_suite(suite)
     print("\n".join(report(rows, jobs)))
     if plots is not None:

@@ -252,14 +252,29 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe one, which of a key that stands twice would take the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Keys as they are written: those that `<<` brings may be written again."""
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if (key.tag, str(key.value)) in seen:
+                problem = f"the key {key.value!r} stands twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add((key.tag, str(key.value)))
+        return node
+
+
 def parse_yaml(text: str, origin: str) -> Any:
     """What a text in YAML says.
 
     Raises:
-        ConfigError: If it is none, naming its origin and the line.
+        ConfigError: If it is none or a key stands twice, naming its origin and the line.
     """
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)  # noqa: S506
     except yaml.MarkedYAMLError as error:
         at = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise ConfigError(f"{origin}: no valid YAML: {at}{error.problem}") from None

@@ -25,9 +25,9 @@ from diffusionpose.data.annotated_sets import (
     posetrack_clips,
     posetrack_set,
 )
-from diffusionpose.data.detections import Detections, load_detections
+from diffusionpose.data.detections import Detections, detection_files, load_detections
 from diffusionpose.data.posetrack import usable_joints
-from diffusionpose.data.posetrack_files import label_version, read_posetrack
+from diffusionpose.data.posetrack_files import find_annotations, label_version, read_posetrack
 from diffusionpose.errors import DataError, MissingExtraError
 from diffusionpose.evaluate_options import (
     IN_HEAD_LENGTHS,
@@ -42,7 +42,7 @@ from diffusionpose.formats.published import PublishedFigures
 from diffusionpose.formats.score_table import ScoreRow, ScoreTable
 from diffusionpose.metrics.base import COVERAGE, JointMetric, Metric, bootstrap
 from diffusionpose.metrics.oks import OksAP
-from diffusionpose.metrics.pairs import VideoPair, pair_videos
+from diffusionpose.metrics.pairs import VideoPair, frame_notes, pair_videos
 from diffusionpose.metrics.posetrack_frames import require_head_boxes, require_shapely
 from diffusionpose.networks import PoseNetwork, load_network
 from diffusionpose.predict import choose_device
@@ -137,7 +137,9 @@ def _pairs_of_files(options: EvaluateOptions) -> tuple[list[VideoPair], _Source]
     twice = [name for name, n in Counter(map(_video_name, found)).items() if n > 1]
     if twice:
         raise DataError(f"{options.predictions}: two files of the video {twice[0]}")
-    predictions = [replace(read_posetrack(file), name=_video_name(file)) for file in found]
+    predictions = [
+        replace(read_posetrack(file, is_truth=False), name=_video_name(file)) for file in found
+    ]
     pairs = pair_videos(truths, predictions)
     source = _Source(
         name=options.predictions.resolve().name,
@@ -145,12 +147,15 @@ def _pairs_of_files(options: EvaluateOptions) -> tuple[list[VideoPair], _Source]
         split=None,
         boxes="those of the predictions",
         facts={
-            "predictions": {"name": options.predictions.resolve().name, "sha256": _sha256(found)}
+            "settings": options.settings(),
+            "truth": _named_files(options.truth, files),
+            "predictions": _named_files(options.predictions, found),
         },
         label_version=label_version(files[0]),
         clips=None
         if options.data is None
         else posetrack_clips(truths, options.data, options.split),
+        warnings=tuple(frame_notes(pairs)),
     )
     return pairs, source
 
@@ -167,12 +172,22 @@ def _annotation_files(path: Path) -> list[Path]:
     return files
 
 
-def _sha256(files: Sequence[Path]) -> str:
-    """Over the contents of the files, in order."""
+def _named_files(path: Path, files: Sequence[Path]) -> dict[str, str]:
+    """A name without folders of this machine's, and SHA-256 over the contents of the files, in order."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.read_bytes())
-    return digest.hexdigest()
+    return {"name": path.resolve().name, "sha256": digest.hexdigest()}
+
+
+def _truth_files(options: EvaluateOptions) -> list[Path]:
+    """The annotation files of a data set; a subset decides too what is measured."""
+    assert options.data is not None
+    if options.annotations is None:
+        files = find_annotations(options.data, options.split)
+    else:
+        files = [options.data / options.annotations]
+    return files if options.subset is None else [*files, options.data / options.subset]
 
 
 def _pairs_of_model(
@@ -203,7 +218,11 @@ def _pairs_of_model(
             "model": network.facts,
             "engine": network.engine,
             "settings": options.settings(),
+            "truth": _named_files(options.data, _truth_files(options)),
             "detections": None if detections is None else detections.counted(),
+            "detection_files": None
+            if detections is None
+            else _named_files(Path(options.boxes), detection_files(Path(options.boxes))),
         },
         label_version=data.label_version,
         clips=data.clips,
@@ -393,14 +412,15 @@ def _counts(pairs: Sequence[VideoPair]) -> dict[str, int]:
 
 
 def _title(options: EvaluateOptions, source: _Source, counts: dict[str, int]) -> str:
-    """One line: metric, data, size, boxes."""
+    """One line: metric, data, size, boxes, settings that are not the usual ones."""
     data = " ".join(part for part in (source.data_name, source.split) if part)
     if source.label_version:
         data += f" (labels {source.label_version})"
     if options.layout == "coco":
         counts = {"images": counts["frames"], "people": counts["people"]}
     size = ", ".join(f"{number} {name}" for name, number in counts.items())
-    return f"{TITLES[options.metric]}; {data}; {size}; boxes: {source.boxes}"
+    parts = [TITLES[options.metric], data, size, f"boxes: {source.boxes}", *options.unusual()]
+    return "; ".join(parts)
 
 
 def _without_nan(value: Any) -> Any:

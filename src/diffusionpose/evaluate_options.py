@@ -155,6 +155,17 @@ class EvaluateOptions:
             raise UsageError(f"{', '.join(given)}: for --model; leave out")
 
     def settings(self) -> dict[str, object]:
-        """What of it changes a model's figures."""
-        names = ("num_inference_steps", "flip_test", "stride", "seed", "engine")
+        """What of it changes figures; of files of predictions, what does not lie in them."""
+        names = ("stride", "seed")
+        if self.model is not None:
+            names += ("num_inference_steps", "flip_test", "engine")
         return {name: getattr(self, name) for name in names}
+
+    def unusual(self) -> list[str]:
+        """Those of the settings that are not the defaults, as the command line has them."""
+        given = [
+            (_flag(one.name), self.settings()[one.name])
+            for one in fields(self)
+            if one.name in self.settings() and self.settings()[one.name] != one.default
+        ]
+        return [flag if value is True else f"{flag} {value}" for flag, value in given]

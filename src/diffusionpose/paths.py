@@ -1,7 +1,7 @@
 """What a name may stand for: strangers give pipes, devices and folders where files are meant."""
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from diffusionpose.errors import DiffusionPoseError
 
@@ -16,3 +16,11 @@ def check_regular(path: Path, error: type[DiffusionPoseError]) -> None:
     if os.path.exists(path) and not os.path.isfile(path):
         kind = "a folder" if os.path.isdir(path) else "a pipe or device"
         raise error(f"{path}: {kind}, not a regular file: give a file")
+
+
+def bare_name(name: str) -> str:
+    """A frame's path without `images/` and the like in front, which files disagree about."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    while len(parts) > 1 and parts[0] in ("data", "images", "images_renamed", "/", "."):
+        parts = parts[1:]
+    return "/".join(parts)

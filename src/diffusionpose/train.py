@@ -1,6 +1,6 @@
 """Training: a recipe in, a run folder with checkpoints, metrics and the averaged model out.
 
-The run folder holds `recipe.yaml` (everything resolved), `run.json` (version, git state, data fingerprint),
+The run folder holds `recipe.yaml` (everything resolved), `run.json` (fingerprints of the data; version and git state by session),
 `metrics.jsonl`, `tensorboard/`, `checkpoints/last.ckpt` to resume from, and `model/`, the averaged weights after the
 latest validation.
 
@@ -8,12 +8,13 @@ A run that was killed and resumed ends with the weights of one that was not, bit
 """
 
 import errno
+import hashlib
 import json
 import logging
 import platform
 import subprocess
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -40,11 +41,12 @@ from diffusionpose.metrics.posetrack_ap import PoseTrackAP
 from diffusionpose.metrics.posetrack_frames import require_head_boxes, require_shapely
 from diffusionpose.model.checkpoint import read_restricted
 from diffusionpose.model.model import DiffusionPose
+from diffusionpose.model.pretrained import sha256_of
 from diffusionpose.networks import TorchNetwork
 from diffusionpose.recipe import SourceConfig, TrainConfig
 from diffusionpose.training.checkpoints import AtomicCheckpoints, KeepRun, StopSignals
 from diffusionpose.training.features import FeatureClips
-from diffusionpose.training.module import METRICS, PoseTraining
+from diffusionpose.training.module import METRICS, PoseTraining, weights_of
 from diffusionpose.training.optimizer import make_average
 from diffusionpose.training.sources import Ranks, RunData, is_distributed, make_loaders
 from diffusionpose.version import __version__
@@ -59,7 +61,14 @@ LOCK_SECONDS = 10.0
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: bool = True) -> Path:
+def train(
+    config: TrainConfig,
+    run: Path,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    on_warning: Callable[[str], None] = warnings.warn,
+) -> Path:
     """Runs a recipe, in one process or as one of torchrun's.
 
     Args:
@@ -67,6 +76,7 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
         run: Run folder; must be empty or new unless `resume`.
         resume: Continue from `checkpoints/last.ckpt`.
         progress: Show a progress bar.
+        on_warning: Told of what is odd about going on with the run.
 
     Returns:
         Folder of the averaged model.
@@ -82,20 +92,16 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
     with _held(run, ranks), _explained_disk(run), _quiet():
         before = _check_run(run, config, ranks, resume=resume)
         L.seed_everything(config.seed, workers=True, verbose=False)
-        evaluators = {
-            f"ap_{source.name}": PoseTrackValidation(source, config, ranks, signals)
-            for source in config.validation
-            if config.validation_metric == "posetrack-ap"
-            and source.kind == "posetrack"
-            and source.corruption is None
-        }
+        evaluators = make_evaluators(config, ranks, signals)
         module = PoseTraining(config, run, evaluators)
         data = make_loaders(config, ranks, _cached(config, module.model))
+        inputs = inputs_of(config, data, evaluators)
         if ranks.rank == 0:
-            _check_data(run, data.fingerprint, resume=resume)
-            write_facts(config, run, data.fingerprint, ranks)
+            if resume:
+                _check_inputs(run, inputs)
             _forget_after(run / METRICS, before["global_step"] if before else 0)
         if before is not None:
+            module.versions = tuple(one["version"] for one in sessions_of(run))
             epoch, batches = before["diffusionpose"]["position"]
             if epoch >= config.epochs:
                 # Nothing is left to learn, and Lightning would not put the averaged weights in place.
@@ -104,6 +110,11 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
                     module.save(before["global_step"])
                 return run / "model"
             data.sampler.resume(epoch, batches)
+            module.versions += (__version__,)
+        if ranks.rank == 0:
+            for difference in _differences(run) if before else ():
+                on_warning(difference)
+            write_facts(config, run, inputs, ranks, before["global_step"] if before else None)
         trainer = make_trainer(config, run, data, ranks, signals, progress=progress)
         with _explained_workers(data), signals.heard():
             trainer.fit(
@@ -147,12 +158,31 @@ class PoseTrackValidation:
         require_head_boxes(self._data.videos)
         require_shapely(self._data.videos)
 
+    def fingerprint(self) -> str:
+        """SHA-256 over the truth of every frame that counts: joints, head boxes, ignore regions."""
+        digest = hashlib.sha256()
+        for video in self._data.videos:
+            for index, frame in enumerate(video.frames):
+                digest.update(
+                    f"{video.name} {index} {len(frame.people)}".encode(errors="surrogatepass")
+                )
+                heads = [one.head_box for one in frame.people if one.head_box is not None]
+                points = [one.keypoints for one in frame.people]
+                for values in (*points, *heads, *frame.ignore_regions) if frame.people else ():
+                    digest.update(f"{values.shape}".encode() + np.round(values, 3).tobytes())
+        return digest.hexdigest()
+
     def _heed(self) -> None:
         if self._ranks.world == 1:
             self._signals.end_validation()
 
-    def __call__(self, model: DiffusionPose, device: torch.device) -> float:
+    def __call__(self, model: DiffusionPose, device: torch.device, steps: int = 1) -> float:
         """Mean over joints, 0 to 100.
+
+        Args:
+            model: The model.
+            device: Where it runs.
+            steps: DDIM steps.
 
         Raises:
             StoppedError: After a signal, where this is the only process.
@@ -164,7 +194,7 @@ class PoseTrackValidation:
             videos=[data.videos[n] for n in mine],
             clips=lambda video, frame: data.clips(mine[video], frame),
         )
-        network = TorchNetwork(model, device, {})
+        network = TorchNetwork(model, device, {}, num_inference_steps=steps)
         found, _ = predict_truth(network, part, None, self._options, lambda _: self._heed)
         every = [found]
         if is_distributed():
@@ -173,6 +203,35 @@ class PoseTrackValidation:
         by_name = {video.name: video for videos in every for video in videos}
         pairs = [VideoPair(truth, by_name[truth.name], True) for truth in data.videos]
         return float(PoseTrackAP(pairs).row(np.ones(len(pairs)))[-1])
+
+
+def make_evaluators(
+    config: TrainConfig, ranks: Ranks, signals: StopSignals
+) -> dict[str, PoseTrackValidation]:
+    """By name in the metrics, of the sources that are measured so."""
+    return {
+        f"ap_{source.name}": PoseTrackValidation(source, config, ranks, signals)
+        for source in config.validation
+        if has_precision(config, source)
+    }
+
+
+def has_precision(config: TrainConfig, source: SourceConfig) -> bool:
+    """Whether PoseTrack AP is asked for and can be had: images must be as they are."""
+    is_asked_for = config.validation_metric == "posetrack-ap"
+    return is_asked_for and source.kind == "posetrack" and source.corruption is None
+
+
+def inputs_of(
+    config: TrainConfig, data: RunData, evaluators: Mapping[str, PoseTrackValidation]
+) -> dict[str, Any]:
+    """SHA-256 of what a run learns from, of what it is measured on, and of the weights that its recipe names."""
+    measured = [data.validation_fingerprint, *(one.fingerprint() for one in evaluators.values())]
+    return {
+        "data_sha256": data.fingerprint,
+        "validation_sha256": hashlib.sha256(" ".join(measured).encode()).hexdigest(),
+        "weights_sha256": {key: sha256_of(path) for key, path in weights_of(config).items()},
+    }
 
 
 def _cached(
@@ -315,9 +374,19 @@ def _facts_of(run: Path) -> dict[str, Any]:
         raise ConfigError(f"{facts}: cannot be read ({first_line(error)})") from None
 
 
-def _check_data(run: Path, data_sha256: str, *, resume: bool) -> None:
-    if resume and _facts_of(run).get("data_sha256") != data_sha256:
+def _check_inputs(run: Path, inputs: Mapping[str, Any]) -> None:
+    """That a run is gone on with on its own data, and beside the weights that it had."""
+    facts = _facts_of(run)
+    if facts.get("data_sha256") != inputs["data_sha256"]:
         raise ConfigError(f"{run} holds a run on other data: name another folder")
+    # Runs of earlier releases do not say.
+    if facts.get("validation_sha256") not in (None, inputs["validation_sha256"]):
+        raise ConfigError(f"{run} holds a run with other validation data: name another folder")
+    for setting, digest in inputs["weights_sha256"].items():
+        if facts.get("weights_sha256", {}).get(setting) not in (None, digest):
+            raise ConfigError(
+                f"{run} holds a run with other weights: {setting}: the file has changed since; name another folder"
+            )
 
 
 def _forget_after(metrics: Path, step: int) -> None:
@@ -335,17 +404,58 @@ def _step_of(line: str) -> int:
         return 0
 
 
-def write_facts(config: TrainConfig, run: Path, data_sha256: str, ranks: Ranks) -> None:
-    """The resolved recipe, and what the run depends on besides."""
-    content = {
+def sessions_of(run: Path) -> list[dict[str, Any]]:
+    """What trained a run's steps, from the first session to the last; runs of earlier releases kept one."""
+    facts = _facts_of(run)
+    if "sessions" not in facts:
+        kept = ("version", "git", "torch", "machine", "threads")
+        return [{"first_step": 0} | {key: facts.get(key) for key in kept}]
+    return list(facts["sessions"])
+
+
+def this_session(first_step: int) -> dict[str, Any]:
+    """What trains a run's steps from `first_step` on, here and now."""
+    return {
+        "first_step": first_step,
         "version": __version__,
         "git": git_state(),
-        "data_sha256": data_sha256,
-        "processes": ranks.world,
         "torch": torch.__version__,
         "machine": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
     }
+
+
+def _differences(run: Path) -> Iterator[str]:
+    """Says so where what follows need not be what one session would have given."""
+    here, before = this_session(0), sessions_of(run)[-1]
+    found = [
+        f"{key} {here[key]}, not {before.get(key)}"
+        for key in ("version", "git", "torch")
+        if here[key] != before.get(key)
+    ]
+    if found:
+        yield f"{run} is gone on with otherwise than before: {', '.join(found)}"
+
+
+def write_facts(
+    config: TrainConfig,
+    run: Path,
+    inputs: Mapping[str, Any],
+    ranks: Ranks,
+    resumed_at: int | None = None,
+) -> None:
+    """The resolved recipe, and what the run depends on besides.
+
+    Args:
+        config: The recipe.
+        run: Run folder.
+        inputs: Of `inputs_of`.
+        ranks: Of how many processes it is.
+        resumed_at: Steps that earlier sessions trained; None for a run's first session.
+    """
+    before = [] if resumed_at is None else sessions_of(run)
+    sessions = [*before, this_session(resumed_at or 0)]
+    content = {**inputs, "processes": ranks.world, "sessions": sessions}
     write_text(run / RECIPE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     write_text(run / FACTS, json.dumps(content, indent=2) + "\n")
 

@@ -110,6 +110,7 @@ MALFORMED = [
     ("18", put(["annotations", 0, "keypoints", 4], None), "wrong-type", "annotations[0].keypoints[4]"),
     ("18", put(["annotations", 0, "keypoints"], [1.0] * 45), "wrong-count", "annotations[0].keypoints"),
     ("18", put(["annotations", 0, "keypoints", 2], 0.5), "bad-visibility", "annotations[0].keypoints[2]"),
+    ("18", put(["annotations", 0, "keypoints", 3], -17.0), "joint-outside", "annotations[0].keypoints"),
     ("18", put(["annotations", 0, "scores"], [1, 2]), "wrong-count", "annotations[0].scores"),
     ("18", put(["annotations", 1, "id"], ID18 * 100), "duplicate-id", "annotations[1].id"),
     ("18", put(["categories", 0, "keypoints", 0], "nase"), "missing-joint", "categories"),
@@ -132,6 +133,7 @@ MALFORMED = [
     ("17", put([*POINT17, "id"], [15]), "unknown-joint", "annolist[1].annorect[0].annopoints[0].point[3].id"),
     ("17", put([*POINT17, "id"], [4]), "duplicate-joint", "annolist[1].annorect[0].annopoints[0].point[4]"),
     ("17", put([*POINT17, "x"], KeyError), "missing-key", "annolist[1].annorect[0].annopoints[0].point[3]"),
+    ("17", put([*POINT17, "y"], [500]), "joint-outside", "annolist[1].annorect[0].annopoints"),
     ("17", put([*POINT17, "y"], ["1"]), "wrong-type", "annolist[1].annorect[0].annopoints[0].point[3].y[0]"),
     ("17", put([*POINT17, "y"], [NAN]), "not-finite", "annolist[1].annorect[0].annopoints[0].point[3].y[0]"),
     ("coco", put(["categories"], KeyError), "missing-key", ""),
@@ -143,6 +145,7 @@ MALFORMED = [
     ("coco", put(["annotations", 0, "id"], 2), "duplicate-id", "annotations[1].id"),
     ("coco", put(["annotations", 0, "keypoints"], KeyError), "missing-key", "annotations[0]"),
     ("coco", put(["annotations", 0, "bbox"], [999, 0, 9, 9]), "box-outside", "annotations[0].bbox"),
+    ("coco", put(["annotations", 0, "keypoints", 1], 140.0), "joint-outside", "annotations[0].keypoints"),
     ("coco", put(["annotations", 0, "iscrowd"], 7), "wrong-type", "annotations[0].iscrowd"),
 ]  # fmt: skip
 
@@ -160,6 +163,20 @@ def test_every_problem_is_found_where_it_is(tmp_path, layout, change, code, wher
     assert [(f.code, f.file, f.where) for f in report.findings] == [(code, str(file), where)]
     assert not report.is_clean
     assert list(report.lines())[-1] == "1 problem"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        put(["annotations", 0, "keypoints", 3], -15.0),
+        put(["annotations", 0, "keypoints"], [-900.0, 0.0, 0] + [1.0, 1.0, 1] * 16),
+    ],
+    ids=["a little", "unlabelled"],
+)
+def test_joints_a_little_outside_or_not_labelled_are_no_problem(tmp_path, change):
+    root = ROOTS["18"](tmp_path)
+    edit(first_file(root), change)
+    assert check_data(root).is_clean
 
 
 def both(*changes):
@@ -269,9 +286,14 @@ def test_roots_without_images_say_so_once_a_file(tmp_path, layout):
     assert len(findings) == (1 if layout == "coco" else 2)
 
 
-def test_refused_files_are_counted_and_give_nothing(tmp_path):
+@pytest.mark.parametrize(
+    "change",
+    [put(["annotations", 0, "bbox"], "x"), put(["annotations", 1, "id"], ID18 * 100)],
+    ids=["malformed", "duplicate-id"],
+)
+def test_refused_files_are_counted_and_give_nothing(tmp_path, change):
     root = ROOTS["18"](tmp_path)
-    edit(first_file(root), put(["annotations", 0, "bbox"], "x"))
+    edit(first_file(root), change)
     (part,) = check_data(root).parts
     assert part.dropped["files refused"] == 1
     assert (part.found["people"], part.usable["people"], part.usable["videos"]) == (4, 2, 1)

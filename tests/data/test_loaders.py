@@ -365,6 +365,7 @@ def test_other_skeletons_are_matched_by_name(tmp_path):
         (["annotations", 1, "image_id"], 77, r"annotations\[1\]\.image_id: there is no image 77"),
         (["annotations", 1, "bbox"], "x", r"annotations\[1\]\.bbox: a list of numbers expected"),
         (["images", 2, "id"], 1, r"images\[2\]\.id: image 1 stands twice"),
+        (["annotations", 2, "id"], 1, r"annotations\[2\]\.id: annotation 1 stands twice"),
         (["images", 2], {}, r"images\[2\]: the key 'id' is missing"),
         (["categories"], [{"name": "person"}], "categories: no category has 'keypoints'"),
     ],

@@ -187,6 +187,7 @@ NAN_SCORES = [0.5] * 3 + [float("nan")] + [0.5] * 13
         (changed(["annotations", 0, "bbox"], [0, 0, 10**400, 1]), "annotations[0].bbox[2]: a number up to"),
         (changed(["annotations", 0, "track_id"], 1.5), "annotations[0].track_id: a whole number"),
         (changed(["categories", 0, "keypoints"], ["nose"] * 17), "categories[0].keypoints: a joint is named twice"),
+        (changed(["annotations"], [{"id": 7, "image_id": 10000010000}] * 2), "annotations[1].id: annotation 7 stands twice"),
         ({"annolist": [frame17({"annopoints": [{"point": [point(15, 1, 1)]}]})]},
          "annolist[0].annorect[0].annopoints[0].point[0].id: joint ids are 0 to 14, not 15"),
         ({"annolist": [frame17({"annopoints": [{"point": [point(3, 1, 1)] * 2}]})]},
@@ -207,6 +208,11 @@ def test_malformed_files_are_refused_with_their_json_path(write, content, messag
     assert text.startswith(f"{path}: ")
     assert "\n" not in text
     assert message in text
+
+
+def test_predictions_need_no_ids_of_their_own(write):
+    path = write(changed(["annotations"], [{"id": 7, "image_id": 10000010000}] * 2))
+    assert read_posetrack(path, is_truth=False).frames
 
 
 def test_what_predict_writes_reads_back(tmp_path):

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from diffusionpose.errors import DataError
 from diffusionpose.metrics.pck import LIMB_JOINTS, Pck, VideoPck
+from diffusionpose.metrics.posetrack_ap import PoseTrackAP
 from diffusionpose.skeleton import POSETRACK15
 from tests.metrics.made import pair, whole_person
 from tests.metrics.made import person as made_person
@@ -103,6 +106,19 @@ def test_pckh_is_half_of_the_head_length():
     headless = made_person({"nose": (5, 5)})
     with pytest.raises(DataError, match="without a head box"):
         VideoPck([pair([[headless]], [[headless]])], "head")
+
+
+def test_people_whose_head_box_has_no_extent_are_counted():
+    truth, found = crowd(0, num_frames=1)
+    flat = replace(truth[0][0], head_box=np.array([5.0, 6.0, 5.0, 6.0]))
+    one = pair([[flat, *truth[0][1:]]], found)
+    expected = "1 of 3 people have a head box without extent: they are left out"
+    assert VideoPck([one], "head").warnings == [expected]
+    notes = PoseTrackAP([one]).warnings
+    assert any(
+        note.startswith("1 of 3 people have a head box without extent: none") for note in notes
+    )
+    assert VideoPck([pair(truth, found)], "head").warnings == []
 
 
 def test_people_without_a_torso_are_counted():

@@ -11,10 +11,10 @@ from diffusionpose.annotations import AnnotatedFrame, AnnotatedPerson, Annotated
 from diffusionpose.data.posetrack_files import read_posetrack
 from diffusionpose.errors import DataError
 from diffusionpose.metrics.base import bootstrap
-from diffusionpose.metrics.pairs import VideoPair, pair_videos
+from diffusionpose.metrics.pairs import VideoPair, frame_notes, pair_videos
 from diffusionpose.metrics.posetrack_ap import PoseTrackAP
 from diffusionpose.skeleton import POSETRACK15, POSETRACK17
-from tests.metrics.made import pair, person, whole_person
+from tests.metrics.made import pair, person, video, whole_person
 from tests.oracles.posetrack_ap import posetrack_ap
 
 HEAD = (0, 0, 30, 40)
@@ -231,6 +231,32 @@ def test_frames_and_files_must_pair_up():
         pair_videos([truth], [pair([[]], [[]]).truth])
     with pytest.raises(DataError, match="one: no predictions"):
         pair_videos([truth], [])
+
+
+def test_frames_in_another_order_are_refused_and_other_names_are_told():
+    truth = video("one", [], [], [])
+    first, second, third = truth.frames
+    with pytest.raises(DataError, match=r"one: frame 0 .* is .*000001.jpg, frame 1 of the truth"):
+        pair_videos([truth], [replace(truth, frames=(second, first, third))])
+
+    def notes(**fields):
+        numbered = [replace(frame, frame_id=n) for n, frame in enumerate(truth.frames)]
+        found = [*numbered[:2], replace(numbered[2], **fields)]
+        pairs = pair_videos(
+            [replace(truth, frames=tuple(numbered))], [replace(truth, frames=tuple(found))]
+        )
+        return list(frame_notes(pairs))
+
+    (note,) = notes(file_name="images/two/000002.jpg")
+    assert note == (
+        "one: frame 2 of the predictions is images/two/000002.jpg, in the truth images/one/000002.jpg: they are paired "
+        "by position"
+    )
+    (note,) = notes(frame_id=1)
+    assert "frame 2 of the predictions is id 1, in the truth 2" in note
+    # Folders in front, ids of one's own and names that are not there say nothing.
+    for fields in ({"file_name": "val/one/000002.jpg"}, {"frame_id": 70}, {"file_name": ""}, {}):
+        assert notes(**fields) == []
 
 
 def test_perfect_predictions_score_100():

@@ -147,6 +147,15 @@ def test_far_joints_reach_each_other_through_the_tree():
     assert change[into_ankle].min() > 1e-6
 
 
+def test_messages_stay_in_their_patch():
+    layer, states = layer_and_states(POSETRACK15)
+    states.requires_grad_()
+    elbow, wrist = (POSETRACK15.index(f"left_{joint}") for joint in ("elbow", "wrist"))
+    layer(states)[:, elbow, 1].sum().backward()
+    reached = states.grad[:, wrist].abs().amax((0, 2)) > 0
+    assert reached.tolist() == [False, True, False]
+
+
 def test_a_cycle_needs_flooding():
     schedule = MessageSchedule.of(COCO17)
     assert schedule.levels == ()

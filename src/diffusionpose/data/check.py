@@ -258,11 +258,12 @@ class _Check:
         rules.check_tracks(people)
         rules.check_head_boxes(people, video.layout)
         sizes = [image.size for image in images]
+        rules.check_joints(people, video.layout, sizes)
         self.dropped["boxes clipped"] += rules.check_boxes(people, video.layout, sizes)
         if video.layout == "posetrack18":
             rules.check_num_frames(content)
             rules.check_joint_names(content)
-            rules.check_ids(people)
+            is_refused |= rules.check_ids(people)
             rules.check_visibility(people)
         self.found["people"] += len(people)
         self._count_video(video, [image.is_good and not is_refused for image in images])
@@ -327,8 +328,9 @@ class _Check:
         is_refused = len(self.findings) > before
         images = self._still_images(file, content)
         sizes = [image.size for image in images]
-        rules.check_ids(people)
+        is_refused |= rules.check_ids(people)
         rules.check_visibility(people)
+        rules.check_joints(people, "coco", sizes)
         self.dropped["boxes beyond the image"] += rules.check_boxes(people, "coco", sizes)
         self.dropped["people of no frame"] += sum(person.frame is None for person in people)
         self._count_files(images, is_refused=is_refused)

@@ -18,6 +18,8 @@ from diffusionpose.skeleton import POSETRACK15
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
+FAR_OUTSIDE = 0.1
+"""Of the image's longer side; JHMDB's joints reach a hundredth beyond it."""
 
 
 @dataclass(frozen=True)
@@ -118,15 +120,22 @@ def check_tracks(people: Iterable[PersonPlace]) -> None:
             seen.add((person.frame, track))
 
 
-def check_ids(people: Iterable[PersonPlace]) -> None:
-    """Every annotation of COCO's family has an id of its own."""
+def check_ids(people: Iterable[PersonPlace]) -> bool:
+    """Every annotation of COCO's family has an id of its own.
+
+    Returns:
+        Whether one stands twice, with which loading refuses the file.
+    """
     seen: set[int] = set()
+    is_twice = False
     for person in people:
         number = person.node.need("id").integer()
         if number is not None and number in seen:
             person.node.get("id").find("duplicate-id", f"annotation {number} stands twice")
+            is_twice = True
         if number is not None:
             seen.add(number)
+    return is_twice
 
 
 def check_visibility(people: Iterable[PersonPlace]) -> None:
@@ -140,6 +149,41 @@ def check_visibility(people: Iterable[PersonPlace]) -> None:
                 Node(node.value[place], node.file, node.report, node, place).find(
                     "bad-visibility", f"0, 1 or 2 expected, not {shown(node.value[place])}"
                 )
+
+
+def check_joints(people: Iterable[PersonPlace], layout: str, sizes: Sequence[Size | None]) -> None:
+    """Labelled joints lie in the image or near it: annotators do place them a little beyond its border.
+
+    Args:
+        people: Of one file.
+        layout: `posetrack17`, `posetrack18` or `coco`.
+        sizes: Of the frames; None where unknown.
+    """
+    for person in people:
+        size = sizes[person.frame] if person.frame is not None else None
+        points = _labelled_points(person.node, layout)
+        if size is not None and len(points):
+            beyond = np.maximum(-points, points - size[::-1]).max(axis=1)
+            far = points[beyond > FAR_OUTSIDE * max(size)]
+            if len(far):
+                x, y = far[0].tolist()
+                place = person.node.get("annopoints" if layout == "posetrack17" else "keypoints")
+                more = f" and {len(far) - 1} more" if len(far) > 1 else ""
+                message = f"a joint at {x:g}, {y:g}{more}: far outside the image"
+                place.find("joint-outside", f"{message} of {size[1]} x {size[0]} pixels")
+
+
+def _labelled_points(node: Node, layout: str) -> np.ndarray:
+    """(n, 2) joints of a person that the file has, and in COCO's family does not call unlabelled."""
+    if layout == "posetrack17":
+        points = node.get("annopoints").one().get("point").items()
+        pairs = [tuple(point.get(axis).one().number() for axis in ("x", "y")) for point in points]
+        return np.array([pair for pair in pairs if None not in pair], float).reshape(-1, 2)
+    values = node.get("keypoints").numbers()
+    if values is None or len(values) % 3:
+        return np.empty((0, 2))
+    triples = values.reshape(-1, 3)
+    return triples[triples[:, 2] > 0, :2]
 
 
 def check_head_boxes(people: Iterable[PersonPlace], layout: str) -> None:

@@ -12,7 +12,13 @@ import numpy as np
 
 from diffusionpose.data.clips import ClipRecord
 from diffusionpose.data.json_nodes import Node, read_json
-from diffusionpose.data.posetrack_files import image_name, joint_names, named_keypoints, xywh_box
+from diffusionpose.data.posetrack_files import (
+    find_duplicate_ids,
+    image_name,
+    joint_names,
+    named_keypoints,
+    xywh_box,
+)
 from diffusionpose.data.subset import Subset
 from diffusionpose.nn.geometry import keypoint_box
 from diffusionpose.skeleton import POSETRACK15, Skeleton
@@ -76,6 +82,7 @@ def read_coco(
         kept = {key: name for key, name in files.items() if wanted.holds((name, str(key)))}
         wanted.check()
     people = []
+    find_duplicate_ids(content)
     for annotation in content.need("annotations").items():
         # Read before it is left out: what is malformed is an error wherever it stands.
         image_id = known_image(annotation, files)

@@ -1,7 +1,7 @@
 """Files of detected people, as the DCPose family of projects evaluates with: one list for all frames of a data set."""
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from diffusionpose.annotations import AnnotatedFrame
 from diffusionpose.data.json_nodes import Node, read_json
 from diffusionpose.data.posetrack_files import xywh_box
 from diffusionpose.errors import DataError
+from diffusionpose.paths import bare_name
 from diffusionpose.structures import Boxes
 
 PERSON = 1
@@ -33,7 +34,7 @@ class Detections:
 
     def boxes_at(self, frame: AnnotatedFrame) -> Boxes:
         """The detections of a frame, by its id or its file name; empty where there are none."""
-        for key in (frame.frame_id, _bare_name(frame.file_name)):
+        for key in (frame.frame_id, bare_name(frame.file_name)):
             if key is not None and key in self.by_image:
                 return self.by_image[key]
         return Boxes.empty()
@@ -61,9 +62,7 @@ def load_detections(path: Path, threshold: float = 0.2) -> Detections:
     Raises:
         DataError: If a file cannot be read or an entry contradicts this form, naming the JSON path; or if there is none.
     """
-    files = sorted(Path(path).glob("[!.]*.json")) if Path(path).is_dir() else [Path(path)]
-    if not files:
-        raise DataError(f"{path}: no detection files (*.json)")
+    files = detection_files(path)
     found: dict[int | str, list[tuple[np.ndarray, float]]] = {}
     left_out = {"weak": 0, "flat": 0, "others": 0}
     for entry in (entry for file in files for entry in read_json(file).items()):
@@ -83,23 +82,27 @@ def load_detections(path: Path, threshold: float = 0.2) -> Detections:
     return Detections({image: _best_first(boxes) for image, boxes in found.items()}, **counts)
 
 
+def detection_files(path: Path) -> list[Path]:
+    """The file, or those of a folder.
+
+    Raises:
+        DataError: If there is none.
+    """
+    files = sorted(Path(path).glob("[!.]*.json")) if Path(path).is_dir() else [Path(path)]
+    if not files:
+        raise DataError(f"{path}: no detection files (*.json)")
+    return files
+
+
 def _image_key(entry: Node) -> int | str | None:
     name = entry.get("image_name")
     if name.is_there:
         text = name.text()
-        return None if text is None else _bare_name(text)
+        return None if text is None else bare_name(text)
     image_id = entry.need("image_id")
     if isinstance(image_id.value, str):
-        return _bare_name(image_id.value)
+        return bare_name(image_id.value)
     return image_id.integer()
-
-
-def _bare_name(name: str) -> str:
-    """A frame's path without `images/` and the like in front, which files disagree about."""
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    while len(parts) > 1 and parts[0] in ("data", "images", "images_renamed", "/", "."):
-        parts = parts[1:]
-    return "/".join(parts)
 
 
 def _best_first(boxes: list[tuple[np.ndarray, float]]) -> Boxes:

@@ -77,13 +77,31 @@ def label_version(file: Path, content: Node | None = None) -> str | None:
     return f"0.{found[1]}" if found else None
 
 
-def read_posetrack(path: Path) -> AnnotatedVideo:
+def read_posetrack(path: Path, *, is_truth: bool = True) -> AnnotatedVideo:
     """One annotation file of PoseTrack17, 18 or 21; the layout is told by its keys.
+
+    Args:
+        path: The file.
+        is_truth: Annotations have ids of their own; nobody asks that of predictions.
 
     Raises:
         DataError: If the file cannot be read or contradicts its format; names file and JSON path.
     """
-    return parse_posetrack(read_json(Path(path)), Path(path).stem)
+    content = read_json(Path(path))
+    if is_truth:
+        find_duplicate_ids(content)
+    return parse_posetrack(content, Path(path).stem)
+
+
+def find_duplicate_ids(content: Node) -> None:
+    """Reports annotations of COCO's family that have the id of another; those without an id are let be."""
+    seen: set[int] = set()
+    for annotation in content.get("annotations").items():
+        place = annotation.get("id")
+        if isinstance(place.value, int):
+            if place.value in seen:
+                place.find("duplicate-id", f"annotation {place.value} stands twice")
+            seen.add(place.value)
 
 
 def parse_posetrack(content: Node, name: str) -> AnnotatedVideo:

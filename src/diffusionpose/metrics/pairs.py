@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -9,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from diffusionpose.annotations import AnnotatedFrame, AnnotatedPerson, AnnotatedVideo
 from diffusionpose.errors import DataError
 from diffusionpose.metrics.similarity import object_keypoint_similarity, person_area
+from diffusionpose.paths import bare_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +44,7 @@ def pair_videos(
     """Pairs by name; every truth needs its prediction, frame for frame.
 
     Raises:
-        DataError: If a prediction is missing, or has another number of frames.
+        DataError: If a prediction is missing, has another number of frames, or its frames in another order.
     """
     by_name = {video.name: video for video in predictions}
     pairs = []
@@ -58,7 +60,50 @@ def pair_videos(
                 "must hold every frame, labelled or not"
             )
         pairs.append(VideoPair(truth, found, same_people))
+        _refuse_other_order(pairs[-1])
     return pairs
+
+
+def _refuse_other_order(pair: VideoPair) -> None:
+    names = [bare_name(frame.file_name) for frame in pair.truth.frames]
+    place = {name: index for index, name in enumerate(names) if name}
+    for index, frame in enumerate(pair.predicted.frames):
+        name = bare_name(frame.file_name)
+        if name in place and names[index] != name:
+            raise DataError(
+                f"{pair.truth.name}: frame {index} of the predictions is {frame.file_name}, frame {place[name]} of the "
+                "truth: frames are paired by position, so both files must have them in one order"
+            )
+
+
+def frame_notes(pairs: Sequence[VideoPair]) -> Iterator[str]:
+    """Says so, once for all, where frames that are paired by position have other names, or another frame's id.
+
+    Folders before that of the video are no matter: files disagree about them.
+    """
+    notes = [note for pair in pairs for note in _other_frame(pair)]
+    if notes:
+        more = f" (and so in {len(notes) - 1} more videos)" if notes[1:] else ""
+        yield f"{notes[0]}: they are paired by position{more}"
+
+
+def _other_frame(pair: VideoPair) -> Iterator[str]:
+    """The first such frame."""
+    ids = {frame.frame_id for frame in pair.truth.frames} - {None}
+    for index, (truth, found) in enumerate(pair.frames):
+        named = bool(truth.file_name and found.file_name)
+        if named and _short_name(truth.file_name) != _short_name(found.file_name):
+            other = f"{found.file_name}, in the truth {truth.file_name}"
+        elif truth.frame_id != found.frame_id and found.frame_id in ids:
+            other = f"id {found.frame_id}, in the truth {truth.frame_id}"
+        else:
+            continue
+        yield f"{pair.truth.name}: frame {index} of the predictions is {other}"
+        return
+
+
+def _short_name(name: str) -> tuple[str, ...]:
+    return PurePosixPath(name.replace("\\", "/")).parts[-2:]
 
 
 def matched_people(

@@ -8,7 +8,11 @@ import numpy as np
 
 from diffusionpose.metrics.base import JointMetric
 from diffusionpose.metrics.pairs import VideoPair, matched_people
-from diffusionpose.metrics.posetrack_frames import head_length, require_head_boxes
+from diffusionpose.metrics.posetrack_frames import (
+    flat_head_note,
+    head_length,
+    require_head_boxes,
+)
 from diffusionpose.skeleton import POSETRACK15, Skeleton
 
 LIMB_JOINTS = tuple(
@@ -108,6 +112,7 @@ class VideoPck(JointMetric):
 
     def _warn(self, pairs: Sequence[VideoPair], reference: str) -> None:
         if reference == "head":
+            self.warnings += flat_head_note([pair.truth for pair in pairs], "they are left out")
             return
         torso = [POSETRACK15.index(joint) for joint in ("left_shoulder", "right_hip")]
         people = [

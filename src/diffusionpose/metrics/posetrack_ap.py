@@ -14,7 +14,9 @@ from diffusionpose.metrics.base import JointMetric
 from diffusionpose.metrics.pairs import VideoPair
 from diffusionpose.metrics.posetrack_frames import (
     MISSING_SCORE,
+    NOTHING_RIGHT,
     FrameDistances,
+    flat_head_note,
     posetrack_frames,
 )
 from diffusionpose.skeleton import POSETRACK15
@@ -85,6 +87,7 @@ class PoseTrackAP(JointMetric):
         self._pools = [
             _ranked(scores[:, joint], hits[:, joint], video) for joint in range(scores.shape[1])
         ]
+        self.warnings += flat_head_note([pair.truth for pair in pairs], NOTHING_RIGHT)
         self._warn(scores)
 
     def _warn(self, scores: np.ndarray) -> None:

@@ -18,6 +18,8 @@ HEAD_SHARE = 0.6
 """Of the head box's diagonal: the reference length."""
 THRESHOLD = 0.5
 """Of the reference length: up to here a joint is right."""
+NOTHING_RIGHT = "none of their joints can be right, as in poseval"
+"""What becomes of people whose head box has no extent."""
 MISSING_SCORE = -9999.0
 """What poseval takes for a joint without a score."""
 
@@ -89,6 +91,24 @@ def require_head_boxes(truths: Sequence[AnnotatedVideo]) -> None:
         for index, frame in enumerate(video.frames):
             for person in frame.people:
                 _head_length(person, video, index)
+
+
+def flat_head_note(truths: Sequence[AnnotatedVideo], outcome: str) -> Iterator[str]:
+    """Says so where head boxes have no extent, so that nothing is within a share of it.
+
+    Args:
+        truths: Annotated videos.
+        outcome: What becomes of these people.
+    """
+    lengths = [
+        head_length(person)
+        for video in truths
+        for frame in video.frames
+        for person in frame.people
+        if person.has_joints
+    ]
+    if flat := sum(length == 0 for length in lengths):
+        yield f"{flat} of {len(lengths)} people have a head box without extent: {outcome}"
 
 
 def _head_length(person: AnnotatedPerson, video: AnnotatedVideo, index: int) -> float:

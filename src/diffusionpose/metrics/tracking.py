@@ -15,7 +15,12 @@ from diffusionpose.annotations import AnnotatedPerson
 from diffusionpose.errors import DataError, MissingExtraError
 from diffusionpose.metrics.base import JointMetric
 from diffusionpose.metrics.pairs import VideoPair
-from diffusionpose.metrics.posetrack_frames import THRESHOLD, posetrack_frames
+from diffusionpose.metrics.posetrack_frames import (
+    NOTHING_RIGHT,
+    THRESHOLD,
+    flat_head_note,
+    posetrack_frames,
+)
 
 NUM_JOINTS = 15
 
@@ -87,6 +92,7 @@ class PoseTrackMota(JointMetric):
         super().__init__(len(pairs))
         self._counts = np.array([_mota_counts(joint_tracks(pair)) for pair in pairs])
         """(videos, 15, 2): errors, and joints of the truth."""
+        self.warnings += flat_head_note([pair.truth for pair in pairs], NOTHING_RIGHT)
 
     def values(self, weights: np.ndarray) -> np.ndarray:
         """(15,) MOTA in percent; may be negative."""
@@ -143,6 +149,7 @@ class Hota(JointMetric):
         found = [_hota_counts(joint_tracks(pair)) for pair in pairs]
         self._counts = np.array(found)
         """(videos, 15, 4, thresholds): true positives, false negatives, false positives, association times the first."""
+        self.warnings += flat_head_note([pair.truth for pair in pairs], NOTHING_RIGHT)
 
     def values(self, weights: np.ndarray) -> np.ndarray:
         """(15,) HOTA in percent: detection and association, geometric mean, averaged over 19 thresholds."""

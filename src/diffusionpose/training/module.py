@@ -20,7 +20,7 @@ from diffusionpose.formats.atomic_file import explained
 from diffusionpose.metrics.pck import Pck
 from diffusionpose.model.losses import heatmap_loss, location_loss, total_loss
 from diffusionpose.model.model import DiffusionPose
-from diffusionpose.model.pretrained import bundled
+from diffusionpose.model.pretrained import WEIGHTS, bundled
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.backbone import HybridBackbone
 from diffusionpose.nn.diffusion import keyed_generator, seeded_noise
@@ -52,6 +52,28 @@ def weights_at(path: Path, setting: str) -> Path:
             f"{setting}: {path}: no such file; give another with --set {setting}=PATH"
         )
     return found
+
+
+def named_weights(config: TrainConfig) -> dict[str, Path]:
+    """All weights that a recipe names, by setting."""
+    teachers = config.distillation.teachers if config.distillation else ()
+    named = {
+        "backbone_weights": config.backbone_weights,
+        "init_from": config.init_from,
+        "anchor.weights": config.anchor.weights if config.anchor else None,
+        **{f"distillation.teachers.{n}.weights": one.weights for n, one in enumerate(teachers)},
+    }
+    return {key: path for key, path in named.items() if path is not None}
+
+
+def weights_of(config: TrainConfig) -> dict[str, Path]:
+    """The files of `named_weights`.
+
+    Raises:
+        ConfigError: If one is not there.
+    """
+    found = {key: weights_at(path, key) for key, path in named_weights(config).items()}
+    return {key: path / WEIGHTS if path.is_dir() else path for key, path in found.items()}
 
 
 class PoseTraining(L.LightningModule):
@@ -87,10 +109,14 @@ class PoseTraining(L.LightningModule):
             else None
         )
         self.pck: list[Pck] = []
+        self.versions: tuple[str, ...] = (__version__,)
+        """Of the sessions that the run had, for its card."""
         self.position: tuple[int, int] = (0, 0)
         """Epoch, and its batches that are behind; kept by the callback that saves."""
         self.skipped: list[list[str]] = []
         """The clips of each step that was left out."""
+        self.learning_rate = 0.0
+        """Of the latest step, the highest of its groups."""
         self._sums: dict[str, Tensor] = {}
         """By loss: its sum over the epoch's steps where it was finite, and their number."""
         self._clips: list[Tensor] = []
@@ -180,6 +206,8 @@ class PoseTraining(L.LightningModule):
         Raises:
             DiffusionPoseError: After `MOST_SKIPPED_STEPS` of them, naming their clips.
         """
+        # At the end of an epoch the schedule is at the next step already.
+        self.learning_rate = max(group["lr"] for group in optimizer.param_groups)
         clips, self._clips = self._clips, []
         every = [p for group in optimizer.param_groups for p in group["params"]]
         parameters = [p for p in every if p.grad is not None]
@@ -259,7 +287,7 @@ class PoseTraining(L.LightningModule):
             "epoch": self.current_epoch,
             "step": self.global_step,
             "time": round(time.time(), 1),
-            "learning_rate": max(group["lr"] for group in self.trainer.optimizers[0].param_groups),
+            "learning_rate": self.learning_rate,
             "skipped_steps": len(self.skipped),
         }
         rounded = {
@@ -291,8 +319,9 @@ class PoseTraining(L.LightningModule):
         sources = "\n".join(
             f"- {s.kind} `{s.root.name}` {s.split or ''}" for s in self.config.train
         )
+        versions = ", ".join(dict.fromkeys(self.versions))
         return (
-            f"# {self.config.name}\n\nTrained by diffusionpose {__version__}, recipe `{self.config.name}`, "
+            f"# {self.config.name}\n\nTrained by diffusionpose {versions}, recipe `{self.config.name}`, "
             f"{steps} steps, on:\n\n{sources}\n"
         )
 

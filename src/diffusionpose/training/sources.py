@@ -130,12 +130,13 @@ class ClipLoader(DataLoader[Any]):
 
 @dataclass(frozen=True)
 class RunData:
-    """What a run reads: this rank's loaders, the sampler of its training batches, and the data's fingerprint."""
+    """What a run reads: this rank's loaders, the sampler of its training batches, and the data's fingerprints."""
 
     train: ClipLoader
     validation: list[ClipLoader]
     sampler: EpochSampler
     fingerprint: str
+    validation_fingerprint: str
 
 
 def make_loaders(
@@ -170,10 +171,11 @@ def make_loaders(
     options: dict[str, Any] = {"num_workers": config.workers}
     dataset = wrap(ClipDataset(records, config.model, config.augment, config.seed), True)
     loader = ClipLoader(dataset, config.batch_size, sampler=sampler, **options)
-    validation = []
+    validation, measured = [], []
     for source in config.validation:
         # Without the run's seed: what is measured on stays the same.
         clips = ClipDataset(load_source(source, skeleton), config.model, source.corruption)
+        measured += clips.records
         part = Subset(wrap(clips, False), range(ranks.rank, len(clips), ranks.world))
         validation.append(ClipLoader(part, config.batch_size, **options))
-    return RunData(loader, validation, sampler, fingerprint(records))
+    return RunData(loader, validation, sampler, fingerprint(records), fingerprint(measured))
