@@ -84,6 +84,30 @@ def test_what_is_done_again_stands_behind_what_was_done(tmp_path):
     assert settings["fill_gaps"] == [1, 2, 5]
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "frames"),
+    [(0.5, 0.9, (15, 27)), (None, 0.1, (0, 3)), (1.2, None, (36, 39)), (-3, 99, (0, 39))],
+)
+def test_a_part_is_cut_out_after_smoothing(tmp_path, start, end, frames):
+    source, wanted = saved(tmp_path), ResultOptions(("json",), smoother=Butterworth(5))
+    (whole,) = convert(source, tmp_path / "whole", wanted)
+    (part,) = convert(source, tmp_path / "part", wanted, start=start, end=end)
+    found, smooth = VideoPoses.load(part), VideoPoses.load(whole)
+    assert (found.frame_indices[0], found.frame_indices[-1]) == frames
+    inside = np.isin(smooth.frame_index, found.frame_indices)
+    np.testing.assert_array_equal(found.keypoints, smooth.keypoints[inside])
+    assert found.header.settings.get("start") == start
+    assert found.header.settings.get("end") == end
+
+
+@pytest.mark.parametrize(("start", "end"), [(2, None), (0.9, 0.5), (float("nan"), None)])
+def test_a_part_without_frames_is_refused(tmp_path, start, end):
+    with pytest.raises(
+        UsageError, match=r"--start .*: there are no frames in between; they go from"
+    ):
+        convert(saved(tmp_path), tmp_path / "part", ResultOptions(), start=start, end=end)
+
+
 def test_files_that_are_there_stay_unless_asked_for(tmp_path):
     source = saved(tmp_path)
     table = tmp_path / "clip.poses.csv"

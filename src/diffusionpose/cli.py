@@ -284,16 +284,23 @@ def convert(
     fill_gaps: FillGapsOption = 0,
     angles: AnglesOption = False,
     height_m: HeightOption = None,
+    start: Annotated[
+        float | None, typer.Option(help="Leave out frames before that time, in seconds.")
+    ] = None,
+    end: Annotated[float | None, typer.Option(help="Leave out frames after it.")] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that are there.")
     ] = False,
 ) -> None:
-    """Other formats of a result; gaps filled and paths smoothed, if asked for."""
+    """Other formats of a result; gaps filled, paths smoothed, a part cut out, if asked for."""
     from diffusionpose.results import convert as convert_result
 
     wanted = result_options(names_of(formats), min_score, smooth, fill_gaps, angles, height_m)
     folder = result.parent if out is None else out
-    for file in convert_result(result, folder, wanted, overwrite=overwrite, on_note=_note):
+    files = convert_result(
+        result, folder, wanted, start=start, end=end, overwrite=overwrite, on_note=_note
+    )
+    for file in files:
         print(file)
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
+
 from diffusionpose.errors import DataError, UsageError
 from diffusionpose.exports import EXPORTS, ExportOptions, StagedExports, check_exports
 from diffusionpose.formats import FORMATS, check_target, open_writers
@@ -128,11 +130,30 @@ def _after(before: object, now: object) -> object:
     return [*before, now] if isinstance(before, list) else [before, now]
 
 
+def _between(poses: VideoPoses, start: float | None, end: float | None) -> VideoPoses:
+    span = {name: time for name, time in (("start", start), ("end", end)) if time is not None}
+    if not span:
+        return poses
+    times = poses.frame_times
+    first = 0 if start is None else int(np.searchsorted(times, start, "left"))
+    last = len(times) if end is None else int(np.searchsorted(times, end, "right"))
+    if last <= first:
+        asked = " ".join(f"--{name} {time:g}" for name, time in span.items())
+        there = (
+            f"they go from {times[0]:.3f} s to {times[-1]:.3f} s" if len(times) else "none at all"
+        )
+        raise UsageError(f"{asked}: there are no frames in between; {there}")
+    header = replace(poses.header, settings={**poses.header.settings, **span})
+    return replace(poses[first:last], header=header)
+
+
 def convert(
     source: Path,
     out: Path,
     wanted: ResultOptions,
     *,
+    start: float | None = None,
+    end: float | None = None,
     overwrite: bool = False,
     on_note: Callable[[str], None] | None = None,
 ) -> tuple[Path, ...]:
@@ -142,6 +163,8 @@ def convert(
         source: The file; it stays.
         out: Folder, made if it is not there.
         wanted: What is made.
+        start: Seconds; frames before it are left out, after gaps are filled and paths smoothed.
+        end: Likewise for frames after it.
         overwrite: Replace files that are there.
         on_note: Told what there is no file of, and why.
 
@@ -152,7 +175,7 @@ def convert(
         DataError: If the file is none of ours, or lacks what an export needs.
         UsageError: If a file would be replaced, or settings do not fit the video.
     """
-    poses = wanted.processed(_result(source))
+    poses = _between(wanted.processed(_result(source)), start, end)
     stem = source.name.removesuffix(".json").removesuffix(".poses")
     for path in (out / f"{stem}{suffix}" for suffix in wanted.suffixes):
         check_target(path, [source], overwrite=overwrite)

@@ -18,7 +18,7 @@ from diffusionpose.poses import VideoPoses
 from diffusionpose.predict import PosePipeline
 from diffusionpose.report import Insight, make_report
 from diffusionpose.report.insight import COLUMNS, SEEDS, Sheet, tiles
-from diffusionpose.report.make import thinned
+from diffusionpose.report.make import embedded_video, thinned
 from diffusionpose.report.page import MISSING, PLACE_UNIT, ReportParts, ellipse, report_html
 from diffusionpose.structures import VideoIssue
 from diffusionpose.video import open_video
@@ -131,6 +131,25 @@ def test_too_many_heatmaps_are_thinned_by_frames():
     sheets = {(1, n): Sheet(b"0" * 100, np.eye(2, 3)) for n in range(10)}
     assert len(thinned(sheets, 1000)) == 10
     assert [frame for _, frame in thinned(sheets, 400)] == [0, 3, 6, 9]
+
+
+def test_the_video_of_a_part_is_that_part(untrained, made_video, made_boxes, tmp_path):
+    from diffusionpose.detection import BoxesFile
+
+    pipeline = PosePipeline.from_pretrained(untrained, device="cpu")
+    poses = pipeline(made_video, boxes=BoxesFile.load(made_boxes))
+    with open_video(made_video) as reader:
+        content, size = embedded_video(reader, poses[4:9], 1e9, hide_faces=False)
+    path = tmp_path / "part.mp4"
+    path.write_bytes(content)
+    with open_video(made_video) as reader, open_video(path) as part:
+        whole = [cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA) for frame in reader]
+        shown = list(part)
+    assert len(shown) == 5
+    assert shown[0].time == 0
+    for frame in shown:
+        error = [np.abs(image.astype(int) - frame.image).mean() for image in whole]
+        assert np.argmin(error) == 4 + frame.index
 
 
 def test_a_whole_report(untrained, made_video, made_boxes, tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """Reports of videos and of results: what is embedded, in what size, and the file."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from diffusionpose.formats import write_text
 from diffusionpose.poses import VideoPoses
 from diffusionpose.report.insight import Insight, Sheet
 from diffusionpose.report.page import ReportParts, report_html
-from diffusionpose.structures import Frame
+from diffusionpose.structures import Frame, FramePoses
 from diffusionpose.video import VideoReader, VideoWriter
 
 WIDTHS = (960, 640, 426)
@@ -117,13 +117,25 @@ def _encoded(
         path = Path(folder) / "video.mp4"
         with VideoWriter(path, size[0], size[1], rate=reader.info.average_rate) as writer:
             start: Fraction | None = None
-            for frame, found in zip(reader, poses.frames(), strict=False):
+            for frame, found in _together(reader, poses):
                 image = blur_faces(frame.image, found.people, poses.skeleton) if hide_faces else frame.image  # fmt: skip
                 small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
                 start = found.time if start is None else start
                 writer.write(Frame(frame.index, found.time - start, np.ascontiguousarray(small)))
             writer.close()
         return path.read_bytes(), (size[0], size[1])
+
+
+def _together(reader: VideoReader, poses: VideoPoses) -> Iterator[tuple[Frame, FramePoses]]:
+    """Frames of which there are poses, with them: a result may be of a part of the video."""
+    wanted = poses.frames()
+    found = next(wanted, None)
+    for frame in reader:
+        if found is None:
+            return
+        if frame.index == found.index:
+            yield frame, found
+            found = next(wanted, None)
 
 
 def thinned(sheets: dict[tuple[int, int], Sheet], most: float) -> dict[tuple[int, int], Sheet]:
