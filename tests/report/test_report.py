@@ -42,6 +42,12 @@ def test_places_come_back_to_an_eighth_of_a_pixel():
     data = payload_of(report_html(POSES, ReportParts()))
     assert data["frames"] == [0, 1, 2, 3]
     assert data["times"] == [0, 0.04, 0.08, 0.12]
+    part = payload_of(report_html(POSES[2:], ReportParts()))
+    assert (part["frames"], part["times"], part["start"]) == (
+        [2, 3],
+        [0, 0.04],
+        POSES.frame_times[2],
+    )
     two, seven = data["people"]
     assert (two["id"], seven["id"]) == (2, 7)
     places = unpacked(seven["places"], "<i2").reshape(4, 15, 2)

@@ -66,11 +66,13 @@ def payload(poses: VideoPoses, parts: ReportParts) -> dict[str, object]:
     """All that the script draws."""
     video, skeleton = poses.header.video, poses.skeleton
     sheets = parts.sheets or {}
+    start = float(poses.frame_times[0]) if len(poses) else 0.0
     return {
         "name": video.name.encode("utf-8", "replace").decode(),
         "size": [video.width, video.height],
         "video": _uri("video/mp4", parts.video) if parts.video else None,
-        "times": _floats(poses.frame_times - (poses.frame_times[0] if len(poses) else 0)),
+        "start": start,
+        "times": _floats(poses.frame_times - start),
         "frames": poses.frame_indices.tolist(),
         "joints": list(skeleton.joints),
         "sides": [skeleton.side(joint) for joint in range(skeleton.num_joints)],

@@ -374,7 +374,7 @@
   function draw() {
     $("scrubber").value = String(state.frame);
     const time = data.times[state.frame];
-    $("clock").textContent = numFrames ? `frame ${data.frames[state.frame]} of ${data.frames[numFrames - 1]} \u00b7 ${time.toFixed(2)} s` : "no frames";
+    $("clock").textContent = numFrames ? `frame ${data.frames[state.frame]} of ${data.frames[numFrames - 1]} \u00b7 ${(data.start + time).toFixed(2)} s` : "no frames";
     stage(); scores(); path(); plausible(); ticks();
     if (!playing) theatre();
   }
