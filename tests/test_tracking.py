@@ -241,6 +241,34 @@ def test_parts_of_others_and_the_very_small_are_not_asked_about(box: np.ndarray)
     assert asked == []
 
 
+def test_a_person_on_the_detectors_word_stays_one_whatever_the_pose() -> None:
+    scores = [0.3] * 6 + [0.5] * 2 + [0.3] * 20
+    frames: list[Boxes | None] = []
+    for score in scores:
+        frames += [boxes_of(person(300.0), score=score), *[None] * 6]
+    without = set(path_of(track(frames, Tracker(start_score=0.4, detect_every=7)), 1))
+    out, asked = judged(frames, Tracker(start_score=0.4, detect_every=7), lambda *_: 0.2)
+    assert asked
+    assert set(path_of(out, 1)) == without
+    assert max(without) == len(frames) - 1
+
+
+@pytest.mark.parametrize("first", [0, 1, 2, 30])
+def test_a_doubtful_flash_is_nobody_at_the_start_of_a_video_either(first: int) -> None:
+    frames = [Boxes.empty()] * 60
+    for index in range(first, first + 3):
+        frames[index] = boxes_of(person(300.0), score=0.25)
+    out, _ = judged(frames, Tracker(start_score=0.3), lambda *_: 0.9)
+    assert ids_of(out) == set()
+
+
+def test_a_part_of_a_person_who_is_not_seen_in_that_frame_is_nobody() -> None:
+    whole, part = person(300.0, height=300.0), person(300.0, 220.0, 110.0)
+    frames = [boxes_of(part, score=0.25) if n % 2 else boxes_of(whole) for n in range(80)]
+    out, _ = judged(frames, Tracker(start_score=0.3), lambda *_: 0.6)
+    assert ids_of(out) == {1}
+
+
 def test_who_was_doubtful_and_is_seen_well_stays_a_person_without_being_asked() -> None:
     weak, strong = (boxes_of(person(300.0), score=score) for score in (0.2, 0.8))
     frames = [weak] * 30 + [strong] * 20 + [weak] * 300

@@ -175,7 +175,7 @@ def convert(
         DataError: If the file is none of ours, or lacks what an export needs.
         UsageError: If a file would be replaced, or settings do not fit the video.
     """
-    poses = _between(wanted.processed(_result(source)), start, end)
+    poses = _between(wanted.processed(_result(source)), start, end).rounded()
     stem = source.name.removesuffix(".json").removesuffix(".poses")
     for path in (out / f"{stem}{suffix}" for suffix in wanted.suffixes):
         check_target(path, [source], overwrite=overwrite)

@@ -57,7 +57,8 @@ DOUBTFUL = 0.625
 CONVINCING = 0.5
 """So high is a person's pose, in the mean of all looks at it: who is asked often must not come through by luck."""
 BESIDE = 0.3
-"""Doubtful people share at most this part of their box, or of the other's, with anybody: half a person is not another one."""
+"""Doubtful people share at most this part of their box, or of the other's, with anybody better known: half a person is
+not another one."""
 LEAST_HEIGHT = 40
 """Pixels. In a smaller box a pose is a guess, and stands are full of such boxes."""
 
@@ -183,6 +184,7 @@ class Tracker:
         self._tracks: list[_Track] = []
         self._newest, self._newest_index = -1, -1
         self._next_number = 1
+        self._judge: Judge | None = None
 
     def update(
         self, index: int, time: Fraction, boxes: Boxes | None, judge: Judge | None = None
@@ -210,12 +212,15 @@ class Tracker:
                 raise ValueError("boxes that have track ids already need trust_boxes=True")
             self._runs.append(self._newest)
             self._associate(float(time), suppress_duplicates(boxes, DUPLICATE_IOU))
-            if judge is not None:
-                self._ask(judge)
+            self._judge = judge
+            self._ask(self.lag // self._detect_every + 1)
         return self._give_out(self._newest - self.lag)
 
     def flush(self) -> list[TrackedFrame]:
         """The frames still held back, at the end of the video."""
+        if self._runs:
+            # Of a video that is shorter than the window there is no more to wait for.
+            self._ask(self._runs_since(self._newest - self.lag))
         return self._give_out(self._newest)
 
     # --- which box is whom
@@ -324,34 +329,44 @@ class Tracker:
 
     # --- who is a person though the detector doubts
 
-    def _ask(self, judge: Judge) -> None:
-        """Has the poses judged of doubtful tracks that are in sight, last long enough and stand apart."""
+    def _ask(self, num_runs: int) -> None:
+        """Has the poses judged of doubtful tracks that the last run saw, that last long enough and stand apart.
+
+        Args:
+            num_runs: Of the detector, among which they must be seen as often as a person.
+        """
+        if self._judge is None:
+            return
         since = self._newest - self.lag
-        seen = [track for track in self._tracks if track.last.place == self._newest]
+        seen = [track for track in self._tracks if track.last.place == self._runs[-1]]
+        known = [
+            track
+            for track in self._tracks
+            if track.is_sure or self._lasts(track, since, self._start_score, num_runs)
+        ]
         for track in seen:
-            if track.is_sure or self._lasts(track, since, self._start_score):
-                track.looks.clear()
+            if track in known or self._newest < track.ask_from:
                 continue
+            others = [
+                other.last.box
+                for other in self._tracks
+                if other is not track
+                and (
+                    other in known
+                    or other.convinces
+                    or (other in seen and other.last.score > track.last.score)
+                )
+            ]
             is_candidate = (
-                self._lasts(track, since, DOUBTFUL * self._start_score)
+                self._lasts(track, since, DOUBTFUL * self._start_score, num_runs)
                 and track.last.box[3] - track.last.box[1] >= LEAST_HEIGHT
-                and self._stands_apart(track, seen)
+                and not _is_nested(track.last.box, others, BESIDE)
             )
-            if self._newest >= track.ask_from and (track.convinces or is_candidate):
+            if track.convinces or is_candidate:
                 # Ever longer waits: what stands there all day costs nothing.
                 wait = self._min_hits * self._detect_every * 2 ** len(track.looks)
                 track.ask_from = self._newest + wait
-                track.looks.append(judge(track.last.box))
-
-    def _stands_apart(self, track: _Track, seen: Sequence[_Track]) -> bool:
-        """Whether nobody who is better known shares its place."""
-        others = [
-            other.last.box
-            for other in seen
-            if other is not track
-            and (other.last.score > track.last.score or other.is_sure or other.convinces)
-        ]
-        return not _is_nested(track.last.box, others, BESIDE)
+                track.looks.append(self._judge(track.last.box))
 
     # --- what comes out
 
@@ -393,14 +408,20 @@ class Tracker:
             self._next_number += 1
 
     def _is_person(self, track: _Track, place: int) -> bool:
-        """Whether a track is sure, convinces, or is seen often enough from `place` on."""
-        return track.is_sure or track.convinces or self._lasts(track, place, self._start_score)
+        """Whether a track is sure, is seen often enough from `place` on, or convinces."""
+        if self._lasts(track, place, self._start_score, self._runs_since(self._newest - self.lag)):
+            # The detector's word is enough, from now on.
+            track.looks.clear()
+            return True
+        return track.is_sure or track.convinces
 
-    def _lasts(self, track: _Track, place: int, score: float) -> bool:
+    def _lasts(self, track: _Track, place: int, score: float, num_runs: int) -> bool:
         """Whether enough sightings from `place` on have that score."""
         num_good = sum(one.place >= place and one.score >= score for one in track.sightings)
-        num_runs = len(self._runs) - bisect_left(self._runs, self._newest - self.lag)
         return num_good >= min(self._min_hits, num_runs // 2 + 1)
+
+    def _runs_since(self, place: int) -> int:
+        return len(self._runs) - bisect_left(self._runs, place)
 
     def _state(self, track: _Track, place: int, time: float) -> tuple[np.ndarray, float] | None:
         """Box (4,) and score of a track in a frame; None where the person is not known to be."""

@@ -10,8 +10,6 @@ from diffusionpose.formats.text import (
     array_items,
     box_xywh,
     json_line,
-    keypoint_rows,
-    rounded_score,
     rounded_seconds,
 )
 from diffusionpose.skeleton import COCO17, POSETRACK17, Skeleton, remap
@@ -26,7 +24,7 @@ def _person_fields(
     Returns:
         x, y, v of every joint in one list, v being `visible`, or 0, 0, 0 where missing; the scores.
     """
-    rows = remap(keypoint_rows(person), joints, target.joints).tolist()
+    rows = remap(person.keypoints, joints, target.joints).tolist()
     written = [[0, 0, 0] if math.isnan(x) else [x, y, visible] for x, y, _ in rows]
     scores = [0.0 if math.isnan(x) else score for x, _, score in rows]
     return [value for row in written for value in row], scores
@@ -149,7 +147,7 @@ class CocoEncoder:
             "num_keypoints": sum(v > 0 for v in keypoints[2::3]),
             "bbox": bbox,
             "area": round(bbox[2] * bbox[3], PIXEL_DECIMALS),
-            "score": rounded_score(person.score),
+            "score": person.score,
             "iscrowd": 0,
         }
         return json_line(record)

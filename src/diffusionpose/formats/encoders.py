@@ -8,13 +8,9 @@ from typing import Protocol
 
 from diffusionpose.formats.schema import SCHEMA, SCHEMA_VERSION, VerdictRecord, VideoRecord
 from diffusionpose.formats.text import (
-    PIXEL_DECIMALS,
     array_items,
     json_line,
-    keypoint_rows,
     ratio_text,
-    rounded,
-    rounded_score,
     rounded_seconds,
 )
 from diffusionpose.structures import NO_TRACK, FramePoses, PersonPose, PosesHeader, VideoVerdict
@@ -31,7 +27,7 @@ class Encoder(Protocol):
     def __init__(self, header: PosesHeader) -> None: ...
 
     def encode(self, frame: FramePoses) -> tuple[Iterable[str], ...]:
-        """For each spool, the lines that this frame adds to it."""
+        """For each spool, the lines that this frame, as `rounded_frame` gives it, adds to it."""
         ...
 
     def compose(self, verdict: VideoVerdict, *spools: Iterable[str]) -> Iterator[str]:
@@ -80,12 +76,12 @@ class JsonEncoder:
 
 
 def _person_record(person: PersonPose) -> dict[str, object]:
-    joints = keypoint_rows(person).tolist()
+    joints = person.keypoints.tolist()
     return {
         "track_id": None if person.track_id == NO_TRACK else int(person.track_id),
-        "box": rounded(person.box, PIXEL_DECIMALS).tolist(),
-        "box_score": rounded_score(person.box_score),
-        "score": rounded_score(person.score),
+        "box": person.box.tolist(),
+        "box_score": person.box_score,
+        "score": person.score,
         "keypoints": [[None, None, 0.0] if math.isnan(x) else [x, y, s] for x, y, s in joints],
         **({"filled": list(person.filled)} if person.filled else {}),
     }
@@ -115,7 +111,7 @@ class CsvEncoder:
         for number, person in enumerate(frame.people):
             track_id = "" if person.track_id == NO_TRACK else person.track_id
             row = (frame.index, rounded_seconds(frame.time), number, track_id)
-            rows = zip(self._joints, keypoint_rows(person).tolist(), strict=True)
+            rows = zip(self._joints, person.keypoints.tolist(), strict=True)
             for index, (joint, (x, y, score)) in enumerate(rows):
                 place = ("", "") if math.isnan(x) else (x, y)
                 yield (*row, joint, *place, score, int(index in person.filled))

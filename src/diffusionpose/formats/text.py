@@ -17,7 +17,7 @@ SECOND_DECIMALS = 6
 
 def rounded(values: object, decimals: int) -> np.ndarray:
     """Rounded float64; adding zero turns -0.0 into 0.0."""
-    return np.round(np.asarray(values, np.float64), decimals) + 0.0
+    return np.asarray(values, np.float64).round(decimals) + 0.0
 
 
 def rounded_score(value: float) -> float:
