@@ -323,16 +323,18 @@ def test_smoothed_files_and_film_agree_and_a_report_sees_the_result(
         assert [f.time for f in result] == [f.time for f in source]
 
 
-@pytest.mark.parametrize("smoother", [None, OneEuro()])
+@pytest.mark.parametrize(
+    "changes", [{}, {"min_score": 0.05, "fill_gaps": 5, "smoother": OneEuro()}]
+)
 def test_what_predict_writes_is_what_convert_makes_of_its_result(
-    untrained, made_video, made_boxes, tmp_path, smoother
+    untrained, made_video, made_boxes, tmp_path, changes
 ):
     names = ("json", *(name for name in FORMATS | EXPORTS if name not in ("json", "trc", "c3d")))
-    with open_video(made_video) as reader:
-        wanted = ResultOptions(names, smoother=smoother)
-        predict_files(pipeline(untrained, made_boxes), reader, tmp_path / "own", wanted)
-    source = tmp_path / "own" / "figure.poses.json"
-    convert(source, tmp_path / "converted", ResultOptions(names))
+    wanted = ResultOptions(names, **changes)
+    for folder, options in (("own", wanted), ("plain", ResultOptions())):
+        with open_video(made_video) as reader:
+            predict_files(pipeline(untrained, made_boxes), reader, tmp_path / folder, options)
+    convert(tmp_path / "plain" / "figure.poses.json", tmp_path / "converted", wanted)
     for file in (tmp_path / "converted").rglob("*"):
         if file.is_file():
             same = tmp_path / "own" / file.relative_to(tmp_path / "converted")
@@ -352,6 +354,25 @@ def test_hidden_faces_change_the_film_alone(untrained, made_video, made_boxes, t
     with open_video(tmp_path / "hidden" / "figure.mp4") as other:
         after = next(iter(other)).image
     assert (np.abs(before.astype(int) - after) > 30).any()
+
+
+def test_faces_whose_joints_are_dropped_are_covered_where_they_were_found(
+    untrained, made_video, made_boxes, tmp_path
+):
+    found = pipeline(untrained, made_boxes)(made_video)
+    seen = []
+
+    def blurred(image, people, skeleton):
+        seen.append([person.keypoints[:, :2] for person in people])
+        return image
+
+    with open_video(made_video) as reader, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffusionpose.predict_files.blur_faces", blurred)
+        wanted = ResultOptions(min_score=1.0)
+        predict_files(pipeline(untrained, made_boxes), reader, tmp_path, wanted, hide_faces=True)
+    for poses, shown in zip(found.frames(), seen, strict=True):
+        for person in poses.people:
+            assert any(np.allclose(person.keypoints[:, :2], one, atol=1e-3) for one in shown)
 
 
 def test_the_source_is_never_overwritten(untrained, made_video, made_boxes, tmp_path):

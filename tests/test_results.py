@@ -100,7 +100,19 @@ def test_a_part_is_cut_out_after_smoothing(tmp_path, start, end, frames):
     assert found.header.settings.get("end") == end
 
 
-@pytest.mark.parametrize(("start", "end"), [(2, None), (0.9, 0.5), (float("nan"), None)])
+def test_times_of_the_files_find_their_frames_and_parts_of_parts_are_noted(tmp_path):
+    (part,) = convert(saved(tmp_path), tmp_path / "1", ResultOptions(), start=0.066667, end=0.5)
+    assert VideoPoses.load(part).frame_indices[[0, -1]].tolist() == [2, 15]
+    (part,) = convert(part, tmp_path / "2", ResultOptions(), start=0.1, end=0.433333)
+    found = VideoPoses.load(part)
+    assert found.frame_indices[[0, -1]].tolist() == [3, 13]
+    assert found.header.settings["start"] == [0.066667, 0.1]
+    for wrong in ({"end": float("inf")}, {"start": float("nan")}):
+        with pytest.raises(UsageError, match="--start and --end are seconds"):
+            convert(part, tmp_path / "3", ResultOptions(), **wrong)
+
+
+@pytest.mark.parametrize(("start", "end"), [(2, None), (0.9, 0.5)])
 def test_a_part_without_frames_is_refused(tmp_path, start, end):
     with pytest.raises(
         UsageError, match=r"--start .*: there are no frames in between; they go from"

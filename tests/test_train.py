@@ -24,7 +24,7 @@ from tests.training.helpers import changed_parts, one_step, with_stem
 
 pytest.importorskip("lightning")
 
-from diffusionpose.train import PoseTrackValidation, train
+from diffusionpose.train import PoseTrackValidation, sessions_of, train, write_facts
 from diffusionpose.training.checkpoints import StopSignals
 from diffusionpose.training.module import PoseTraining
 from diffusionpose.training.optimizer import make_average, make_optimizer, part_scale, rate_at
@@ -355,6 +355,10 @@ def test_a_run_keeps_who_trained_what(finished):
     assert f"torch {torch.__version__}, not 1.0" in told[0]
     sessions = json.loads((run / "run.json").read_text())["sessions"]
     assert sessions == [{"first_step": 0} | other, first | {"first_step": 2}]
+    # A session that ended before its first checkpoint trained nothing that is kept.
+    inputs = {key: value for key, value in facts.items() if key.endswith("sha256")}
+    write_facts(longer, run, inputs, Ranks(), 2)
+    assert [one["first_step"] for one in sessions_of(run)] == [0, 2]
     assert (
         f"diffusionpose 0.0.1, {__version__}, recipe" in (run / "model" / "README.md").read_text()
     )

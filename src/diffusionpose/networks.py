@@ -8,8 +8,8 @@ import json
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -61,7 +61,7 @@ class PoseNetwork(ABC):
     ) -> None:
         self.config, self.engine, self.facts, self.flip_test = config, engine, facts, flip_test
         # Neither engines nor packed weights are made for two threads at once.
-        self._one_at_a_time = threading.Lock()
+        self._one_at_a_time = threading.RLock()
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
@@ -161,10 +161,15 @@ class TorchNetwork(PoseNetwork):
             found = [self.model.generate(conditions, one, steps).float() for one in noise.unbind(1)]
         return torch.stack(found).mean(0)
 
-    def autocast(self) -> AbstractContextManager[object]:
-        """What `model` is to be called in; what is made of its answers stays outside."""
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """What `model` is to be called in, by one thread at a time; what is made of its answers stays outside."""
         half = self.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+        with (
+            self._one_at_a_time,
+            torch.autocast(self.device.type, torch.bfloat16, enabled=half),
+        ):
+            yield
 
 
 class ExportedNetwork(PoseNetwork):

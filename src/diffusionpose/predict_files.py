@@ -163,13 +163,14 @@ class _Finished:
 
     def whole(self, header: PosesHeader, reader: VideoReader) -> VideoPoses:
         """The result, if frames were kept; where tracks are changed, written and drawn only now."""
-        poses = VideoPoses.from_frames(header, self._kept, reader.verdict)
+        found = VideoPoses.from_frames(header, self._kept, reader.verdict).rounded()
+        poses = found
         if self._wanted.changes_tracks:
-            poses = self._changed(poses)
+            poses = self._changed(found)
             self._writer.retitle(poses.header)
             for frame in poses.frames():
                 self._writer.write(frame)
-            self._draw.all(reader, poses)
+            self._draw.all(reader, poses, found)
         return poses
 
     def _changed(self, poses: VideoPoses) -> VideoPoses:
@@ -187,24 +188,25 @@ class Drawing:
     def __init__(self, film: "_Film | None", skeleton: Skeleton, *, hide_faces: bool) -> None:
         self._film, self._skeleton, self._hide_faces = film, skeleton, hide_faces
 
-    def __call__(self, frame: Frame, poses: FramePoses) -> None:
-        """Draws and encodes one frame."""
+    def __call__(self, frame: Frame, poses: FramePoses, found: FramePoses | None = None) -> None:
+        """Draws and encodes one frame; faces are also where they were found, before weak joints were dropped."""
         if self._film is not None:
             image = frame.image
             if self._hide_faces:
-                image = blur_faces(image, poses.people, self._skeleton)
+                people = poses.people if found is None else (*poses.people, *found.people)
+                image = blur_faces(image, people, self._skeleton)
             image = draw_poses(image, poses.people, self._skeleton)
             self._film.writer.write(replace(frame, image=image))
 
-    def _draw_both(self, both: tuple[Frame, FramePoses]) -> None:
-        self(*both)
+    def _draw_one(self, one: tuple[Frame, FramePoses, FramePoses]) -> None:
+        self(*one)
 
-    def all(self, reader: VideoReader, poses: VideoPoses) -> None:
+    def all(self, reader: VideoReader, poses: VideoPoses, found: VideoPoses) -> None:
         """Every frame of a video that was read before, in another pass."""
         if self._film is not None:
-            with reader.again() as again, Behind(self._draw_both, FRAMES_BEHIND) as behind:
-                for both in zip(again, poses.frames(), strict=True):
-                    behind(both)
+            with reader.again() as again, Behind(self._draw_one, FRAMES_BEHIND) as behind:
+                for one in zip(again, poses.frames(), found.frames(), strict=True):
+                    behind(one)
 
 
 def _guard_existing(

@@ -11,6 +11,7 @@ import numpy as np
 from diffusionpose.errors import DataError, UsageError
 from diffusionpose.exports import EXPORTS, ExportOptions, StagedExports, check_exports
 from diffusionpose.formats import FORMATS, check_target, open_writers
+from diffusionpose.formats.text import SECOND_DECIMALS
 from diffusionpose.poses import VideoPoses
 from diffusionpose.postprocess import Smoother, drop_weak, fill_gaps, smooth
 from diffusionpose.structures import PosesHeader
@@ -134,7 +135,10 @@ def _between(poses: VideoPoses, start: float | None, end: float | None) -> Video
     span = {name: time for name, time in (("start", start), ("end", end)) if time is not None}
     if not span:
         return poses
-    times = poses.frame_times
+    if not np.isfinite(list(span.values())).all():
+        raise UsageError("--start and --end are seconds: give numbers")
+    # As files tell them, so that a time that was read there finds its frame.
+    times = np.round(poses.frame_times, SECOND_DECIMALS)
     first = 0 if start is None else int(np.searchsorted(times, start, "left"))
     last = len(times) if end is None else int(np.searchsorted(times, end, "right"))
     if last <= first:
@@ -143,7 +147,9 @@ def _between(poses: VideoPoses, start: float | None, end: float | None) -> Video
             f"they go from {times[0]:.3f} s to {times[-1]:.3f} s" if len(times) else "none at all"
         )
         raise UsageError(f"{asked}: there are no frames in between; {there}")
-    header = replace(poses.header, settings={**poses.header.settings, **span})
+    settings = dict(poses.header.settings)
+    settings |= {name: _after(settings.get(name), time) for name, time in span.items()}
+    header = replace(poses.header, settings=settings)
     return replace(poses[first:last], header=header)
 
 

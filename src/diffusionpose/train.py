@@ -453,8 +453,10 @@ def write_facts(
         ranks: Of how many processes it is.
         resumed_at: Steps that earlier sessions trained; None for a run's first session.
     """
-    before = [] if resumed_at is None else sessions_of(run)
-    sessions = [*before, this_session(resumed_at or 0)]
+    first = resumed_at or 0
+    # What a session that ended before its checkpoint trained is trained again.
+    before = [one for one in sessions_of(run) if one["first_step"] < first] if first else []
+    sessions = [*before, this_session(first)]
     content = {**inputs, "processes": ranks.world, "sessions": sessions}
     write_text(run / RECIPE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     write_text(run / FACTS, json.dumps(content, indent=2) + "\n")

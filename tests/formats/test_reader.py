@@ -24,6 +24,12 @@ def test_json_reads_back_as_written(tmp_path_factory, result):
     assert (found_header, found_verdict) == (header, verdict)
     assert is_result_of(folder / "a.json", header.video)
     assert is_result_of(folder / "a.json", replace(header.video, average_rate=None))
+    older = text.replace(', "fingerprint": "cd34"', "")
+    (folder / "older.json").write_text(older, encoding="utf-8")
+    assert is_result_of(folder / "older.json", header.video)
+    assert not is_result_of(
+        folder / "older.json", replace(header.video, width=header.video.width + 1)
+    )
     for other in ("ef56", ""):
         assert not is_result_of(folder / "a.json", replace(header.video, fingerprint=other))
     assert [(f.index, f.time) for f in found_frames] == [(f.index, f.time) for f in frames]

@@ -1,5 +1,6 @@
 """Writing frame by frame: order, errors, kills, memory; and that no file is ever half there."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -164,7 +165,6 @@ def test_a_killed_process_leaves_no_final_file(tmp_path, moment):
 
 
 def _peak_of(num_frames: int, folder: Path) -> int:
-    gc.collect()
     gc.disable()  # it would empty that stock now and then
     tracemalloc.start()
     people = (make_person(),)

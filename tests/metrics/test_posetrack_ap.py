@@ -239,6 +239,16 @@ def test_frames_in_another_order_are_refused_and_other_names_are_told():
     with pytest.raises(DataError, match=r"one: frame 0 .* is .*000001.jpg, frame 1 of the truth"):
         pair_videos([truth], [replace(truth, frames=(second, first, third))])
 
+    # Where one file counts from 0 and the other from 1, names say nothing of the order.
+    shifted = replace(
+        truth,
+        frames=tuple(
+            replace(frame, file_name=f"images/one/{n:06d}.jpg")
+            for n, frame in enumerate(truth.frames, 1)
+        ),
+    )
+    assert len(list(frame_notes(pair_videos([truth], [shifted])))) == 1
+
     def notes(**fields):
         numbered = [replace(frame, frame_id=n) for n, frame in enumerate(truth.frames)]
         found = [*numbered[:2], replace(numbered[2], **fields)]

@@ -205,6 +205,17 @@ def test_another_video_is_refused(made_video, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_another_video_of_the_same_size_is_refused(made_video, tmp_path):
+    copy = tmp_path / made_video.name
+    copy.write_bytes(made_video.read_bytes() + b"\0\0\0\x08free")
+    with open_video(copy) as other, open_video(made_video) as reader:
+        poses = VideoPoses.from_frames(
+            replace(POSES.header, video=other.info), POSES.frames(), POSES.verdict
+        )
+        with pytest.raises(DataError, match="another video than figure"):
+            make_report(poses, tmp_path / "a.html", reader)
+
+
 def test_what_is_looked_into_in_bfloat16_is_what_float32_shows():
     theatres = []
     for precision in ("float32", "bfloat16"):

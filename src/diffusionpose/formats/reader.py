@@ -16,6 +16,7 @@ from diffusionpose.formats.schema import (
     PersonRecord,
     PosesRecord,
     VerdictRecord,
+    VideoRecord,
     check_track_ids,
 )
 from diffusionpose.formats.text import SECOND_DECIMALS, ratio_text
@@ -68,8 +69,13 @@ def is_result_of(path: str | os.PathLike[str], video: VideoInfo) -> bool:
         found = [from_json(line[len(_VIDEO) : -1]) for line in lines if line.startswith(_VIDEO)]
     except (OSError, ValueError):
         return False
-    of = [one.get("fingerprint") for one in found if isinstance(one, dict)]
-    return bool(video.fingerprint) and of == [video.fingerprint]
+    if len(found) != 1 or not isinstance(found[0], dict):
+        return False
+    if found[0].get("fingerprint"):
+        return found[0]["fingerprint"] == video.fingerprint
+    # Of before there were fingerprints.
+    facts = VideoRecord.model_validate(video).model_dump(mode="json")
+    return {**found[0], "fingerprint": video.fingerprint} == facts
 
 
 def _check_schema(data: bytes) -> None:

@@ -66,10 +66,13 @@ def pair_videos(
 
 def _refuse_other_order(pair: VideoPair) -> None:
     names = [bare_name(frame.file_name) for frame in pair.truth.frames]
-    place = {name: index for index, name in enumerate(names) if name}
-    for index, frame in enumerate(pair.predicted.frames):
-        name = bare_name(frame.file_name)
-        if name in place and names[index] != name:
+    found = [bare_name(frame.file_name) for frame in pair.predicted.frames]
+    # Files may count from 0 and from 1: names that are shifted say nothing of the order.
+    if "" in names or sorted(names) != sorted(found):
+        return
+    place = {name: index for index, name in enumerate(names)}
+    for index, (frame, name) in enumerate(zip(pair.predicted.frames, found, strict=True)):
+        if names[index] != name:
             raise DataError(
                 f"{pair.truth.name}: frame {index} of the predictions is {frame.file_name}, frame {place[name]} of the "
                 "truth: frames are paired by position, so both files must have them in one order"

@@ -91,6 +91,11 @@ def _check_same(reader: VideoReader, poses: VideoPoses) -> None:
             f"{theirs.name} is {theirs.width} x {theirs.height}, the poses are of {ours.name}, "
             f"{ours.width} x {ours.height}: give the video that they were made from"
         )
+    if ours.fingerprint and theirs.fingerprint != ours.fingerprint:
+        raise DataError(
+            f"{theirs.name} is another video than {ours.name}, of which the poses are, or a copy that was changed: "
+            "give the file that they were made from"
+        )
 
 
 def embedded_video(

@@ -189,7 +189,7 @@ class ImageSource:
         codec = "jpeg" if suffix == "jpg" else suffix
         self.steady_rate = rate
         digest = hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape"))
-        digest.update(np.ascontiguousarray(self._first[1]))
+        digest.update(self._first[1].tobytes())
         self.info = VideoInfo(
             name=printable(name),
             width=width,
