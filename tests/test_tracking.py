@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusionpose.boxes import pairwise_iou
+from diffusionpose.crop_windows import CropWindows
 from diffusionpose.nn.geometry import crop_window
 from diffusionpose.structures import NO_TRACK, Boxes
-from diffusionpose.tracking import CropWindows, TrackedFrame, Tracker
+from diffusionpose.tracking import TrackedFrame, Tracker
 
 FPS = 30
 

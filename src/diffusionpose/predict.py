@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusionpose.crop_windows import CropWindows, HeldWindow
 from diffusionpose.detection import BoxesFile, PersonDetector, load_detector
 from diffusionpose.errors import UsageError
 from diffusionpose.networks import PoseNetwork, Precision, load_network
@@ -36,7 +37,7 @@ from diffusionpose.structures import (
     PosesHeader,
     VideoInfo,
 )
-from diffusionpose.tracking import CropWindows, HeldWindow, Tracker
+from diffusionpose.tracking import Tracker
 from diffusionpose.version import __version__
 from diffusionpose.video import open_video
 
