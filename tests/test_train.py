@@ -24,10 +24,11 @@ from tests.training.helpers import changed_parts, one_step, with_stem
 
 pytest.importorskip("lightning")
 
-from diffusionpose.train import PoseTrackValidation, sessions_of, train, write_facts
+from diffusionpose.train import PoseTrackValidation, train
 from diffusionpose.training.checkpoints import StopSignals
 from diffusionpose.training.module import PoseTraining
 from diffusionpose.training.optimizer import make_average, make_optimizer, part_scale, rate_at
+from diffusionpose.training.run_facts import sessions_of, write_facts
 from diffusionpose.training.sources import Ranks, fingerprint, load_source, make_loaders
 
 

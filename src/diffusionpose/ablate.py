@@ -34,7 +34,6 @@ from diffusionpose.predict import choose_device
 from diffusionpose.recipe import TrainConfig, read_recipe
 from diffusionpose.train import (
     CHECKPOINT,
-    RECIPE,
     WITHOUT_EFFECT,
     PoseTrackValidation,
     changed_settings,
@@ -46,6 +45,7 @@ from diffusionpose.train import (
 from diffusionpose.training.checkpoints import StopSignals
 from diffusionpose.training.features import FeatureClips, features_of
 from diffusionpose.training.module import METRICS, PoseTraining, named_weights
+from diffusionpose.training.run_facts import RECIPE
 from diffusionpose.training.sources import Ranks, make_loaders
 from diffusionpose.version import __version__
 

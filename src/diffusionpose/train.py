@@ -11,8 +11,6 @@ import errno
 import hashlib
 import json
 import logging
-import platform
-import subprocess
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +21,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-import yaml
 from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -32,7 +29,7 @@ from torch.utils.data import Dataset
 
 from diffusionpose.config import parse, read_yaml
 from diffusionpose.data.clips import ClipDataset
-from diffusionpose.errors import ConfigError, DiffusionPoseError, first_line
+from diffusionpose.errors import ConfigError, DiffusionPoseError
 from diffusionpose.evaluate import predict_truth, read_truth
 from diffusionpose.evaluate_options import EvaluateOptions
 from diffusionpose.formats import write_text
@@ -48,10 +45,18 @@ from diffusionpose.training.checkpoints import AtomicCheckpoints, KeepRun, StopS
 from diffusionpose.training.features import FeatureClips
 from diffusionpose.training.module import METRICS, PoseTraining, weights_of
 from diffusionpose.training.optimizer import make_average
+from diffusionpose.training.run_facts import (
+    RECIPE,
+    check_inputs,
+    differences,
+    facts_of,
+    sessions_of,
+    write_facts,
+)
 from diffusionpose.training.sources import Ranks, RunData, is_distributed, make_loaders
 from diffusionpose.version import __version__
 
-RECIPE, FACTS, CHECKPOINT = "recipe.yaml", "run.json", Path("checkpoints") / "last.ckpt"
+CHECKPOINT = Path("checkpoints") / "last.ckpt"
 WITHOUT_EFFECT = frozenset({"workers", "checkpoint_minutes", "feature_cache"})
 """Settings on which the weights do not depend."""
 CHANGEABLE = WITHOUT_EFFECT | {"epochs", "root"}
@@ -98,7 +103,7 @@ def train(
         inputs = inputs_of(config, data, evaluators)
         if ranks.rank == 0:
             if resume:
-                _check_inputs(run, inputs)
+                check_inputs(run, inputs)
             _forget_after(run / METRICS, before["global_step"] if before else 0)
         if before is not None:
             module.versions = tuple(one["version"] for one in sessions_of(run))
@@ -112,7 +117,7 @@ def train(
             data.sampler.resume(epoch, batches)
             module.versions += (__version__,)
         if ranks.rank == 0:
-            for difference in _differences(run) if before else ():
+            for difference in differences(run) if before else ():
                 on_warning(difference)
             write_facts(config, run, inputs, ranks, before["global_step"] if before else None)
         trainer = make_trainer(config, run, data, ranks, signals, progress=progress)
@@ -326,7 +331,7 @@ def _check_run(
             f"{run} holds a run with other settings ({'; '.join(changed[:3])}): resume {run / RECIPE}, or name another "
             "folder"
         )
-    processes = _facts_of(run).get("processes", ranks.world)
+    processes = facts_of(run).get("processes", ranks.world)
     if processes != ranks.world:
         raise ConfigError(f"{run} holds a run of {processes} processes, and here are {ranks.world}")
     return before
@@ -366,29 +371,6 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", child
 
 
-def _facts_of(run: Path) -> dict[str, Any]:
-    facts = run / FACTS
-    try:
-        return dict(json.loads(facts.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{facts}: cannot be read ({first_line(error)})") from None
-
-
-def _check_inputs(run: Path, inputs: Mapping[str, Any]) -> None:
-    """That a run is gone on with on its own data, and beside the weights that it had."""
-    facts = _facts_of(run)
-    if facts.get("data_sha256") != inputs["data_sha256"]:
-        raise ConfigError(f"{run} holds a run on other data: name another folder")
-    # Runs of earlier releases do not say.
-    if facts.get("validation_sha256") not in (None, inputs["validation_sha256"]):
-        raise ConfigError(f"{run} holds a run with other validation data: name another folder")
-    for setting, digest in inputs["weights_sha256"].items():
-        if facts.get("weights_sha256", {}).get(setting) not in (None, digest):
-            raise ConfigError(
-                f"{run} holds a run with other weights: {setting}: the file has changed since; name another folder"
-            )
-
-
 def _forget_after(metrics: Path, step: int) -> None:
     """Leaves out the lines of epochs that are now run again, and one that a kill or a full disk cut short."""
     if not metrics.is_file():
@@ -402,82 +384,6 @@ def _step_of(line: str) -> int:
         return int(json.loads(line)["step"])
     except ValueError:
         return 0
-
-
-def sessions_of(run: Path) -> list[dict[str, Any]]:
-    """What trained a run's steps, from the first session to the last; runs of earlier releases kept one."""
-    facts = _facts_of(run)
-    if "sessions" not in facts:
-        kept = ("version", "git", "torch", "machine", "threads")
-        return [{"first_step": 0} | {key: facts.get(key) for key in kept}]
-    return list(facts["sessions"])
-
-
-def this_session(first_step: int) -> dict[str, Any]:
-    """What trains a run's steps from `first_step` on, here and now."""
-    return {
-        "first_step": first_step,
-        "version": __version__,
-        "git": git_state(),
-        "torch": torch.__version__,
-        "machine": f"{platform.system()} {platform.machine()}",
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _differences(run: Path) -> Iterator[str]:
-    """Says so where what follows need not be what one session would have given."""
-    here, before = this_session(0), sessions_of(run)[-1]
-    found = [
-        f"{key} {here[key]}, not {before.get(key)}"
-        for key in ("version", "git", "torch")
-        if here[key] != before.get(key)
-    ]
-    if found:
-        yield f"{run} is gone on with otherwise than before: {', '.join(found)}"
-
-
-def write_facts(
-    config: TrainConfig,
-    run: Path,
-    inputs: Mapping[str, Any],
-    ranks: Ranks,
-    resumed_at: int | None = None,
-) -> None:
-    """The resolved recipe, and what the run depends on besides.
-
-    Args:
-        config: The recipe.
-        run: Run folder.
-        inputs: Of `inputs_of`.
-        ranks: Of how many processes it is.
-        resumed_at: Steps that earlier sessions trained; None for a run's first session.
-    """
-    first = resumed_at or 0
-    # What a session that ended before its checkpoint trained is trained again.
-    before = [one for one in sessions_of(run) if one["first_step"] < first] if first else []
-    sessions = [*before, this_session(first)]
-    content = {**inputs, "processes": ranks.world, "sessions": sessions}
-    write_text(run / RECIPE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    write_text(run / FACTS, json.dumps(content, indent=2) + "\n")
-
-
-def git_state() -> str | None:
-    """Commit of the code, with `+` where files differ from it; None where it is no repository."""
-    command = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--abbrev=40",
-        "--dirty=+",
-    ]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
 
 
 class Bar(RichProgressBar):
