@@ -141,12 +141,14 @@ def test_a_gpu_that_torch_cannot_use_is_named(monkeypatch, cuda, has_driver, sta
 
 
 @pytest.mark.parametrize(
-    ("has_amx", "end"), [(False, ", no AMX"), (True, ", AMX, so --precision bfloat16 is faster")]
+    ("half", "end"),
+    [(0.9, "bfloat16 900 ms"), (0.5, "500 ms: --precision bfloat16 is faster here")],
 )
-def test_a_processor_for_bfloat16_is_named(monkeypatch, has_amx, end):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has_amx})
-    found = {one.name: one for one in checked(monkeypatch, "torch")}
-    assert found["processor"].detail.endswith(end)
+def test_a_processor_that_is_faster_in_bfloat16_is_named(monkeypatch, half, end):
+    monkeypatch.setattr(doctor, "_seconds_a_window", lambda _: (1.0, half))
+    (found,) = checked(monkeypatch, "model")
+    assert found.detail.startswith("weights as shipped; a window in 1000 ms, in ")
+    assert found.detail.endswith(end)
 
 
 def test_a_scan_that_was_not_built_is_slow(monkeypatch):
