@@ -105,17 +105,11 @@ def train(
             if resume:
                 check_inputs(run, inputs)
             _forget_after(run / METRICS, before["global_step"] if before else 0)
-        if before is not None:
-            module.versions = tuple(one["version"] for one in sessions_of(run))
-            epoch, batches = before["diffusionpose"]["position"]
-            if epoch >= config.epochs:
-                # Nothing is left to learn, and Lightning would not put the averaged weights in place.
-                module.load_state_dict(before["state_dict"])
-                if ranks.rank == 0:
-                    module.save(before["global_step"])
-                return run / "model"
-            data.sampler.resume(epoch, batches)
-            module.versions += (__version__,)
+        if before is not None and not _take_up(run, before, module, data, config.epochs):
+            # Nothing is left to learn, and Lightning would not put the averaged weights in place.
+            if ranks.rank == 0:
+                module.save(before["global_step"])
+            return run / "model"
         if ranks.rank == 0:
             for difference in differences(run) if before else ():
                 on_warning(difference)
@@ -132,6 +126,20 @@ def train(
         if trainer.is_global_zero:
             module.save(module.global_step)
     return run / "model"
+
+
+def _take_up(
+    run: Path, before: Mapping[str, Any], module: PoseTraining, data: RunData, epochs: int
+) -> bool:
+    """Puts a run back to where its checkpoint was written; False if that is its end."""
+    module.versions = tuple(one["version"] for one in sessions_of(run))
+    epoch, batches = before["diffusionpose"]["position"]
+    if epoch >= epochs:
+        module.load_state_dict(before["state_dict"])
+        return False
+    data.sampler.resume(epoch, batches)
+    module.versions += (__version__,)
+    return True
 
 
 class PoseTrackValidation:
