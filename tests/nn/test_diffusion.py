@@ -5,6 +5,7 @@ import torch
 from diffusionpose.config import DiffusionConfig
 from diffusionpose.nn.diffusion import (
     add_noise,
+    ddim_steps,
     make_scheduler,
     sample,
     seeded_noise,
@@ -39,7 +40,6 @@ def test_forward_process():
 
 
 def test_one_step_is_the_networks_own_x_0():
-    scheduler = make_scheduler(DiffusionConfig())
     noise = torch.randn(2, 15, 8, 6)
     answer = torch.randn(2, 15, 8, 6)
     calls = []
@@ -48,15 +48,23 @@ def test_one_step_is_the_networks_own_x_0():
         calls.append((x_t, t))
         return answer
 
-    assert torch.equal(sample(scheduler, denoise, noise, 1), answer)
+    assert torch.equal(sample(DiffusionConfig(), denoise, noise, 1), answer)
     assert len(calls) == 1
     assert torch.equal(calls[0][0], noise)
     assert calls[0][1].tolist() == [999, 999]
 
 
+def test_one_step_goes_where_the_scheduler_has_it():
+    scheduler = make_scheduler(DiffusionConfig())
+    scheduler.set_timesteps(1)
+    (step,) = ddim_steps(DiffusionConfig(), 1)
+    assert [step.t] == scheduler.timesteps.tolist()
+    assert step.here == pytest.approx(float(scheduler.alphas_cumprod[step.t]), abs=1e-8)
+    assert step.there == float(scheduler.final_alpha_cumprod) == 1
+
+
 @pytest.mark.parametrize("steps", [2, 3, 4, 6, 7, 8, 50, 600])
 def test_steps_run_from_the_last_timestep_down_and_end_at_x_0(steps):
-    scheduler = make_scheduler(DiffusionConfig())
     truth = 0.5 * torch.rand(1, 2, 4, 4)
     seen = []
 
@@ -64,7 +72,7 @@ def test_steps_run_from_the_last_timestep_down_and_end_at_x_0(steps):
         seen.append(int(t[0]))
         return truth
 
-    out = sample(scheduler, denoise, torch.randn(1, 2, 4, 4), steps)
+    out = sample(DiffusionConfig(), denoise, torch.randn(1, 2, 4, 4), steps)
     assert seen[0] == 999
     assert seen == sorted(seen, reverse=True)
     assert len(seen) == steps
@@ -72,7 +80,6 @@ def test_steps_run_from_the_last_timestep_down_and_end_at_x_0(steps):
 
 
 def test_ddim_step_equals_equation_12_of_the_ddim_paper():
-    scheduler = make_scheduler(DiffusionConfig())
     noise = torch.randn(1, 2, 4, 4, dtype=torch.float64)
     x_0 = torch.randn(1, 2, 4, 4, dtype=torch.float64)
     inputs = []
@@ -81,7 +88,7 @@ def test_ddim_step_equals_equation_12_of_the_ddim_paper():
         inputs.append(x_t)
         return x_0
 
-    sample(scheduler, denoise, noise, 2)
+    sample(DiffusionConfig(), denoise, noise, 2)
     bars = cosine_alphas(1000)
     here, there = bars[999], bars[499]
     implied = (noise - np.sqrt(here) * x_0) / np.sqrt(1 - here)

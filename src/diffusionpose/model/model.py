@@ -9,6 +9,7 @@
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -47,7 +48,11 @@ class DiffusionPose(nn.Module):
         self.backbone = make_backbone(config.backbone, config.image_size)
         self.encoder = make_encoder(config)
         self.decoder = _DECODERS[config.decoder.kind](config)
-        self.scheduler = diffusion.make_scheduler(config.diffusion)
+
+    @cached_property
+    def scheduler(self) -> "diffusion.DDIMScheduler":
+        """The schedule of training."""
+        return diffusion.make_scheduler(self.config.diffusion)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path) -> "DiffusionPose":
@@ -196,5 +201,5 @@ class DiffusionPose(nn.Module):
             if on_step is not None:
                 on_step(diffusion.to_heatmaps(x_t, scale))
 
-        x_0 = diffusion.sample(self.scheduler, predict_x_0, noise, num_inference_steps, show)
+        x_0 = diffusion.sample(self.config.diffusion, predict_x_0, noise, num_inference_steps, show)
         return diffusion.to_heatmaps(x_0, scale)

@@ -15,13 +15,18 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffusionpose.config import DiffusionConfig
+
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+else:
+    DDIMScheduler = Any
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """(x_t, t of shape (batch,)) -> x_0."""
@@ -29,6 +34,9 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 def make_scheduler(config: DiffusionConfig) -> DDIMScheduler:
     """The cosine schedule with x_0 prediction; steps end at t = 0 and start at T - 1 (`trailing`)."""
+    # Not with the module: it takes as long to import as torch, and one step does without it.
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
     return DDIMScheduler(
         num_train_timesteps=config.num_train_timesteps,
         beta_schedule="squaredcos_cap_v2",
@@ -59,8 +67,27 @@ def add_noise(
     return scheduler.add_noise(x_0, noise, t)  # pyright: ignore[reportArgumentType]
 
 
+class DdimStep(NamedTuple):
+    """From step `t` on: the share alphas_cumprod of the signal there, and where the step leads."""
+
+    t: int
+    here: float
+    there: float
+
+
+def ddim_steps(config: DiffusionConfig, number: int) -> list[DdimStep]:
+    """From pure noise to x_0; of the schedule, one step needs nothing."""
+    if number == 1:
+        return [DdimStep(config.num_train_timesteps - 1, 0.0, 1.0)]
+    scheduler = make_scheduler(config)
+    scheduler.set_timesteps(number)
+    times = scheduler.timesteps.tolist()
+    signal = [float(scheduler.alphas_cumprod[t]) for t in times] + [1.0]
+    return list(map(DdimStep, times, signal, signal[1:]))
+
+
 def sample(
-    scheduler: DDIMScheduler,
+    config: DiffusionConfig,
     denoise: Denoiser,
     noise: Float[Tensor, "batch joints height width"],
     num_inference_steps: int = 1,
@@ -76,13 +103,10 @@ def sample(
         num_inference_steps: At most `num_train_timesteps`.
         on_step: Called with x_T, and with what every step makes of it.
     """
-    scheduler.set_timesteps(num_inference_steps)
-    steps = scheduler.timesteps.tolist()
-    signal = [float(scheduler.alphas_cumprod[t]) for t in steps] + [1.0]
     x_t = noise
     show = on_step or (lambda _: None)
     show(x_t)
-    for t, here, there in zip(steps, signal, signal[1:], strict=False):
+    for t, here, there in ddim_steps(config, num_inference_steps):
         x_0 = denoise(x_t, torch.full((x_t.shape[0],), t, device=x_t.device))
         if there == 1.0:
             # The last step ends at x_0 itself; with one step nothing is divided by sqrt(alphas_cumprod) = 2e-9.
