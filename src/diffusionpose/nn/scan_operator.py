@@ -4,6 +4,7 @@
 what `torch.compile` and `torch.export` see. Rows are channel-last; `selective_scan.selective_scan` prepares them.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -78,7 +79,22 @@ def _kept_shape(u: Tensor, a: Tensor) -> tuple[Any, ...]:
     return (batch, -(-length // KEEP_EVERY), -(-dim // _CHANNELS) * _CHANNELS, a.shape[1])
 
 
-@library.custom_op("diffusionpose::scan", mutates_args=())
+def _operator(device: str | None = None) -> Callable[[Callable[..., Any]], Any]:
+    """Makes a function an operator of torch, of its name, for one kind of device or for all.
+
+    `library.custom_op` would do the same, but imports torch's compiler, which takes a second, at the first call.
+    """
+
+    def register(function: Callable[..., Any]) -> Any:
+        name = f"diffusionpose::{function.__name__}"
+        library.define(name, library.infer_schema(function, mutates_args=()))
+        library.impl(name, device or "default", function)
+        return getattr(torch.ops.diffusionpose, function.__name__).default
+
+    return register
+
+
+@_operator()
 def scan(
     u: Tensor,
     delta: Tensor,
@@ -122,12 +138,12 @@ def scan(
     return y, kept
 
 
-@scan.register_fake
+@library.register_fake("diffusionpose::scan")
 def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep, engine):  # noqa: ARG001, N803
     return u.new_empty(u.shape), A.new_empty(_kept_shape(u, A) if keep else (0,))
 
 
-@library.custom_op("diffusionpose::scan_backward", mutates_args=())
+@_operator()
 def scan_backward(
     grad_y: Tensor,
     u: Tensor,
@@ -170,7 +186,7 @@ def scan_backward(
     )
 
 
-@scan_backward.register_fake
+@library.register_fake("diffusionpose::scan_backward")
 def _(grad_y, u, delta, A, B, C, D, z, delta_bias, delta_softplus, kept, engine):  # noqa: ARG001, N803
     rows, dims = [u.new_empty(u.shape) for _ in range(2)], [A.new_empty(A.shape[0]) for _ in "Db"]
     grad_z = u.new_empty(u.shape if z is not None else (0,))
@@ -203,13 +219,13 @@ def _backward(ctx, grad_y, _):
     )
 
 
-scan.register_autograd(_backward, setup_context=_setup_context)
+library.register_autograd("diffusionpose::scan", _backward, setup_context=_setup_context)
 # Called as it is under autocast, it computes in float32; `selective_scan` chooses types itself.
 for _device in ("cpu", "cuda"):
-    scan.register_autocast(_device, torch.float32)
+    library.register_autocast("diffusionpose::scan", _device, torch.float32)
 
 
-@library.custom_op("diffusionpose::convolve", mutates_args=(), device_types="cpu")
+@_operator("cpu")
 def convolve(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Causal depthwise convolution and SiLU by the native library, for inference: it has no gradient.
 
@@ -234,6 +250,6 @@ def convolve(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return y
 
 
-@convolve.register_fake
+@library.register_fake("diffusionpose::convolve")
 def _(u, weight, bias):  # noqa: ARG001
     return u.new_empty(u.shape)
