@@ -10,6 +10,7 @@ from diffusionpose.exports import ExportOptions
 from diffusionpose.poses import VideoPoses
 from diffusionpose.postprocess import Butterworth, OneEuro
 from diffusionpose.results import ResultOptions, convert
+from tests.exports.test_exports import POSES
 from tests.test_postprocess import NAN, make_poses, noisy
 
 
@@ -165,6 +166,45 @@ def test_what_nobody_has_a_track_for_is_noted_and_the_rest_made(tmp_path):
     assert notes == ["nobody here has a track, so there is no trc file"]
 
 
+def saved_pair(tmp_path):
+    """A result with the people 2 and 7."""
+    path = tmp_path / "clip.poses.json"
+    POSES.save(path)
+    return path
+
+
+def test_files_of_a_person_that_are_there_stay_unless_asked_for(tmp_path):
+    source, wanted = saved_pair(tmp_path), ResultOptions(("trc",), export=ExportOptions(1.8))
+    mine = tmp_path / "clip.person7.trc"
+    mine.write_text("mine")
+    with pytest.raises(UsageError, match=r"clip\.person7\.trc is there"):
+        convert(source, tmp_path, wanted)
+    assert mine.read_text() == "mine"
+    assert not (tmp_path / "clip.person2.trc").exists()
+    (tmp_path / "clip.person9.trc").touch()
+    notes = []
+    convert(source, tmp_path, wanted, overwrite=True, on_note=notes.append)
+    assert mine.read_text().startswith("PathFileType")
+    assert notes == ["left from before, not made with these results: clip.person9.trc"]
+
+
+def test_people_of_different_heights_one_by_one(tmp_path):
+    source, notes = saved_pair(tmp_path), []
+    for track, height in ((2, 1.6), (7, 1.9)):
+        wanted = ResultOptions(("trc",), export=ExportOptions(height))
+        (file,) = convert(source, tmp_path, wanted, people=[track], on_note=notes.append)
+        assert file.name == f"clip.person{track}.trc"
+    assert notes == []
+    (copy,) = convert(source, tmp_path / "one", ResultOptions(("json",)), people=[7])
+    alone = VideoPoses.load(copy)
+    assert alone.track_ids == (7,)
+    assert (alone.track_id == 7).all()
+    assert len(alone) == len(POSES)
+    assert alone.header.settings["people"] == [7]
+    with pytest.raises(UsageError, match="--person 3: there are 2, 7"):
+        convert(source, tmp_path, ResultOptions(), people=[7, 3])
+
+
 @pytest.mark.parametrize(
     "name", ["clip.poses.csv", "clip.coco.json", "clip.person3.trc", "clip.mp4"]
 )
@@ -182,3 +222,5 @@ def test_another_file_of_a_result_is_told_from_a_broken_one(tmp_path, name):
 def test_unknown_formats_are_refused():
     with pytest.raises(UsageError, match=r"--format 'xml': there are json, csv, .*trc"):
         ResultOptions(("xml",))
+    with pytest.raises(UsageError, match="--format '': there are json"):
+        ResultOptions(())

@@ -275,7 +275,7 @@ def convert(
         str,
         typer.Option(
             "--format",
-            help="Comma-separated: json, csv, posetrack, coco, parquet, npz, openpose, trc, c3d.",
+            help="Comma-separated: json, csv, posetrack, coco, parquet, npz, openpose, trc, c3d, angles.",
         ),
     ] = "csv",
     out: Annotated[Path | None, typer.Option(help="Folder; that of the result by default.")] = None,
@@ -284,6 +284,9 @@ def convert(
     fill_gaps: FillGapsOption = 0,
     angles: AnglesOption = False,
     height_m: HeightOption = None,
+    person: Annotated[
+        list[int] | None, typer.Option(help="Id of who is wanted; more than once for several.")
+    ] = None,
     start: Annotated[
         float | None, typer.Option(help="Leave out frames before that time, in seconds.")
     ] = None,
@@ -298,7 +301,14 @@ def convert(
     wanted = result_options(names_of(formats), min_score, smooth, fill_gaps, angles, height_m)
     folder = result.parent if out is None else out
     files = convert_result(
-        result, folder, wanted, start=start, end=end, overwrite=overwrite, on_note=_note
+        result,
+        folder,
+        wanted,
+        people=person or (),
+        start=start,
+        end=end,
+        overwrite=overwrite,
+        on_note=_note,
     )
     for file in files:
         print(file)

@@ -24,7 +24,7 @@ FormatOption = Annotated[
     str,
     typer.Option(
         "--format",
-        help="Comma-separated: json, csv, posetrack, coco, parquet, npz, openpose, trc, c3d. json is always written.",
+        help="Comma-separated: json, csv, posetrack, coco, parquet, npz, openpose, trc, c3d, angles. json is always written.",
     ),
 ]
 SmoothOption = Annotated[

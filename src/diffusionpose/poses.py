@@ -212,11 +212,16 @@ class VideoPoses:
         if (key.step or 1) < 1:
             raise ValueError("frames cannot be reversed: their order is that of time")
         indices = self.frame_indices[key]
-        rows = np.isin(self.frame_index, indices)
+        part = self._of_rows(np.isin(self.frame_index, indices))
+        return replace(part, frame_indices=indices, exact_times=self.exact_times[key])
+
+    def only(self, track_ids: Iterable[int]) -> Self:
+        """These people alone, in all frames; header and verdict are kept."""
+        return self._of_rows(np.isin(self.track_id, list(track_ids)))
+
+    def _of_rows(self, rows: np.ndarray) -> Self:
         return replace(
             self,
-            frame_indices=indices,
-            exact_times=self.exact_times[key],
             frame_index=self.frame_index[rows],
             track_id=self.track_id[rows],
             box=self.box[rows],

@@ -1,7 +1,5 @@
 """A prediction as files: poses, tables and the annotated video appear together, or not at all."""
 
-import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -24,7 +22,7 @@ from diffusionpose.overlap import Behind
 from diffusionpose.poses import VideoPoses
 from diffusionpose.predict import PosePipeline
 from diffusionpose.render import draw_poses
-from diffusionpose.results import FILM, SUFFIXES, ResultOptions
+from diffusionpose.results import FILM, SUFFIXES, ResultOptions, files_of_result, left_over
 from diffusionpose.skeleton import Skeleton
 from diffusionpose.structures import Frame, FramePoses, PosesHeader, VideoVerdict
 from diffusionpose.video import VideoReader, VideoWriter
@@ -78,7 +76,7 @@ def predict_files(
         DiffusionPoseError: If writing fails on the way; nothing is left behind.
     """
     wanted, also = wanted or ResultOptions(), also or {}
-    name = Path(reader.info.name).stem
+    name = reader.info.stem
     _guard_existing(out, name, reader, (*wanted.suffixes, *also), video=video, overwrite=overwrite)
     wanted.check_rate(reader.steady_rate)
     header = pipeline.header(reader.info)
@@ -221,10 +219,10 @@ def _guard_existing(
     """Results of the same video are replaced; another's of that name, or a video of the user's, are not."""
     own = is_result_of(out / f"{name}.poses.json", reader.info)
     made = {*(one.suffix for one in FORMATS.values()), *suffixes, *([FILM] if video else [])}
-    for path in (out / f"{name}{suffix}" for suffix in sorted(made)):
+    for path in files_of_result(out, name, made):
         if reader.is_same_file(path):
             raise UsageError(f"{path} is the source itself: give another --out")
-        if os.path.lexists(path) and not (own or overwrite):
+        if not (own or overwrite):
             raise UsageError(
                 f"{path} is there and not of this video: give another --out, or --overwrite"
             )
@@ -241,16 +239,8 @@ def _left_over(
     out: Path, name: str, files: tuple[Path, ...], reader: VideoReader
 ) -> tuple[str, ...]:
     """Says that results of an earlier run stand beside those of this one, and do not belong to them."""
-    suffixes = "|".join(map(re.escape, SUFFIXES))
-    of_result = re.compile(rf"{re.escape(name)}(\.person\d+)?({suffixes})")
-    others = sorted(
-        path.name
-        for path in out.iterdir()
-        if of_result.fullmatch(path.name) and path not in files and not reader.is_same_file(path)
-    )
-    if not others:
-        return ()
-    return (f"left from before, not made with these results: {', '.join(others)}",)
+    there = files_of_result(out, name, SUFFIXES)
+    return left_over([one for one in there if not reader.is_same_file(one)], files)
 
 
 class _Film(NamedTuple):

@@ -1,7 +1,9 @@
 """What is made of a result: its formats, and what is done to its tracks."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +24,21 @@ PAGE = ".report.html"
 """Suffix of the report."""
 SUFFIXES = (*(made.suffix for made in (*FORMATS.values(), *EXPORTS.values())), FILM, PAGE)
 """Of all files that a result can have; files a person have `.person3` before it."""
+
+
+def files_of_result(folder: Path, stem: str, suffixes: Iterable[str]) -> list[Path]:
+    """What stands in a folder under names that results can have, those of a person too, whoever made it."""
+    ends = "|".join(map(re.escape, suffixes))
+    of_result = re.compile(rf"{re.escape(stem)}(\.person\d+)?({ends})")
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as there:
+        return sorted(folder / one.name for one in there if of_result.fullmatch(one.name))
+    return []
+
+
+def left_over(there: Sequence[Path], made: Sequence[Path]) -> tuple[str, ...]:
+    """Says which files of an earlier run stand beside those of this one, and do not belong to them."""
+    others = ", ".join(path.name for path in there if path not in made)
+    return (f"left from before, not made with these results: {others}",) if others else ()
 
 
 @dataclass(frozen=True)
@@ -47,7 +64,7 @@ class ResultOptions:
     min_score: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in self.formats:
+        for name in self.formats or ("",):
             if name not in FORMATS and name not in EXPORTS:
                 raise UsageError(f"--format {name!r}: there are {', '.join([*FORMATS, *EXPORTS])}")
         if not 0 <= self.min_score <= 1:
@@ -111,8 +128,12 @@ class ResultOptions:
         return poses if self.smoother is None else smooth(poses, self.smoother)
 
 
-def _result(source: Path) -> VideoPoses:
-    """Another file of a result is told from a broken one."""
+def read_result(source: Path) -> VideoPoses:
+    """A `NAME.poses.json`; another file of a result is told from a broken one.
+
+    Raises:
+        DataError: If it is none.
+    """
     try:
         return VideoPoses.load(source)
     except DataError as error:
@@ -129,6 +150,18 @@ def _after(before: object, now: object) -> object:
     if before is None:
         return now
     return [*before, now] if isinstance(before, list) else [before, now]
+
+
+def _of_people(poses: VideoPoses, people: Sequence[int]) -> VideoPoses:
+    if not people:
+        return poses
+    absent = [one for one in people if one not in poses.track_ids]
+    if absent:
+        there = ", ".join(map(str, poses.track_ids)) or "nobody with an id"
+        raise UsageError(f"--person {absent[0]}: there are {there}")
+    settings = poses.header.settings
+    settings = settings | {"people": _after(settings.get("people"), sorted(people))}
+    return replace(poses.only(people), header=replace(poses.header, settings=settings))
 
 
 def _between(poses: VideoPoses, start: float | None, end: float | None) -> VideoPoses:
@@ -158,6 +191,7 @@ def convert(
     out: Path,
     wanted: ResultOptions,
     *,
+    people: Sequence[int] = (),
     start: float | None = None,
     end: float | None = None,
     overwrite: bool = False,
@@ -169,10 +203,11 @@ def convert(
         source: The file; it stays.
         out: Folder, made if it is not there.
         wanted: What is made.
+        people: Their ids; everybody when left out.
         start: Seconds; frames before it are left out, after gaps are filled and paths smoothed.
         end: Likewise for frames after it.
         overwrite: Replace files that are there.
-        on_note: Told what there is no file of, and why.
+        on_note: Told what there is no file of, and why, and what was left by an earlier run.
 
     Returns:
         The files.
@@ -181,10 +216,9 @@ def convert(
         DataError: If the file is none of ours, or lacks what an export needs.
         UsageError: If a file would be replaced, or settings do not fit the video.
     """
-    poses = _between(wanted.processed(_result(source)), start, end).rounded()
+    poses = wanted.processed(_of_people(read_result(source), people))
+    poses = _between(poses, start, end).rounded()
     stem = source.name.removesuffix(".json").removesuffix(".poses")
-    for path in (out / f"{stem}{suffix}" for suffix in wanted.suffixes):
-        check_target(path, [source], overwrite=overwrite)
     with ExitStack() as stack:
         writer = stack.enter_context(open_writers(wanted.streamed, out, stem, poses.header))
         for frame in poses.frames():
@@ -193,9 +227,13 @@ def convert(
         stack.enter_context(exports)
         writer.stage(poses.verdict)
         files = (*writer.paths, *exports.paths)
+        for path in files:
+            check_target(path, [source], overwrite=overwrite)
         exports.publish()
         writer.publish()
-    for note in exports.notes:
+    there = files_of_result(out, stem, wanted.suffixes)
+    # Where people were chosen, files of the others belong there.
+    for note in (*exports.notes, *(() if people else left_over(there, files))):
         if on_note is not None:
             on_note(note)
     return files

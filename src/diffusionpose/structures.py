@@ -6,11 +6,14 @@ Boxes are xyxy. Missing is NaN, never (0, 0). Times are exact fractions of secon
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import PurePath
 from typing import Literal
 
 import numpy as np
 
 NO_TRACK = -1
+IMAGES = "images"
+"""The container of a video that is a folder of images."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,11 @@ class VideoInfo:
     expected_frames: int | None = None
     has_audio: bool = False
     fingerprint: str = ""
+
+    @property
+    def stem(self) -> str:
+        """What names of results begin with: a file's name without its suffix, a folder's as it is."""
+        return self.name if self.container == IMAGES else PurePath(self.name).stem
 
 
 @dataclass(frozen=True)

@@ -90,3 +90,14 @@ def test_a_line_has_everything(tmp_path):
         "name": "walk.mp4", "status": "ok", "key": "k", "input_sha256": "i", "message": "",
         "files": {"walk.poses.json": "f"}, "seconds": 1.5, "frames": 0, "people": 0,
     }  # fmt: skip
+
+
+def test_only_what_was_written_is_owned(tmp_path):
+    with open_ledger(tmp_path) as ledger:
+        ledger.append(LedgerEntry("a.mp4", "started"))
+        assert ledger.owned == {"a"}, "killed now, it may have left files"
+        ledger.append(LedgerEntry("a.mp4", "rejected"))
+        assert ledger.owned == set()
+        ledger.append(LedgerEntry("a.mp4", "ok"))
+        ledger.append(LedgerEntry("a.mp4", "rejected"))
+        assert ledger.owned == {"a"}, "its results are still there"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from dataclasses import replace
 from fractions import Fraction
 
@@ -210,3 +211,15 @@ def test_every_export_replaces_its_own(tmp_path):
     pytest.importorskip("ezc3d")
     first = made(tmp_path, *names)
     assert made(tmp_path, *names) == first
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are of letters, not bytes")
+def test_names_that_are_not_utf_8(tmp_path):
+    pytest.importorskip("pyarrow")
+    pytest.importorskip("ezc3d")
+    folder = tmp_path / "d\udcff"
+    folder.mkdir()
+    with StagedExports(POSES, tuple(EXPORTS), folder, "r\udcff", OPTIONS) as staged:
+        staged.publish()
+    assert len(list(folder.iterdir())) == len(staged.paths) == 8
+    assert "r?.person7.trc" in (folder / "r\udcff.person7.trc").read_text()

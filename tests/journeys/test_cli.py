@@ -133,6 +133,18 @@ def test_nothing_of_the_users_is_replaced_or_mixed_unless_asked(
     assert (tmp_path / "out" / there).read_bytes() != b"mine"
 
 
+def test_a_person_s_file_of_another_stays_unless_asked_for(predict, made_video, tmp_path):
+    mine = tmp_path / "out" / "figure.person4.trc"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    wanted = ["--format", "trc", "--height-m", "1.7", "--no-video"]
+    code, _, err = predict(made_video, *wanted)
+    assert (code, mine.read_text()) == (2, "mine")
+    assert "figure.person4.trc is there and not of this video" in err
+    assert predict(made_video, *wanted, "--overwrite")[0] == 0
+    assert mine.read_text() != "mine"
+
+
 def test_another_camera_s_video_of_the_same_name_does_not_take_the_place_of_results(
     predict, made_video, tmp_path
 ):
@@ -162,6 +174,16 @@ def test_what_is_left_of_an_earlier_run_is_named(predict, made_video, tmp_path):
     assert set(note.split(": ")[-1].split(", ")) == left
     again = predict(made_video, "--format", "csv,trc", "--height-m", "1.7")
     assert "left from before" not in again[2]
+
+
+def test_a_folder_s_name_has_no_suffix(run, untrained, tmp_path):
+    for name in ("walk.1", "walk.2"):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / "0.png"), np.zeros((90, 120, 3), np.uint8))
+        end = ("--out", tmp_path / "out", "--model", untrained, "--device", "cpu")
+        assert run("predict", tmp_path / name, "--no-video", *end)[0] == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"walk.1.poses.json", "walk.2.poses.json"}
 
 
 def test_a_folder_at_another_rate_is_the_same_video(run, untrained, tmp_path):

@@ -134,6 +134,9 @@ class Ledger:
             self.delivered[entry.stem] = entry
         if entry.is_delivered or entry.status == "started":
             self.owned.add(entry.stem)
+        elif entry.status == "rejected" and entry.stem not in self.delivered:
+            # Nothing was written: what stands under its names later is somebody else's.
+            self.owned.discard(entry.stem)
 
 
 def _line(entry: LedgerEntry) -> bytes:

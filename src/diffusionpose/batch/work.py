@@ -33,7 +33,7 @@ from diffusionpose.model.pretrained import (
     sha256_of,
 )
 from diffusionpose.paths import check_regular
-from diffusionpose.results import FILM, PAGE, SUFFIXES, ResultOptions
+from diffusionpose.results import FILM, PAGE, SUFFIXES, ResultOptions, files_of_result
 from diffusionpose.version import __version__
 from diffusionpose.video import VideoReader, open_video
 from diffusionpose.video.files import open_regular
@@ -142,7 +142,7 @@ class Job:
         """Whether a file stands under a name that the results can have."""
         others = {PAGE} if self.options.video else {PAGE, FILM}
         suffixes = [suffix for suffix in SUFFIXES if suffix not in others]
-        return any(os.path.lexists(self.out / f"{self.stem}{suffix}") for suffix in suffixes)
+        return bool(files_of_result(self.out, self.stem, suffixes))
 
 
 def weights_of(options: PipelineOptions) -> str:

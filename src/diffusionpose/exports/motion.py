@@ -5,7 +5,8 @@ from the bottom of the picture, z is 0. There is no depth in a single picture: w
 """
 
 import math
-import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def write_trc(poses: VideoPoses, track_id: int, height: float, path: Path, name:
     rate = f"{frame_rate(poses):.6g}"
     facts = (rate, rate, len(frames), len(labels), "m", rate, int(frames[0]) + 1, len(frames))
     lines = [
-        f"PathFileType\t4\t(X/Y/Z)\t{name}",
+        f"PathFileType\t4\t(X/Y/Z)\t{name.encode(errors='replace').decode()}",
         "DataRate\tCameraRate\tNumFrames\tNumMarkers\tUnits\tOrigDataRate\tOrigDataStartFrame\tOrigNumFrames",
         "\t".join(map(str, facts)),
         "Frame#\tTime\t" + "\t".join(f"{label}\t\t" for label in labels),
@@ -153,10 +154,8 @@ def write_c3d(poses: VideoPoses, track_id: int, height: float, path: Path) -> No
     )
     file["data"]["meta_points"]["residuals"] = np.where(np.isnan(points[..., 0]), -1.0, 0.0).T[None]
     _number_frames(file, int(track.frame_indices[part.start]), len(points))
-    # A name without the suffix would be given it.
-    written = path.with_name(f"{path.name}.c3d")
-    try:
+    # By a name of its own: it takes names in UTF-8 only, and gives the suffix to those without.
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "points.c3d"
         file.write(str(written))
-        os.replace(written, path)
-    finally:
-        written.unlink(missing_ok=True)
+        shutil.copyfile(written, path)

@@ -45,7 +45,8 @@ def write_parquet(poses: VideoPoses, path: Path) -> None:
         "score": pa.array(poses.keypoint_scores.ravel()),
         "filled": pa.array(poses.filled.ravel()),
     }
-    parquet.write_table(pa.table(columns), path)
+    with path.open("wb") as file:  # pyarrow takes names in UTF-8 only
+        parquet.write_table(pa.table(columns), file)
 
 
 def write_npz(poses: VideoPoses, path: Path) -> None:

@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import PurePath
 
 from diffusionpose.formats.text import (
     PIXEL_DECIMALS,
@@ -70,7 +69,7 @@ class PoseTrackEncoder:
 
     def __init__(self, header: PosesHeader) -> None:
         self._joints = header.joints
-        self._folder = PurePath(header.video.name).stem
+        self._folder = header.video.stem
         self._vid_id, self._first_id = posetrack_sequence(header.video.name)
         self._num_frames = self._num_annotations = 0
 
@@ -117,7 +116,7 @@ class CocoEncoder:
 
     def __init__(self, header: PosesHeader) -> None:
         self._header = header
-        self._folder = PurePath(header.video.name).stem
+        self._folder = header.video.stem
         self._num_annotations = 0
 
     def encode(self, frame: FramePoses) -> tuple[Iterable[str], ...]:

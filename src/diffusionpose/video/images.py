@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from diffusionpose.errors import InputRefusedError
-from diffusionpose.structures import Frame, VideoInfo, VideoIssue, VideoVerdict
+from diffusionpose.structures import IMAGES, Frame, VideoInfo, VideoIssue, VideoVerdict
 from diffusionpose.video.files import MAX_NAMED, check_pixels, open_regular, printable, read_at
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
@@ -171,9 +171,20 @@ def _decode_image(path: Path) -> np.ndarray:
 
 
 class ImageSource:
-    """Images of a folder as a video: image i of the sorted names is shown at i / rate seconds."""
+    """Images of a folder as a video: image i of the sorted names is shown at i / rate seconds.
 
-    def __init__(self, folder: Path, names: list[str], rate: Fraction, max_pixels: int) -> None:
+    Unless it `is_whole`, an image of it was given by itself.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        names: list[str],
+        rate: Fraction,
+        max_pixels: int,
+        *,
+        is_whole: bool = True,
+    ) -> None:
         self._folder, self._names, self._rate = folder, names, rate
         self._issues: list[VideoIssue] = []
         self._num_unreadable = 0
@@ -185,7 +196,7 @@ class ImageSource:
             raise InputRefusedError(f"{self._where()}: {self._issues[0].message}")
         height, width = self._first[1].shape[:2]
         suffix = os.path.splitext(names[0])[1].lower().lstrip(".")
-        name = names[0] if len(names) == 1 else folder.resolve().name
+        name = folder.resolve().name if is_whole else names[0]
         codec = "jpeg" if suffix == "jpg" else suffix
         self.steady_rate = rate
         digest = hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape"))
@@ -194,7 +205,7 @@ class ImageSource:
             name=printable(name),
             width=width,
             height=height,
-            container="images",
+            container=IMAGES if is_whole else "image",
             codec=codec,
             average_rate=rate,
             expected_frames=len(names),

@@ -165,5 +165,6 @@ def _source_of(
         return ContainerSource(file, size, path, container, max_pixels)
     if image_kind(head) is not None:
         file.close()
-        return ImageSource(path.parent, [path.name], rate or DEFAULT_IMAGE_RATE, max_pixels)
+        rate = rate or DEFAULT_IMAGE_RATE
+        return ImageSource(path.parent, [path.name], rate, max_pixels, is_whole=False)
     raise InputRefusedError(f"{path}: {why_no_video(head)}")
