@@ -121,6 +121,20 @@ def test_upload_progress_reload_second_tab_result_and_download(page, tmp_path):
     second.close()
 
 
+@pytest.mark.parametrize("key", ["Control", "Shift"])
+def test_the_start_in_another_tab_leaves_the_video_to_this_one(page, key):
+    begin(page)
+    before = page.inner_text("#count")
+    with page.context.expect_page() as other:
+        page.click("#home", modifiers=[key])
+    other.value.wait_for_selector("#start:not([hidden])")
+    other.value.close()
+    assert "#job=" in page.url
+    playwright.expect(page.locator("#count")).not_to_have_text(before, timeout=PATIENCE_MS)
+    page.click("#cancel")
+    page.wait_for_selector("#trouble:not([hidden])")
+
+
 def test_cancel_and_another_video(page):
     begin(page)
     page.click("#cancel")
@@ -129,6 +143,43 @@ def test_cancel_and_another_video(page):
     page.click("#trouble .again")
     page.wait_for_selector("#start:not([hidden])")
     assert page.is_disabled("#go")
+
+
+@pytest.mark.parametrize(
+    ("field", "typed", "message"),
+    [
+        ("height", "3e", "give the person’s height"),
+        ("height", "9", "0.3 to 3"),
+        ("min-score", "3e", "a number from 0 to 1"),
+        ("min-score", "5", "a number from 0 to 1"),
+        ("fill-gaps", "1.5", "0 to 250"),
+        ("detect-every", "0", "1 to 30"),
+    ],
+)
+def test_a_field_that_makes_no_sense_is_told_before_anything_is_sent(page, field, typed, message):
+    if field == "height":
+        page.locator("#formats span", has_text="TRC").click()
+    else:
+        page.click("summary")
+    page.locator(f"#{field}").clear()
+    page.locator(f"#{field}").press_sequentially(typed)
+    page.set_input_files("#file", DEMO)
+    page.click("#go")
+    assert message in page.inner_text("#start-problem")
+    assert page.evaluate("document.activeElement.id") == field
+
+
+def test_any_number_of_decimals_may_be_typed(page):
+    page.locator("#formats span", has_text="TRC").click()
+    page.fill("#height", "1.755")
+    page.click("summary")
+    page.fill("#min-score", "0.333")
+    with page.expect_request("**/api/jobs?**") as sent:
+        begin(page)
+    assert "height_m=1.755" in sent.value.url
+    assert "min_score=0.333" in sent.value.url
+    page.click("#cancel")
+    page.wait_for_selector("#trouble:not([hidden])")
 
 
 def test_a_video_that_is_too_large_is_told_before_it_is_sent(page, tmp_path):

@@ -82,11 +82,17 @@ function query() {
   return wanted;
 }
 
+function isWrong(field) {
+  const { valid, badInput, rangeUnderflow, rangeOverflow } = field.validity;
+  // The steps of a field for decimals are those of its arrows; any number between may be typed.
+  return field.inputMode === "decimal" ? badInput || rangeUnderflow || rangeOverflow : !valid;
+}
+
 function firstWrongField() {
   if (needsHeight() && !$("height").value) return [$("height"), "TRC and C3D are in metres: give the person’s height."];
-  const ranges = { "height": "The height is in metres, 0.3 to 3.", "fill-gaps": "Gaps can have 0 to 250 frames.", "detect-every": "People can be looked for in every 1 to 30 frames." };
+  const ranges = { "height": "The height is in metres, 0.3 to 3.", "min-score": "How sure joints must be is a number from 0 to 1.", "fill-gaps": "Gaps can have 0 to 250 frames.", "detect-every": "People can be looked for in every 1 to 30 frames." };
   for (const [id, text] of Object.entries(ranges)) {
-    if ((id !== "height" || needsHeight()) && !$(id).checkValidity()) return [$(id), text];
+    if ((id !== "height" || needsHeight()) && isWrong($(id))) return [$(id), text];
   }
   return null;
 }
@@ -279,6 +285,7 @@ function restart() {
 }
 
 async function remove() {
+  if (!state.jobId) return;
   try {
     await ask(`/api/jobs/${state.jobId}`, { method: "DELETE" });
     say("Deleted.");
@@ -297,6 +304,8 @@ function listen() {
   $("cancel").addEventListener("click", cancel);
   $("delete").addEventListener("click", remove);
   $("home").addEventListener("click", (event) => {
+    // Such a click opens the start elsewhere; this tab keeps its video.
+    if (event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
     if (state.upload) event.preventDefault();
     else forget();
   });
