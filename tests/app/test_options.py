@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 
 from diffusionpose.app import options
-from diffusionpose.app.options import FormatName, display_name, file_name, parse_options
+from diffusionpose.app.options import FormatName, display_name, each_once, file_name, parse_options
 from diffusionpose.errors import UsageError
 from diffusionpose.exports import EXPORTS
 from diffusionpose.formats import FORMATS
@@ -50,6 +50,15 @@ def test_others_are_refused_in_one_line_that_names_them(query, message):
     assert str(error.value).startswith(message)
     assert len(str(error.value)) <= 200
     assert str(error.value).isprintable()
+
+
+def test_an_option_that_is_given_twice_is_refused():
+    assert each_once([("formats", "csv"), ("angles", "true")]) == {
+        "formats": "csv",
+        "angles": "true",
+    }
+    with pytest.raises(UsageError, match="formats is given more than once: give it once"):
+        each_once([("formats", "csv"), ("formats", "coco")])
 
 
 def test_a_format_whose_package_is_missing_is_refused(monkeypatch):

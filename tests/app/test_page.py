@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,9 @@ from diffusionpose.app.jobs import AppSettings
 from diffusionpose.app.serve import serve
 from tests.app import works
 if __name__ == "__main__":
-    settings = AppSettings(max_upload_mb=1)
-    serve(settings, "127.0.0.1", 0, on_ready=lambda a: print(a, flush=True), work=works.slow)
+    settings = AppSettings(max_upload_mb=1, keep_minutes=float(sys.argv[1]))
+    work = getattr(works, sys.argv[2])
+    serve(settings, "127.0.0.1", 0, on_ready=lambda a: print(a, flush=True), work=work)
 """
 
 pytestmark = [
@@ -34,23 +36,31 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    """Of a server in a process of its own."""
-    script = tmp_path_factory.mktemp("server") / "serve.py"
+@contextmanager
+def serving(folder, keep_minutes=60, work="slow"):
+    """The address of a server in a process of its own."""
+    script = folder / "serve.py"
     script.write_text(SERVER)
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
-    with subprocess.Popen(
-        [sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        yield process.stdout.readline().strip()
-        process.terminate()
+    command = [sys.executable, script, str(keep_minutes), work]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
 
 
-@pytest.fixture
-def page(address):
-    """A fresh browser at the page; anything in its console is a failure."""
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """Of the server that most tests share."""
+    with serving(tmp_path_factory.mktemp("server")) as found:
+        yield found
+
+
+@contextmanager
+def visiting(address):
+    """A fresh browser at the page, and what its console says; other sites' addresses are noted there, too."""
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE_MS
@@ -68,9 +78,16 @@ def page(address):
         )
         page.goto(address)
         playwright.expect(page.locator("#privacy")).to_contain_text("deleted", timeout=PATIENCE_MS)
-        yield page
+        yield page, complaints
         browser.close()
-        assert complaints == []
+
+
+@pytest.fixture
+def page(address):
+    """A fresh browser at the page; anything in its console is a failure."""
+    with visiting(address) as (page, complaints):
+        yield page
+    assert complaints == []
 
 
 def wait_until(page, condition):
@@ -133,6 +150,19 @@ def test_the_start_in_another_tab_leaves_the_video_to_this_one(page, key):
     playwright.expect(page.locator("#count")).not_to_have_text(before, timeout=PATIENCE_MS)
     page.click("#cancel")
     page.wait_for_selector("#trouble:not([hidden])")
+
+
+def test_results_leave_the_page_when_their_time_is_over(tmp_path):
+    with serving(tmp_path, 0.1, "quick") as address, visiting(address) as (page, complaints):
+        page.set_input_files("#file", DEMO)
+        page.click("#go")
+        page.wait_for_selector("#result:not([hidden])")
+        assert "in a minute" in page.inner_text("#expires")
+        page.wait_for_selector("#trouble:not([hidden])")
+        assert "no such video" in page.inner_text("#trouble-text")
+        assert "#job=" not in page.url
+        assert page.get_attribute("#film", "src") is None
+    assert [told for told in complaints if "404" not in told] == []
 
 
 def test_cancel_and_another_video(page):

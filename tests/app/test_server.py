@@ -136,6 +136,8 @@ def test_the_cap_holds_while_the_upload_streams(tmp_path, is_announced):
         ({"formats": "xml"}, b"x", 422),
         ({"nothing": "1"}, b"x", 422),
         ({"formats": "c3d"}, b"x", 422),
+        ({"formats": ["csv", "coco"]}, b"x", 422),
+        ({"name": ["a.mp4", "a.mp4"]}, b"x", 422),
         ({}, b"", 422),
     ],
 )
@@ -206,6 +208,16 @@ def test_a_job_from_upload_to_deletion(tmp_path):
         assert client.delete(f"/api/jobs/{job_id}").status_code == 204
         assert client.get(f"/api/jobs/{job_id}").status_code == 404
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("path", "file"), [("video", "film.mp4"), ("zip", "results.zip")])
+def test_a_file_that_somebody_else_removed_is_told(tmp_path, path, file):
+    with serving(tmp_path) as (client, _):
+        job_id = upload(client)
+        wait(client, job_id, "done")
+        next(tmp_path.rglob(file)).unlink()
+        answer = client.get(f"/api/jobs/{job_id}/{path}")
+        assert (answer.status_code, "no longer here" in answer.json()["error"]) == (404, True)
 
 
 FAILURES = [

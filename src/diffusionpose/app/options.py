@@ -4,7 +4,7 @@ import importlib.util
 import os
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -74,6 +74,21 @@ def available_formats() -> tuple[FormatName, ...]:
 def _is_installed(name: str) -> bool:
     needs = EXPORTS[name].needs if name in EXPORTS else None
     return needs is None or importlib.util.find_spec(needs[0]) is not None
+
+
+def each_once(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Names and values of a query.
+
+    Raises:
+        UsageError: If a name stands there twice: only one of its values could be heeded.
+    """
+    query: dict[str, str] = {}
+    for name, value in pairs:
+        if name in query:
+            text = "is given more than once: give it once, several values with commas between"
+            raise UsageError(f"{shown(name)} {text}")
+        query[name] = value
+    return query
 
 
 def parse_options(query: Mapping[str, str]) -> JobOptions:

@@ -5,6 +5,7 @@
 const $ = (id) => document.getElementById(id);
 const VIEWS = ["start", "work", "result", "trouble"];
 const POLL_MS = 1000;
+const COUNT_MS = 10_000;
 
 const state = { file: null, jobId: null, upload: null, timer: 0, settings: null, said: "" };
 
@@ -184,6 +185,7 @@ async function poll() {
   } catch (error) {
     if (jobId !== state.jobId) return;
     if (error.status) return trouble(error.message);
+    if (!$("result").hidden) return trouble("The server does not answer, and the time of these results is over.");
     $("work-hint").textContent = "The server does not answer. Trying again …";
     say("The server does not answer. Trying again.");
   }
@@ -244,12 +246,21 @@ function results(job) {
   $("warnings").hidden = !facts.warnings.length;
   $("warnings-title").textContent = facts.is_partial ? "The video is damaged or incomplete. What could be read is here." : "Worth knowing about this video";
   $("warning-list").replaceChildren(...facts.warnings.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
-  $("expires").textContent = `All of it is deleted from here in ${minutes(job.deleted_in / 60)}.`;
   $("download").href = `/api/jobs/${job.id}/zip`;
   const source = `/api/jobs/${job.id}/video`;
   if ($("film").getAttribute("src") !== source) $("film").src = source;
   show("result");
   say(`Done. ${$("result-title").textContent}.`);
+  countDown(Date.now() + 1000 * job.deleted_in + POLL_MS);
+}
+
+// The server is asked at the end, for it decides what is still there.
+function countDown(end) {
+  clearTimeout(state.timer);
+  const left = end - Date.now();
+  if (left <= 0) return poll();
+  $("expires").textContent = `All of it is deleted from here in ${minutes(left / 60_000)}.`;
+  state.timer = setTimeout(countDown, Math.min(left, COUNT_MS), end);
 }
 
 function trouble(text, title = "That did not work") {
@@ -266,12 +277,12 @@ function forget() {
   state.jobId = null;
   sessionStorage.removeItem("job");
   history.replaceState(null, "", "/");
+  $("film").removeAttribute("src");
+  $("film").load();
 }
 
 function restart() {
   forget();
-  $("film").removeAttribute("src");
-  $("film").load();
   state.file = null;
   $("file").value = "";
   $("chosen").textContent = "Drop a video here, or choose one";
