@@ -60,7 +60,7 @@ def address(tmp_path_factory):
 
 @contextmanager
 def visiting(address):
-    """A fresh browser at the page, and what its console says; other sites' addresses are noted there, too."""
+    """A fresh browser at the page, and its complaints; addresses of other sites are among them."""
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE_MS

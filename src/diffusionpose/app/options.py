@@ -113,7 +113,7 @@ def shown(text: str, most: int = MAX_NAME) -> str:
 
 
 def display_name(name: str) -> str:
-    """The last part of a file's name as the client gives it, to be shown and never to be opened; its ending stays."""
+    """The last part of the name that a client gives, to be shown, never opened; its ending stays."""
     stem, suffix = _split_suffix(shown(re.split(r"[/\\]", name)[-1], len(name)))
     return f"{stem[: MAX_NAME - len(suffix)].rstrip()}{suffix}" or "video"
 
