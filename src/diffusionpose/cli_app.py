@@ -33,12 +33,13 @@ def serve_app(
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "app")
     from diffusionpose.app.jobs import AppSettings
-    from diffusionpose.app.serve import is_local, serve
+    from diffusionpose.app.serve import check_work, is_local, serve
 
+    settings = AppSettings(max_upload_mb, keep_minutes, time_limit, memory_limit, model, device)
+    check_work(model, device)
     if not is_local(host):
         text = f"everybody who reaches {host} can upload videos, and nothing is encrypted"
         print(f"diffusionpose: warning: {text}", file=sys.stderr)
-    settings = AppSettings(max_upload_mb, keep_minutes, time_limit, memory_limit, model, device)
 
     def tell(address: str) -> None:
         print(f"diffusionpose: {address} (Ctrl-C ends it)", flush=True)

@@ -5,9 +5,18 @@ Every class carries the exit code that the command line ends with. Anything else
 
 
 class DiffusionPoseError(Exception):
-    """Base of all errors that a user can cause or mend. Exit code 1."""
+    """Base of all errors that a user can cause or mend. Exit code 1.
+
+    Args:
+        text: What the command line prints.
+        plain: The same for who has not its options, as a visitor of the page; `text` when left out.
+    """
 
     exit_code = 1
+
+    def __init__(self, text: str = "", *, plain: str = "") -> None:
+        super().__init__(text)
+        self.plain = plain or text
 
 
 class UsageError(DiffusionPoseError, ValueError):

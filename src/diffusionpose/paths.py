@@ -5,6 +5,15 @@ from pathlib import Path, PurePosixPath
 
 from diffusionpose.errors import DiffusionPoseError
 
+# fmt: off
+VIDEO_SUFFIXES = frozenset((
+    ".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg",
+    ".vob", ".flv", ".ogv", ".ogg", ".wmv", ".asf", ".3gp",
+))
+# fmt: on
+"""A file so named in a folder is meant as a video, also when it turns out to be none."""
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+
 
 def check_regular(path: Path, error: type[DiffusionPoseError]) -> None:
     """Lets regular files pass, and names that stand for nothing: a pipe or a device would be read without an end.

@@ -103,7 +103,9 @@ class Butterworth:
         if self.cutoff / _NARROWED >= rate / 2:
             raise UsageError(
                 f"--smooth butterworth:{self.cutoff:g} needs more than {rate:.4g} frames a second: take less than "
-                f"{_NARROWED * rate / 2:.3g} Hz"
+                f"{_NARROWED * rate / 2:.3g} Hz",
+                plain=f"{rate:.4g} frames a second are too few for the Butterworth filter at "
+                f"{self.cutoff:g} Hz: take the 1 euro filter, or none",
             )
 
     def __call__(self, times: np.ndarray, points: np.ndarray, size: float) -> np.ndarray:

@@ -176,7 +176,7 @@ class _Finished:
             return self._wanted.processed(poses)
         except UsageError as error:
             # Only the true times could tell: no reason to lose what was estimated.
-            self.notes += (f"{error}; nothing was smoothed",)
+            self.notes += (f"nothing was smoothed: {error.plain}",)
             return replace(self._wanted, smoother=None).processed(poses)
 
 

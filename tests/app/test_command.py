@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,11 +11,12 @@ import urllib.parse
 import urllib.request
 from contextlib import contextmanager
 from importlib.util import find_spec
+from math import inf, nan
 
 import pytest
 
 from diffusionpose import cli_app
-from diffusionpose.errors import MissingExtraError
+from diffusionpose.errors import DiffusionPoseError, MissingExtraError
 
 PATIENCE = 600
 
@@ -73,6 +75,35 @@ def test_an_address_in_use_is_one_line(tmp_path):
         )
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        ({"model": "nothere"}, 1, "no model 'nothere'"),
+        ({"model": "empty"}, 1, "config.json: no such file"),
+        ({"model": "nothere.onnx"}, 1, "nothere.onnx: no such file"),
+        ({"device": "tpu"}, 2, "device 'tpu' is not there"),
+        ({"max_upload_mb": inf}, 2, "--max-upload-mb must be above 0 and no more than"),
+        ({"max_upload_mb": 1e303}, 2, "--max-upload-mb must be above 0 and no more than"),
+        ({"keep_minutes": nan}, 2, "--keep-minutes must be above 0"),
+        ({"time_limit": inf}, 2, "--time-limit must be above 0"),
+        ({"memory_limit": nan}, 2, "--memory-limit must be above 0"),
+    ],
+    ids=str,
+)
+def test_what_no_job_could_work_with_is_told_before_anything_is_served(
+    monkeypatch, tmp_path, options, code, message
+):
+    pytest.importorskip("uvicorn")
+    from diffusionpose.app import serve
+
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(serve, "serve", lambda *_, **__: pytest.fail("served"))
+    with pytest.raises(DiffusionPoseError, match=re.escape(message)) as error:
+        cli_app.serve_app(**options)
+    assert error.value.exit_code == code
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

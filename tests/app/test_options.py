@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 
 from diffusionpose.app import options
-from diffusionpose.app.options import FormatName, display_name, file_name, parse_options
+from diffusionpose.app.options import FormatName, display_name, each_once, file_name, parse_options
 from diffusionpose.errors import UsageError
 from diffusionpose.exports import EXPORTS
 from diffusionpose.formats import FORMATS
@@ -52,6 +52,15 @@ def test_others_are_refused_in_one_line_that_names_them(query, message):
     assert str(error.value).isprintable()
 
 
+def test_an_option_that_is_given_twice_is_refused():
+    assert each_once([("formats", "csv"), ("angles", "true")]) == {
+        "formats": "csv",
+        "angles": "true",
+    }
+    with pytest.raises(UsageError, match="formats is given more than once: give it once"):
+        each_once([("formats", "csv"), ("formats", "coco")])
+
+
 def test_a_format_whose_package_is_missing_is_refused(monkeypatch):
     monkeypatch.setattr(options, "_is_installed", lambda name: name != "parquet")
     with pytest.raises(UsageError, match="parquet cannot be written"):
@@ -64,13 +73,27 @@ def test_a_format_whose_package_is_missing_is_refused(monkeypatch):
         ("walk.mp4", "walk.mp4", "walk.mp4"),
         ("../../etc/passwd", "passwd", "passwd"),
         ("C:\\films\\Été 1.mov", "Été 1.mov", "Été-1.mov"),
-        ("a\u202egpm.4pm\n\x00", "a gpm.4pm", "a-gpm.4pm"),
+        ("a\u202egpm.4pm\n\x00", "a gpm.4pm", "a-gpm-4pm"),
         (".mp4", ".mp4", "mp4"),
         ("..", "..", "video"),
         ("", "video", "video"),
         ("x" * 500, "x" * 80, "x" * 80),
+        (
+            "S01.session2." + "x" * 99 + ".MP4",
+            "S01.session2." + "x" * 63 + ".MP4",
+            "S01-session2-" + "x" * 63 + ".MP4",
+        ),
+        ("x" * 75 + " y.mp4", "x" * 75 + ".mp4", "x" * 75 + ".mp4"),
+        ("Trial 1.5 kmh", "Trial 1.5 kmh", "Trial-1-5-kmh"),
+        ("Trial 1.5 kmh.mov", "Trial 1.5 kmh.mov", "Trial-1-5-kmh.mov"),
+        ("CON.mp4", "CON.mp4", "CON-video.mp4"),
+        ("Lpt1", "Lpt1", "Lpt1-video"),
+        ("com¹.avi", "com¹.avi", "com¹-video.avi"),
+        ("-nul.", "-nul.", "nul-video"),
+        ("console.mp4", "console.mp4", "console.mp4"),
+        ("jump.gif", "jump.gif", "jump.gif"),
         ("漢" * 70 + ".mp4", "漢" * 70 + ".mp4", "漢" * 40 + ".mp4"),
-        ("a.b.c", "a.b.c", "a.b.c"),
+        ("a.b.c", "a.b.c", "a-b-c"),
         ("no suffix.<>", "no suffix.<>", "no-suffix"),
         ("<b>&.mp4", "<b>&.mp4", "b.mp4"),
     ],

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,9 @@ from diffusionpose.app.jobs import AppSettings
 from diffusionpose.app.serve import serve
 from tests.app import works
 if __name__ == "__main__":
-    settings = AppSettings(max_upload_mb=1)
-    serve(settings, "127.0.0.1", 0, on_ready=lambda a: print(a, flush=True), work=works.slow)
+    settings = AppSettings(max_upload_mb=1, keep_minutes=float(sys.argv[1]))
+    work = getattr(works, sys.argv[2])
+    serve(settings, "127.0.0.1", 0, on_ready=lambda a: print(a, flush=True), work=work)
 """
 
 pytestmark = [
@@ -34,23 +36,31 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    """Of a server in a process of its own."""
-    script = tmp_path_factory.mktemp("server") / "serve.py"
+@contextmanager
+def serving(folder, keep_minutes=60, work="slow"):
+    """The address of a server in a process of its own."""
+    script = folder / "serve.py"
     script.write_text(SERVER)
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
-    with subprocess.Popen(
-        [sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        yield process.stdout.readline().strip()
-        process.terminate()
+    command = [sys.executable, script, str(keep_minutes), work]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
 
 
-@pytest.fixture
-def page(address):
-    """A fresh browser at the page; anything in its console is a failure."""
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """Of the server that most tests share."""
+    with serving(tmp_path_factory.mktemp("server")) as found:
+        yield found
+
+
+@contextmanager
+def visiting(address):
+    """A fresh browser at the page, and its complaints; addresses of other sites are among them."""
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE_MS
@@ -68,9 +78,16 @@ def page(address):
         )
         page.goto(address)
         playwright.expect(page.locator("#privacy")).to_contain_text("deleted", timeout=PATIENCE_MS)
-        yield page
+        yield page, complaints
         browser.close()
-        assert complaints == []
+
+
+@pytest.fixture
+def page(address):
+    """A fresh browser at the page; anything in its console is a failure."""
+    with visiting(address) as (page, complaints):
+        yield page
+    assert complaints == []
 
 
 def wait_until(page, condition):
@@ -121,6 +138,33 @@ def test_upload_progress_reload_second_tab_result_and_download(page, tmp_path):
     second.close()
 
 
+@pytest.mark.parametrize("key", ["Control", "Shift"])
+def test_the_start_in_another_tab_leaves_the_video_to_this_one(page, key):
+    begin(page)
+    before = page.inner_text("#count")
+    with page.context.expect_page() as other:
+        page.click("#home", modifiers=[key])
+    other.value.wait_for_selector("#start:not([hidden])")
+    other.value.close()
+    assert "#job=" in page.url
+    playwright.expect(page.locator("#count")).not_to_have_text(before, timeout=PATIENCE_MS)
+    page.click("#cancel")
+    page.wait_for_selector("#trouble:not([hidden])")
+
+
+def test_results_leave_the_page_when_their_time_is_over(tmp_path):
+    with serving(tmp_path, 0.1, "quick") as address, visiting(address) as (page, complaints):
+        page.set_input_files("#file", DEMO)
+        page.click("#go")
+        page.wait_for_selector("#result:not([hidden])")
+        assert "in a minute" in page.inner_text("#expires")
+        page.wait_for_selector("#trouble:not([hidden])")
+        assert "no such video" in page.inner_text("#trouble-text")
+        assert "#job=" not in page.url
+        assert page.get_attribute("#film", "src") is None
+    assert [told for told in complaints if "404" not in told] == []
+
+
 def test_cancel_and_another_video(page):
     begin(page)
     page.click("#cancel")
@@ -129,6 +173,43 @@ def test_cancel_and_another_video(page):
     page.click("#trouble .again")
     page.wait_for_selector("#start:not([hidden])")
     assert page.is_disabled("#go")
+
+
+@pytest.mark.parametrize(
+    ("field", "typed", "message"),
+    [
+        ("height", "3e", "give the person’s height"),
+        ("height", "9", "0.3 to 3"),
+        ("min-score", "3e", "a number from 0 to 1"),
+        ("min-score", "5", "a number from 0 to 1"),
+        ("fill-gaps", "1.5", "0 to 250"),
+        ("detect-every", "0", "1 to 30"),
+    ],
+)
+def test_a_field_that_makes_no_sense_is_told_before_anything_is_sent(page, field, typed, message):
+    if field == "height":
+        page.locator("#formats span", has_text="TRC").click()
+    else:
+        page.click("summary")
+    page.locator(f"#{field}").clear()
+    page.locator(f"#{field}").press_sequentially(typed)
+    page.set_input_files("#file", DEMO)
+    page.click("#go")
+    assert message in page.inner_text("#start-problem")
+    assert page.evaluate("document.activeElement.id") == field
+
+
+def test_any_number_of_decimals_may_be_typed(page):
+    page.locator("#formats span", has_text="TRC").click()
+    page.fill("#height", "1.755")
+    page.click("summary")
+    page.fill("#min-score", "0.333")
+    with page.expect_request("**/api/jobs?**") as sent:
+        begin(page)
+    assert "height_m=1.755" in sent.value.url
+    assert "min_score=0.333" in sent.value.url
+    page.click("#cancel")
+    page.wait_for_selector("#trouble:not([hidden])")
 
 
 def test_a_video_that_is_too_large_is_told_before_it_is_sent(page, tmp_path):

@@ -136,6 +136,8 @@ def test_the_cap_holds_while_the_upload_streams(tmp_path, is_announced):
         ({"formats": "xml"}, b"x", 422),
         ({"nothing": "1"}, b"x", 422),
         ({"formats": "c3d"}, b"x", 422),
+        ({"formats": ["csv", "coco"]}, b"x", 422),
+        ({"name": ["a.mp4", "a.mp4"]}, b"x", 422),
         ({}, b"", 422),
     ],
 )
@@ -208,8 +210,18 @@ def test_a_job_from_upload_to_deletion(tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("path", "file"), [("video", "film.mp4"), ("zip", "results.zip")])
+def test_a_file_that_somebody_else_removed_is_told(tmp_path, path, file):
+    with serving(tmp_path) as (client, _):
+        job_id = upload(client)
+        wait(client, job_id, "done")
+        next(tmp_path.rglob(file)).unlink()
+        answer = client.get(f"/api/jobs/{job_id}/{path}")
+        assert (answer.status_code, "no longer here" in answer.json()["error"]) == (404, True)
+
+
 FAILURES = [
-    (works.refuse, AppSettings(), "walk.mp4: no video, see help"),
+    (works.refuse, AppSettings(), "walk.mp4: no video"),
     (works.crash, AppSettings(), "broke off unexpectedly (signal 6)"),
     (works.nonsense, AppSettings(), "not complete"),
     (works.endless, AppSettings(time_limit=0.01), "longer than the 0.01 seconds"),
@@ -225,6 +237,7 @@ def test_a_failure_is_a_sentence_and_leaves_no_files(tmp_path, work, settings, m
         job_id = upload(client)
         job = wait(client, job_id, "failed", "done")
         assert message in job["message"]
+        assert "--" not in job["message"]
         assert str(tmp_path) not in job["message"]
         assert list(tmp_path.iterdir()) == []
         assert client.get(f"/api/jobs/{job_id}/video").status_code == 409

@@ -41,7 +41,8 @@ def crash(order: WorkOrder, send: Send) -> Facts:
 
 def refuse(order: WorkOrder, send: Send) -> Facts:
     """As the reader refuses what is no video."""
-    raise InputRefusedError(f"{order.folder / UPLOAD}: no video, see --help")
+    plain = f"{order.folder / UPLOAD}: no video"
+    raise InputRefusedError(f"{plain}, see --help", plain=plain)
 
 
 def greedy(order: WorkOrder, send: Send) -> Facts:

@@ -94,7 +94,8 @@ def _create() -> Json:
         "408": _answer("The upload came to a halt.", "ErrorView"),
         "413": _answer("The video is larger than is taken here.", "ErrorView"),
         "422": _answer(
-            "An option is unknown or out of range, or the upload is empty.", "ErrorView"
+            "An option is unknown, out of range or there twice, or the upload is empty.",
+            "ErrorView",
         ),
         "429": _answer("Too many jobs are here.", "ErrorView"),
         "507": _answer("The disk is full.", "ErrorView"),

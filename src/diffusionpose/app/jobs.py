@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -30,10 +30,13 @@ from diffusionpose.app.worker import (
     WorkOrder,
     run_order,
 )
+from diffusionpose.errors import UsageError
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 MAX_JOBS = 32
 """Jobs, uploads on their way included, that are there at a time."""
+MAX_LIMIT = 1e12
+"""Of all settings; what is beyond is meant as no limit, and could not be counted with."""
 MAX_SPENT = 256
 """Failed and cancelled jobs that are remembered, to say what became of them."""
 
@@ -49,6 +52,9 @@ class AppSettings:
         memory_limit: GiB of memory that a worker may hold; heeded on Linux.
         model: As `PosePipeline.from_pretrained` takes it.
         device: Likewise.
+
+    Raises:
+        UsageError: If a limit is none.
     """
 
     max_upload_mb: float = 500
@@ -57,6 +63,15 @@ class AppSettings:
     memory_limit: float = 8
     model: str = "tiny"
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            # Not a number is in no range.
+            if isinstance(value, int | float) and not 0 < value <= MAX_LIMIT:
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(
+                    f"{option} must be above 0 and no more than {MAX_LIMIT:g}, not {value:g}"
+                )
 
     @property
     def max_upload_bytes(self) -> int:

@@ -1,9 +1,10 @@
 """What a visitor may ask for: the query of `POST /api/jobs`."""
 
 import importlib.util
+import os
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -11,6 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from diffusionpose.config import Frozen
 from diffusionpose.errors import UsageError
 from diffusionpose.exports import EXPORTS, ExportOptions
+from diffusionpose.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from diffusionpose.postprocess import parse_smoother
 from diffusionpose.results import ResultOptions
 
@@ -21,6 +23,9 @@ FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
 MAX_NAME = 80
 MAX_STEM_BYTES = 120
 """Of names of files: their endings must fit in 255, too."""
+_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES | {".gif"}
+_DEVICES = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])", re.IGNORECASE)
+"""Windows takes files of such names for devices, whatever their ending."""
 
 
 def _split(value: object) -> object:
@@ -71,6 +76,21 @@ def _is_installed(name: str) -> bool:
     return needs is None or importlib.util.find_spec(needs[0]) is not None
 
 
+def each_once(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Names and values of a query.
+
+    Raises:
+        UsageError: If a name stands there twice: only one of its values could be heeded.
+    """
+    query: dict[str, str] = {}
+    for name, value in pairs:
+        if name in query:
+            text = "is given more than once: give it once, several values with commas between"
+            raise UsageError(f"{shown(name)} {text}")
+        query[name] = value
+    return query
+
+
 def parse_options(query: Mapping[str, str]) -> JobOptions:
     """Options of a query.
 
@@ -93,15 +113,20 @@ def shown(text: str, most: int = MAX_NAME) -> str:
 
 
 def display_name(name: str) -> str:
-    """The last part of a file's name as the client gives it, to be shown and never to be opened."""
-    return shown(re.split(r"[/\\]", name)[-1]) or "video"
+    """The last part of the name that a client gives, to be shown, never opened; its ending stays."""
+    stem, suffix = _split_suffix(shown(re.split(r"[/\\]", name)[-1], len(name)))
+    return f"{stem[: MAX_NAME - len(suffix)].rstrip()}{suffix}" or "video"
 
 
 def file_name(name: str) -> str:
-    """A display name as one of a file, on every system."""
-    stem, _, suffix = display_name(name).rpartition(".")
-    if not stem:
-        stem, suffix = suffix, ""
-    stem = re.sub(r"[^\w.-]+", "-", stem).encode()[:MAX_STEM_BYTES].decode(errors="ignore")
-    suffix = f".{suffix}" if re.fullmatch(r"\w{1,8}", suffix) else ""
-    return f"{stem.strip('-.') or 'video'}{suffix}"
+    """A display name as one of a file, on every system; its only dot is that of the ending."""
+    stem, suffix = _split_suffix(display_name(name))
+    stem = re.sub(r"[^\w-]+", "-", stem).encode()[:MAX_STEM_BYTES].decode(errors="ignore")
+    stem = stem.strip("-") or "video"
+    return f"{stem}-video{suffix}" if _DEVICES.fullmatch(stem) else f"{stem}{suffix}"
+
+
+def _split_suffix(name: str) -> tuple[str, str]:
+    """Only endings that videos have are taken for one: `Trial 1.5 kmh` has none."""
+    stem, suffix = os.path.splitext(name)
+    return (stem, suffix) if suffix.lower() in _SUFFIXES else (name, "")

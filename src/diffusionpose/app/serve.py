@@ -16,7 +16,9 @@ from diffusionpose.app.guard import Hosts
 from diffusionpose.app.jobs import AppSettings, Jobs
 from diffusionpose.app.server import create_app
 from diffusionpose.app.worker import Work, predict_upload
-from diffusionpose.errors import UsageError
+from diffusionpose.errors import CheckpointError, UsageError
+from diffusionpose.model.pretrained import CONFIG, WEIGHTS, find_pretrained
+from diffusionpose.paths import check_regular
 
 _PATIENCE = 2
 """Seconds that downloads get to end when the server does."""
@@ -28,6 +30,29 @@ def is_local(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def check_work(model: str, device: str) -> None:
+    """Says at once what every job would say: whether the model and the device are there.
+
+    Raises:
+        CheckpointError: If the model cannot be had; one of the hub is fetched.
+        UsageError: If there is no such device.
+    """
+    path = Path(model)
+    if path.suffix == ".onnx" and not path.is_dir():
+        files = [path]
+    else:
+        folder = find_pretrained(model)
+        files = [folder / CONFIG, folder / WEIGHTS]
+    for file in files:
+        check_regular(file, CheckpointError)
+        if not file.is_file():
+            raise CheckpointError(f"{file}: no such file")
+    if device not in ("auto", "cpu"):  # which are everywhere, and cost the server no torch
+        from diffusionpose.predict import choose_device
+
+        choose_device(device)
 
 
 def serve(

@@ -19,7 +19,13 @@ from starlette.routing import Route
 from diffusionpose.app.description import SettingsView, description
 from diffusionpose.app.guard import Guard, Hosts
 from diffusionpose.app.jobs import Job, Jobs
-from diffusionpose.app.options import available_formats, display_name, file_name, parse_options
+from diffusionpose.app.options import (
+    available_formats,
+    display_name,
+    each_once,
+    file_name,
+    parse_options,
+)
 from diffusionpose.app.worker import UPLOAD
 from diffusionpose.errors import UsageError
 from diffusionpose.version import __version__
@@ -105,9 +111,9 @@ class _Api:
 
     async def create(self, request: Request) -> Response:
         """Takes an upload, whose bytes are the body and whose options are the query."""
-        query = dict(request.query_params)
-        name = display_name(query.pop("name", ""))
         try:
+            query = each_once(request.query_params.multi_items())
+            name = display_name(query.pop("name", ""))
             options = parse_options(query)
         except UsageError as error:
             raise HTTPException(422, str(error)) from error
@@ -163,7 +169,11 @@ def _file(job: Job, path: Path, media_type: str, name: str | None) -> Response:
     """A file of a finished job; parts of it when a range is asked for."""
     if job.state != "done":
         raise HTTPException(409, "There are no results: this video is not done.")
-    return FileResponse(path, media_type=media_type, filename=name, stat_result=path.stat())
+    try:
+        found = path.stat()
+    except OSError as error:  # somebody cleaned up the folder for temporary files
+        raise HTTPException(404, "This file is no longer here: do the video again.") from error
+    return FileResponse(path, media_type=media_type, filename=name, stat_result=found)
 
 
 @contextmanager

@@ -12,13 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from diffusionpose.app.options import JobOptions
 from diffusionpose.config import Frozen
-from diffusionpose.errors import DiffusionPoseError, first_line
+from diffusionpose.errors import DiffusionPoseError
 from diffusionpose.process import prepare_process
 from diffusionpose.results import FILM as FILM_SUFFIX
 
@@ -31,7 +32,9 @@ MAX_REPORT = 1 << 16
 """Bytes of one report."""
 _REPORT_EVERY = 0.1
 
-Text = Annotated[str, Field(max_length=500)]
+MAX_TEXT = 500
+"""Characters of a message."""
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -94,14 +97,23 @@ def run_order(work: Work, order: WorkOrder, pipe: Connection) -> None:
 
 def _without_paths(error: DiffusionPoseError, order: WorkOrder) -> str:
     """What a visitor is told: nothing of where files lie here, and no options of the command line."""
-    text = first_line(error)
-    for path in (order.folder / UPLOAD, order.folder / "results", order.folder):
-        text = text.replace(str(path), order.name)
-    return _without_options(text)
+    text = next(iter(error.plain.strip().splitlines()), type(error).__name__)
+    results = order.folder / "results"
+    named = {
+        order.folder / UPLOAD: order.name,
+        f"{results}{os.sep}": "",
+        results: "the results",
+        f"{order.folder}{os.sep}": "",
+        order.folder: "the results",
+    }
+    for path, name in named.items():
+        text = text.replace(str(path), name)
+    return _cut(text)
 
 
-def _without_options(text: str) -> str:
-    return text.replace("--", "")
+def _cut(text: str) -> str:
+    """As much as a report holds, up to the end of a word."""
+    return shorten(text, MAX_TEXT, placeholder=" …") if len(text) > MAX_TEXT else text
 
 
 def predict_upload(order: WorkOrder, send: Send) -> Facts:
@@ -148,13 +160,13 @@ def predict_upload(order: WorkOrder, send: Send) -> Facts:
 def _facts(outcome: "Outcome") -> Facts:
     verdict = outcome.verdict
     warnings = [f"{issue.code}: {issue.message}" for issue in verdict.issues]
-    warnings += [_without_options(note) for note in outcome.notes]
+    warnings += outcome.notes
     return Facts(
         frames=verdict.num_frames,
         people=outcome.num_people,
         seconds=float(verdict.duration),
         is_partial=verdict.status == "partial",
-        warnings=tuple(warning[:500] for warning in warnings[:50]),
+        warnings=tuple(_cut(warning) for warning in warnings[:50]),
     )
 
 

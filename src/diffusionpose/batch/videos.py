@@ -5,32 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from diffusionpose.errors import UsageError
+from diffusionpose.paths import VIDEO_SUFFIXES
 from diffusionpose.video.containers import sniff_container
 
-VIDEO_SUFFIXES = frozenset(
-    [
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".qt",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".ts",
-        ".mts",
-        ".m2ts",
-        ".mpg",
-        ".mpeg",
-        ".vob",
-        ".flv",
-        ".ogv",
-        ".ogg",
-        ".wmv",
-        ".asf",
-        ".3gp",
-    ]
-)
-"""A file so named in a folder is meant as a video, also when it turns out to be none."""
 _HEAD_BYTES = 4096
 
 

@@ -32,14 +32,13 @@ and need not start at 0.
 
 from diffusionpose.video.containers import ALLOWED_CODECS
 from diffusionpose.video.files import DEFAULT_IMAGE_RATE, MAX_PIXELS
-from diffusionpose.video.images import IMAGE_SUFFIXES, MAX_IMAGE_BYTES
+from diffusionpose.video.images import MAX_IMAGE_BYTES
 from diffusionpose.video.reader import VideoReader, open_video
 from diffusionpose.video.writer import WRITER_TIME_BASE, VideoWriter
 
 __all__ = [
     "ALLOWED_CODECS",
     "DEFAULT_IMAGE_RATE",
-    "IMAGE_SUFFIXES",
     "MAX_IMAGE_BYTES",
     "MAX_PIXELS",
     "WRITER_TIME_BASE",

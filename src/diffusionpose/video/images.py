@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 
 from diffusionpose.errors import InputRefusedError
+from diffusionpose.paths import IMAGE_SUFFIXES
 from diffusionpose.structures import IMAGES, Frame, VideoInfo, VideoIssue, VideoVerdict
 from diffusionpose.video.files import MAX_NAMED, check_pixels, open_regular, printable, read_at
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 MAX_IMAGE_BYTES = 512 << 20
 
 

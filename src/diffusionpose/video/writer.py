@@ -51,9 +51,12 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except FFmpegError as error:
-        raise DiffusionPoseError(
-            f"cannot write the annotated video: {error.strerror or error} (--no-video leaves it out)"
-        ) from error
+        raise _not_written(f"{error.strerror or error}") from error
+
+
+def _not_written(reason: str) -> DiffusionPoseError:
+    plain = f"cannot write the annotated video: {reason}"
+    return DiffusionPoseError(f"{plain} (--no-video leaves it out)", plain=plain)
 
 
 class VideoWriter:
@@ -128,9 +131,9 @@ class VideoWriter:
         # Two frames within one tick stay two frames.
         pts = max(round((frame.time - self._start) / self._time_base), self._last_pts + 1)
         if pts > MAX_TICKS:
-            raise DiffusionPoseError(
-                f"cannot write the annotated video: frame {frame.index} is {float(frame.time - self._start):g} s "
-                "after the first, more than MP4 holds (--no-video leaves it out)"
+            raise _not_written(
+                f"frame {frame.index} is {float(frame.time - self._start):g} s after the first, "
+                "more than MP4 holds"
             )
         self._last_pts = pts
         self._encode(self._picture(frame.image, pts))

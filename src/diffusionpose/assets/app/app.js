@@ -5,6 +5,7 @@
 const $ = (id) => document.getElementById(id);
 const VIEWS = ["start", "work", "result", "trouble"];
 const POLL_MS = 1000;
+const COUNT_MS = 10_000;
 
 const state = { file: null, jobId: null, upload: null, timer: 0, settings: null, said: "" };
 
@@ -82,11 +83,17 @@ function query() {
   return wanted;
 }
 
+function isWrong(field) {
+  const { valid, badInput, rangeUnderflow, rangeOverflow } = field.validity;
+  // The steps of a field for decimals are those of its arrows; any number between may be typed.
+  return field.inputMode === "decimal" ? badInput || rangeUnderflow || rangeOverflow : !valid;
+}
+
 function firstWrongField() {
   if (needsHeight() && !$("height").value) return [$("height"), "TRC and C3D are in metres: give the person’s height."];
-  const ranges = { "height": "The height is in metres, 0.3 to 3.", "fill-gaps": "Gaps can have 0 to 250 frames.", "detect-every": "People can be looked for in every 1 to 30 frames." };
+  const ranges = { "height": "The height is in metres, 0.3 to 3.", "min-score": "How sure joints must be is a number from 0 to 1.", "fill-gaps": "Gaps can have 0 to 250 frames.", "detect-every": "People can be looked for in every 1 to 30 frames." };
   for (const [id, text] of Object.entries(ranges)) {
-    if ((id !== "height" || needsHeight()) && !$(id).checkValidity()) return [$(id), text];
+    if ((id !== "height" || needsHeight()) && isWrong($(id))) return [$(id), text];
   }
   return null;
 }
@@ -178,6 +185,7 @@ async function poll() {
   } catch (error) {
     if (jobId !== state.jobId) return;
     if (error.status) return trouble(error.message);
+    if (!$("result").hidden) return trouble("The server does not answer, and the time of these results is over.");
     $("work-hint").textContent = "The server does not answer. Trying again …";
     say("The server does not answer. Trying again.");
   }
@@ -238,12 +246,21 @@ function results(job) {
   $("warnings").hidden = !facts.warnings.length;
   $("warnings-title").textContent = facts.is_partial ? "The video is damaged or incomplete. What could be read is here." : "Worth knowing about this video";
   $("warning-list").replaceChildren(...facts.warnings.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
-  $("expires").textContent = `All of it is deleted from here in ${minutes(job.deleted_in / 60)}.`;
   $("download").href = `/api/jobs/${job.id}/zip`;
   const source = `/api/jobs/${job.id}/video`;
   if ($("film").getAttribute("src") !== source) $("film").src = source;
   show("result");
   say(`Done. ${$("result-title").textContent}.`);
+  countDown(Date.now() + 1000 * job.deleted_in + POLL_MS);
+}
+
+// The server is asked at the end, for it decides what is still there.
+function countDown(end) {
+  clearTimeout(state.timer);
+  const left = end - Date.now();
+  if (left <= 0) return poll();
+  $("expires").textContent = `All of it is deleted from here in ${minutes(left / 60_000)}.`;
+  state.timer = setTimeout(countDown, Math.min(left, COUNT_MS), end);
 }
 
 function trouble(text, title = "That did not work") {
@@ -260,12 +277,12 @@ function forget() {
   state.jobId = null;
   sessionStorage.removeItem("job");
   history.replaceState(null, "", "/");
+  $("film").removeAttribute("src");
+  $("film").load();
 }
 
 function restart() {
   forget();
-  $("film").removeAttribute("src");
-  $("film").load();
   state.file = null;
   $("file").value = "";
   $("chosen").textContent = "Drop a video here, or choose one";
@@ -279,6 +296,7 @@ function restart() {
 }
 
 async function remove() {
+  if (!state.jobId) return;
   try {
     await ask(`/api/jobs/${state.jobId}`, { method: "DELETE" });
     say("Deleted.");
@@ -297,6 +315,8 @@ function listen() {
   $("cancel").addEventListener("click", cancel);
   $("delete").addEventListener("click", remove);
   $("home").addEventListener("click", (event) => {
+    // Such a click opens the start elsewhere; this tab keeps its video.
+    if (event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
     if (state.upload) event.preventDefault();
     else forget();
   });
