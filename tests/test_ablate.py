@@ -22,8 +22,9 @@ from tests.journeys.test_overfit import recipe
 
 pytest.importorskip("lightning")
 
-from diffusionpose.ablate import RESULT, check_inputs, jobs_of, read_suite, report, run_all, spread
+from diffusionpose.ablate import RESULT, check_inputs, jobs_of, read_suite, run_all
 from diffusionpose.ablation_plots import plot_suite
+from diffusionpose.ablation_report import report, spread
 from diffusionpose.train import train
 from diffusionpose.training.features import FeatureClips
 from diffusionpose.training.sources import load_source

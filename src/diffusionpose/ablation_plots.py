@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from diffusionpose.ablate import METRICS_SHOWN, Job, Suite, curves, results
+from diffusionpose.ablate import Job, Suite
+from diffusionpose.ablation_report import METRICS_SHOWN, curves, results
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
