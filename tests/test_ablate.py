@@ -270,6 +270,22 @@ def test_differences_are_taken_seed_by_seed():
         ({"more": 1}, "no such key"),
         ({"rows": [ROWS[0] | {"steps": [2]}]}, "steps must have 1 among them"),
         ({"seeds": []}, "seeds: Tuple should have at least 1 item"),
+        (
+            {"rows": [ROWS[0], ROWS[1] | {"settings": ["validation_metric=posetrack-ap"]}]},
+            "row 'whole': validation_metric is posetrack-ap, and pck in row 'head'",
+        ),
+        (
+            {"rows": [ROWS[0], ROWS[1] | {"settings": ["validation.1.stride=2"]}]},
+            "row 'whole': validation.1.stride is 2, and 1 in row 'head'",
+        ),
+        (
+            {"rows": [ROWS[1], ROWS[0] | {"settings": ["validation.0.label=other"]}]},
+            "row 'head': validation.0.label is other, and None in row 'whole'",
+        ),
+        (
+            {"rows": [ROWS[1], ROWS[0] | {"settings": ["validation=[]"]}]},
+            "row 'head': validation.0.*: all rows must be measured alike",
+        ),
     ],
 )
 def test_mistakes_in_a_suite_are_named(root, tmp_path, change, message):

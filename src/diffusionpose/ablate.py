@@ -37,6 +37,7 @@ from diffusionpose.train import (
     WITHOUT_EFFECT,
     PoseTrackValidation,
     changed_settings,
+    differing_settings,
     has_precision,
     inputs_of,
     make_evaluators,
@@ -50,6 +51,8 @@ from diffusionpose.training.sources import Ranks, make_loaders
 from diffusionpose.version import __version__
 
 RESULT = "result.json"
+MEASURE = ("validation", "validation_metric")
+"""Settings that say what a figure is of: rows that differ in them cannot be compared."""
 PCK, AP = "pck", "ap"
 """Metrics, as results have them and `metrics.jsonl` before `_SOURCE`."""
 
@@ -171,11 +174,11 @@ def jobs_of(
         data: As `read_recipe`.
 
     Raises:
-        ConfigError: If a row's settings are none of the recipe's.
+        ConfigError: If a row's settings are none of the recipe's, or rows are not measured alike.
     """
     suite = read_suite(path)
     recipe = path.parent / suite.recipe
-    return [
+    jobs = [
         Job(
             row,
             seed,
@@ -185,6 +188,18 @@ def jobs_of(
         for seed in suite.seeds
         for row in suite.rows
     ]
+    for job in jobs:
+        _check_measure(jobs[0], job, path)
+    return jobs
+
+
+def _check_measure(first: Job, job: Job, path: Path) -> None:
+    for key, (there, here) in differing_settings(first.config, job.config).items():
+        if key.partition(".")[0] in MEASURE:
+            raise ConfigError(
+                f"{path}: row {job.row.name!r}: {key} is {here}, and {there} in row {first.row.name!r}: all rows must be "
+                "measured alike; make this a suite of its own"
+            )
 
 
 def run_job(job: Job, on_warning: Callable[[str], None] = warnings.warn) -> None:

@@ -358,15 +358,22 @@ def changed_settings(
     Raises:
         ConfigError: If there is no such recipe, or not of this release.
     """
-    there, here = (
-        dict(_leaves(one.model_dump(mode="json")))
-        for one in (parse(TrainConfig, read_yaml(recipe), str(recipe)), config)
-    )
+    before = parse(TrainConfig, read_yaml(recipe), str(recipe))
     return [
-        f"{key}: {there.get(key)} there, {here.get(key)} here"
-        for key in sorted(there.keys() | here.keys())
-        if there.get(key) != here.get(key) and key.rpartition(".")[2] not in but
+        f"{key}: {there} there, {here} here"
+        for key, (there, here) in differing_settings(before, config).items()
+        if key.rpartition(".")[2] not in but
     ]
+
+
+def differing_settings(there: TrainConfig, here: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """By key, as `a.0.b`, what two recipes have there and here; None where one has no such key."""
+    first, second = (dict(_leaves(one.model_dump(mode="json"))) for one in (there, here))
+    return {
+        key: (first.get(key), second.get(key))
+        for key in sorted(first.keys() | second.keys())
+        if first.get(key) != second.get(key)
+    }
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
