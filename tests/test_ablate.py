@@ -112,6 +112,11 @@ def test_a_suite_is_run_once_and_told_in_a_table(root, tmp_path):
     others = jobs_of(suite, tmp_path / "out", ("epochs=3",))
     with pytest.raises(ConfigError, match=r"other settings \(epochs: 2 there, 3 here"):
         run_all(others, 2, lambda *_: None)
+    # Where features lie does not matter; whether they are kept does.
+    assert all(job.is_done for job in jobs_of(suite, tmp_path / "out", ("feature_cache=/other",)))
+    others = jobs_of(suite, tmp_path / "out", ("feature_cache=null",))
+    with pytest.raises(ConfigError, match=r"feature_cache: .*features there, None here"):
+        run_all(others, 2, lambda *_: None)
     # More steps of inference are measured with the weights that are there.
     more = written(root, tmp_path, [ROWS[0] | {"steps": [1, 4]}], seeds=[0], tables=[])
     (job,) = jobs_of(more, tmp_path / "out")

@@ -266,6 +266,19 @@ def test_a_run_goes_on_with_its_own_settings_only(finished, changes, message):
     assert (run / "recipe.yaml").read_text() == recipe_before
 
 
+def test_a_run_goes_on_with_kept_features_wherever_they_lie(root, tmp_path):
+    frozen = {"backbone_scale": 0.0, "warmup_steps": 1}
+    config = recipe(root, optimizer=frozen, feature_cache=tmp_path / "features", epochs=1)
+    run = tmp_path / "run"
+    train(config, run, progress=False)
+    without = config.model_copy(update={"feature_cache": None, "epochs": 2})
+    with pytest.raises(ConfigError, match=r"feature_cache: .*features there, None here"):
+        train(without, run, resume=True, progress=False)
+    elsewhere = without.model_copy(update={"feature_cache": tmp_path / "elsewhere"})
+    train(elsewhere, run, resume=True, progress=False)
+    assert list((tmp_path / "elsewhere").glob("features-*.npy"))
+
+
 def test_a_run_goes_on_with_its_own_data_and_processes_only(finished, root):
     config, run = finished
     facts = json.loads((run / "run.json").read_text())

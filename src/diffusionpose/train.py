@@ -58,7 +58,7 @@ from diffusionpose.version import __version__
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
 WITHOUT_EFFECT = frozenset({"workers", "checkpoint_minutes", "feature_cache"})
-"""Settings on which the weights do not depend."""
+"""Settings on whose values the weights do not depend; whether there is a feature cache matters, where it lies does not."""
 CHANGEABLE = WITHOUT_EFFECT | {"epochs", "root"}
 """Settings that a run may be resumed with otherwise; its data's fingerprint must be the same."""
 LOCK_SECONDS = 10.0
@@ -353,7 +353,7 @@ def changed_settings(
     Args:
         recipe: The run's.
         config: The other one.
-        but: Keys that may differ.
+        but: Keys whose values may differ; that one has none of it is a difference all the same.
 
     Raises:
         ConfigError: If there is no such recipe, or not of this release.
@@ -362,7 +362,7 @@ def changed_settings(
     return [
         f"{key}: {there} there, {here} here"
         for key, (there, here) in differing_settings(before, config).items()
-        if key.rpartition(".")[2] not in but
+        if key.rpartition(".")[2] not in but or None in (there, here)
     ]
 
 
