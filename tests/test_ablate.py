@@ -1,6 +1,7 @@
 """A suite of small runs, on kept features: all rows are run once, resumed where they stopped, and told in a table."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.journeys.test_overfit import recipe
 
 pytest.importorskip("lightning")
 
-from diffusionpose.ablate import RESULT, check_inputs, jobs_of, read_suite, run_all
+from diffusionpose.ablate import RESULT, check_inputs, jobs_of, read_suite, run_all, run_job
 from diffusionpose.ablation_plots import plot_suite
 from diffusionpose.ablation_report import report, spread
 from diffusionpose.train import train
@@ -264,6 +265,22 @@ def test_the_shipped_suite_has_every_row_of_the_papers_tables():
 def test_differences_are_taken_seed_by_seed():
     assert spread([0.5, 0.52, 0.54]) == "52.0 ± 2.0"
     assert spread([0.5]) == "50.0"
+    assert spread([]) == spread([math.nan]) == spread([0.5, math.nan]) == "-"
+
+
+def test_figures_that_do_not_exist_are_null_and_shown_as_dashes(root, tmp_path, monkeypatch):
+    row = ROWS[0] | {"settings": [*ROWS[0]["settings"], "epochs=1"]}
+    suite = written(root, tmp_path, [row, row | {"name": "again", "steps": [1, 2]}])
+    jobs = jobs_of(suite, tmp_path / "out")
+    monkeypatch.setattr("diffusionpose.ablate.score", lambda *_: math.nan)
+    for job in jobs:
+        run_job(job)
+    content = json.loads((jobs[0].run / RESULT).read_text(), parse_constant=pytest.fail)
+    assert content["pck"]["people_val"] == {"1": None}
+    assert all(job.is_done for job in jobs)
+    assert "| plain head | 2 | - | - | - | - |" in list(report(read_suite(suite), jobs))
+    files = plot_suite(read_suite(suite), jobs, tmp_path / "plots")
+    assert [file.name for file in files] == ["training.png", "steps.png"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ that they test). Every run is a run folder of `diffusionpose.train`; a suite tha
 """
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -223,8 +224,16 @@ def run_job(job: Job, on_warning: Callable[[str], None] = warnings.warn) -> None
         for name, evaluator in job.evaluators().items()
     }
     result = {"row": job.row.name, "seed": job.seed, "version": __version__}
-    result |= job.inputs() | {PCK: scores, AP: precisions}
-    write_text(job.run / RESULT, json.dumps(result, indent=2) + "\n")
+    result |= job.inputs() | {PCK: _without_nan(scores), AP: _without_nan(precisions)}
+    write_text(job.run / RESULT, json.dumps(result, indent=2, allow_nan=False) + "\n")
+
+
+def _without_nan(figures: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
+    """JSON has null for what does not exist, as the PCK of joints that nobody labelled."""
+    return {
+        source: {n: value if math.isfinite(value) else None for n, value in by_steps.items()}
+        for source, by_steps in figures.items()
+    }
 
 
 @torch.inference_mode()

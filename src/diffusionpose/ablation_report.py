@@ -1,6 +1,7 @@
 """What the runs of a suite say together: tables over seeds with differences, and curves."""
 
 import json
+import math
 import statistics
 from collections.abc import Iterator
 
@@ -12,7 +13,7 @@ SHARES = {PCK: 1.0, AP: 0.01}
 """What makes a figure a share."""
 
 Results = dict[str, dict[int, dict[str, dict[str, float]]]]
-"""Row -> seed -> data set -> steps -> its metric, as a share."""
+"""Row -> seed -> data set -> steps -> its metric, as a share; NaN where there is no figure."""
 
 
 def results(jobs: list[Job]) -> Results:
@@ -22,15 +23,18 @@ def results(jobs: list[Job]) -> Results:
         if job.is_done:
             result = job.result
             found.setdefault(job.row.name, {})[job.seed] = {
-                source: {n: SHARES[metric] * value for n, value in result[metric][source].items()}
+                source: {
+                    n: SHARES[metric] * _number(value)
+                    for n, value in result[metric][source].items()
+                }
                 for source, metric in job.metrics.items()
             }
     return found
 
 
 def spread(values: list[float]) -> str:
-    """Mean +- standard deviation, in percent; a dash for nothing."""
-    if not values:
+    """Mean +- standard deviation, in percent; a dash for nothing, and where one of them does not exist."""
+    if not values or not all(map(math.isfinite, values)):
         return "-"
     mean = 100 * statistics.fmean(values)
     if len(values) == 1:
@@ -122,5 +126,5 @@ def curves(jobs: list[Job], source: str) -> dict[str, list[list[tuple[int, float
 
 
 def _number(value: float | None) -> float:
-    """Metrics have null where there is none."""
+    """Metrics and results have null where there is none."""
     return float("nan") if value is None else value
