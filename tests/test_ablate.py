@@ -281,6 +281,10 @@ def test_figures_that_do_not_exist_are_null_and_shown_as_dashes(root, tmp_path, 
     assert "| plain head | 2 | - | - | - | - |" in list(report(read_suite(suite), jobs))
     files = plot_suite(read_suite(suite), jobs, tmp_path / "plots")
     assert [file.name for file in files] == ["training.png", "steps.png"]
+    # Without tables there is nothing to draw training for.
+    plain = read_suite(written(root, tmp_path, [row], tables=[]))
+    assert plot_suite(plain, jobs[:1], tmp_path / "plots") == []
+    assert list(report(plain, jobs[:1])) == []
 
 
 @pytest.mark.parametrize(
@@ -291,7 +295,16 @@ def test_figures_that_do_not_exist_are_null_and_shown_as_dashes(root, tmp_path, 
         ({"rows": [ROWS[0] | {"settings": ["model.colour=red"]}]}, "no such key"),
         ({"more": 1}, "no such key"),
         ({"rows": [ROWS[0] | {"steps": [2]}]}, "steps must have 1 among them"),
+        ({"rows": [ROWS[0] | {"steps": [1, 0]}]}, "rows.0.steps.1: .* greater than or equal to 1"),
+        ({"rows": [ROWS[0] | {"steps": [1, -2]}]}, "rows.0.steps.1: .* greater than or equal to 1"),
+        ({"rows": [ROWS[0] | {"steps": [1, 3, 1]}]}, "rows.0: steps must differ"),
+        (
+            {"rows": [ROWS[0] | {"steps": [1, 1001]}]},
+            "row 'head': steps 1001 are more than the 1000 of its schedule",
+        ),
         ({"seeds": []}, "seeds: Tuple should have at least 1 item"),
+        ({"seeds": [0, 1, 0]}, "seeds must differ"),
+        ({"seeds": [0, -1]}, "seeds.1: .* greater than or equal to 0"),
         (
             {"rows": [ROWS[0], ROWS[1] | {"settings": ["validation_metric=posetrack-ap"]}]},
             "row 'whole': validation_metric is posetrack-ap, and pck in row 'head'",

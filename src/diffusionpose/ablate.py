@@ -23,7 +23,7 @@ import torch
 from pydantic import Field, model_validator
 from torch.utils.data import DataLoader, Dataset
 
-from diffusionpose.config import Frozen, parse, read_yaml
+from diffusionpose.config import Count, Frozen, parse, read_yaml
 from diffusionpose.data.clips import ClipDataset
 from diffusionpose.errors import ConfigError, DiffusionPoseError
 from diffusionpose.formats import write_text
@@ -32,7 +32,7 @@ from diffusionpose.model.model import DiffusionPose
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.diffusion import seeded_noise
 from diffusionpose.predict import choose_device
-from diffusionpose.recipe import TrainConfig, read_recipe
+from diffusionpose.recipe import Seed, TrainConfig, read_recipe
 from diffusionpose.train import (
     CHECKPOINT,
     WITHOUT_EFFECT,
@@ -64,13 +64,15 @@ class Row(Frozen):
     name: str = Field(pattern=r"^\w[\w.-]*$")
     label: str
     settings: tuple[str, ...] = ()
-    steps: tuple[int, ...] = (1,)
-    """DDIM steps to evaluate with; tables of differences show 1."""
+    steps: tuple[Count, ...] = (1,)
+    """DDIM steps to evaluate with, at most those of the model's schedule; tables of differences show 1."""
 
     @model_validator(mode="after")
-    def _one_step_is_there(self) -> Self:
+    def _steps_can_be_shown(self) -> Self:
         if 1 not in self.steps:
             raise ValueError("steps must have 1 among them")
+        if len(set(self.steps)) < len(self.steps):
+            raise ValueError("steps must differ")
         return self
 
 
@@ -89,7 +91,7 @@ class Suite(Frozen):
 
     recipe: Path
     """Relative to the suite's file."""
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(0, 1, 2), min_length=1)
     rows: tuple[Row, ...] = Field(min_length=1)
     tables: tuple[Table, ...] = ()
 
@@ -98,6 +100,8 @@ class Suite(Frozen):
         names = [row.name for row in self.rows]
         if len(set(names)) < len(names):
             raise ValueError("two rows have the same name")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds must differ")
         for table in self.tables:
             for name in (*table.rows, table.reference):
                 if name not in names:
@@ -175,7 +179,8 @@ def jobs_of(
         data: As `read_recipe`.
 
     Raises:
-        ConfigError: If a row's settings are none of the recipe's, or rows are not measured alike.
+        ConfigError: If a row's settings are none of the recipe's, it has more steps than its schedule, or rows are not
+            measured alike.
     """
     suite = read_suite(path)
     recipe = path.parent / suite.recipe
@@ -195,6 +200,12 @@ def jobs_of(
 
 
 def _check_measure(first: Job, job: Job, path: Path) -> None:
+    most = job.config.model.diffusion.num_train_timesteps
+    if max(job.row.steps) > most:
+        raise ConfigError(
+            f"{path}: row {job.row.name!r}: steps {max(job.row.steps)} are more than the {most} of its schedule "
+            "(model.diffusion.num_train_timesteps)"
+        )
     for key, (there, here) in differing_settings(first.config, job.config).items():
         if key.partition(".")[0] in MEASURE:
             raise ConfigError(

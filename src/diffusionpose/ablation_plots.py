@@ -19,7 +19,7 @@ SHOWN = 8.0
 
 
 def plot_suite(suite: Suite, jobs: list[Job], folder: Path) -> list[Path]:
-    """Writes `training.png` and `steps.png`, as far as there are runs for them.
+    """Writes `training.png` where the suite has tables, and `steps.png` where a row has several steps.
 
     Lines are means over seeds, bands reach from the worst to the best seed.
 
@@ -28,7 +28,9 @@ def plot_suite(suite: Suite, jobs: list[Job], folder: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     sources = [source.name for source in jobs[0].config.validation]
-    files = [_training(suite, jobs, sources, folder / "training.png")]
+    files = []
+    if suite.tables:
+        files.append(_training(suite, jobs, sources, folder / "training.png"))
     if any(len(row.steps) > 1 for row in suite.rows):
         files.append(_steps(suite, jobs, sources, folder / "steps.png"))
     return files

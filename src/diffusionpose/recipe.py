@@ -23,6 +23,8 @@ from diffusionpose.config import (
 )
 from diffusionpose.errors import ConfigError
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
 
 class AugmentConfig(Frozen):
     """Random changes of a training clip; one draw serves all of its frames. Probabilities and half-widths."""
@@ -190,7 +192,7 @@ class TrainConfig(Frozen):
     final_timestep_share: float = Field(default=0.3, ge=0, le=1)
     """Share of a batch at t = T - 1, the step that one-step inference starts from."""
     workers: int = Field(default=1, ge=0, le=1_000)
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    seed: Seed = 0
     checkpoint_minutes: float = Field(default=5.0, gt=0)
 
     @model_validator(mode="after")
