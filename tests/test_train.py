@@ -228,8 +228,10 @@ def test_a_run_leaves_what_is_needed_to_repeat_it_and_to_go_on(root, tmp_path):
         train(config, run, progress=False)
     longer = TrainConfig.model_validate(config.model_dump() | {"epochs": 3, "workers": 0})
     train(longer, run, resume=True, progress=False)
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1])["step"] == 3
+    line = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert line["step"] == 3
+    # The first step of more epochs is at their rate, not at the one that fewer had come down to.
+    assert line["learning_rate"] == pytest.approx(peak * rate_at(2, 3, 3, config.optimizer))
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, distributed, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from diffusionpose.errors import ConfigError, DiffusionPoseError
 from diffusionpose.formats.atomic_file import explained
@@ -28,7 +29,7 @@ from diffusionpose.recipe import TrainConfig
 from diffusionpose.training.anchor import StemAnchor
 from diffusionpose.training.distillation import Distillation
 from diffusionpose.training.features import features_of
-from diffusionpose.training.optimizer import make_optimizer, rate_at
+from diffusionpose.training.optimizer import make_optimizer, rate_at, renew_rates
 from diffusionpose.training.pictures import log_picture
 from diffusionpose.training.sources import is_distributed
 from diffusionpose.version import __version__
@@ -236,6 +237,12 @@ class PoseTraining(L.LightningModule):
         total = value.clone()
         distributed.all_reduce(total)
         return total / distributed.get_world_size()
+
+    def on_train_start(self) -> None:
+        """Called when a checkpoint, if there is one, is loaded: its rates may be those of fewer epochs."""
+        scheduler = self.lr_schedulers()
+        assert isinstance(scheduler, LambdaLR)
+        renew_rates(scheduler)
 
     def on_train_epoch_start(self) -> None:
         """Empties the epoch's sums; not called when an epoch is gone on with."""
