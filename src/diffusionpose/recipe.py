@@ -123,7 +123,7 @@ class SourceConfig(Frozen):
     """Text file with a video, frame path or frame id a line, relative to the root: only these."""
     stride: int = Field(default=1, ge=1)
     """Every n-th annotated frame or picture."""
-    share: float = Field(default=1.0, gt=0)
+    share: float = Field(default=1.0, gt=0, le=1_000)
     """Share of its people that an epoch draws; above 1 they repeat, each time augmented anew."""
     corruption: CorruptionConfig | None = None
     """Validation: changes drawn once for each clip, the same in every run, for a harder copy of the set (by PCK only)."""
@@ -155,10 +155,16 @@ class OptimizerConfig(Frozen):
     weight_decay: float = Field(default=0.05, ge=0)
     warmup_steps: int = Field(default=500, ge=0)
     schedule: Literal["step", "cosine"] = "step"
-    milestones: tuple[int, ...] = (16,)
-    """Epochs after which `step` divides the rate by ten (paper: 16 of 20)."""
+    milestones: tuple[Count, ...] = (16,)
+    """Epochs after which `step` divides the rate by ten, in order (paper: 16 of 20)."""
     gradient_clip: float = Field(default=1.0, gt=0)
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _milestones_increase(self) -> Self:
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones {list(self.milestones)} must increase")
+        return self
 
 
 class TrainConfig(Frozen):
