@@ -1,6 +1,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 from threading import Timer
 
 import pytest
@@ -14,6 +15,7 @@ from diffusionpose.evaluate import evaluate
 from diffusionpose.evaluate_options import EvaluateOptions
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.model.pretrained import sha256_of
+from diffusionpose.nn.diffusion import seeded_noise
 from diffusionpose.nn.heatmaps import encode
 from diffusionpose.recipe import OptimizerConfig, SourceConfig, TrainConfig
 from diffusionpose.skeleton import POSETRACK15
@@ -476,6 +478,44 @@ def test_posetrack_ap_of_a_validation_is_that_of_evaluate(tmp_path):
         file.write_text(file.read_text().replace('"bbox_head"', '"other"'))
     with pytest.raises(DataError, match="head box"):
         train(config, tmp_path / "other", progress=False)
+
+
+@pytest.mark.parametrize("kind", ["posetrack", "coco"])
+def test_a_validation_and_evaluate_give_a_person_the_same_noise(tmp_path, monkeypatch, kind):
+    root = {"posetrack": posetrack_root, "coco": coco_root}[kind](tmp_path / "data")
+    file = next(root.glob("*.json"), None) or next((root / "posetrack_data" / "val").glob("*.json"))
+    content = json.loads(file.read_text())
+    # Somebody who cannot be used comes first in a frame: who follows keeps the second place.
+    first = content["annotations"][0]
+    nobody = first | {"id": 1_000, "track_id": 9, "keypoints": [0] * len(first["keypoints"])}
+    content["annotations"].insert(0, nobody)
+    file.write_text(json.dumps(content))
+    where = (
+        {"split": "val"} if kind == "posetrack" else {"annotations": file.name, "images": "images"}
+    )
+    source = {"kind": kind, "root": str(root)} | where
+    config = recipe(root, train=[source], validation=[source], batch_size=2, epochs=1)
+    keys: list[tuple] = []
+
+    def noted(shape, key):
+        keys.append(key)
+        return seeded_noise(shape, key)
+
+    monkeypatch.setattr("diffusionpose.data.clips.seeded_noise", noted)
+    train(config, tmp_path / "run", progress=False)
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
+    measured = keys.copy()
+    keys.clear()
+    places = {key: Path(value) if key != "split" else value for key, value in where.items()}
+    options = EvaluateOptions(
+        "pck", str(tmp_path / "run" / "model"), root, layout=kind, num_resamples=0, **places
+    )
+    report = evaluate(options)
+    assert set(measured) <= set(keys)
+    assert len(set(measured)) == len(measured) > 1
+    assert any(number == 1 for *_, number in measured)
+    (name,) = (key for key in line if key.startswith("val/pck"))
+    assert 100 * line[name] == pytest.approx(report.facts["values"]["Mean"], abs=1e-3)
 
 
 def test_posetrack_ap_heeds_signals(tmp_path):

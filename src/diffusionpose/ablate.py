@@ -24,13 +24,12 @@ from pydantic import Field, model_validator
 from torch.utils.data import DataLoader, Dataset
 
 from diffusionpose.config import Count, Frozen, parse, read_yaml
-from diffusionpose.data.clips import ClipDataset
+from diffusionpose.data.clips import ClipDataset, noise_of
 from diffusionpose.errors import ConfigError, DiffusionPoseError
 from diffusionpose.formats import write_text
 from diffusionpose.metrics.pck import Pck
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.nn import heatmaps
-from diffusionpose.nn.diffusion import seeded_noise
 from diffusionpose.predict import choose_device
 from diffusionpose.recipe import Seed, TrainConfig, read_recipe
 from diffusionpose.train import (
@@ -249,12 +248,10 @@ def _without_nan(figures: dict[str, dict[str, float]]) -> dict[str, dict[str, fl
 
 @torch.inference_mode()
 def score(model: DiffusionPose, loader: DataLoader[Any], num_inference_steps: int) -> float:
-    """Mean PCK of a loader's clips with seeded noise."""
+    """Mean PCK of a loader's clips with the noise of `evaluate`."""
     metric, device = Pck(model.config.skeleton_graph), next(model.parameters()).device
     for batch in loader:
-        noise = torch.stack(
-            [seeded_noise(model.noise_shape, (0, int(index))) for index in batch["index"]]
-        )
+        noise = noise_of(batch, model.noise_shape)
         placed = {name: batch[name].to(device) for name in ("features", "images") if name in batch}
         conditions = model.encode(features_of(placed, model))
         maps = model.generate(conditions, noise.to(device), num_inference_steps)

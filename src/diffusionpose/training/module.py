@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from diffusionpose.data.clips import noise_of
 from diffusionpose.errors import ConfigError, DiffusionPoseError
 from diffusionpose.formats.atomic_file import explained
 from diffusionpose.metrics.pck import Pck
@@ -24,7 +25,7 @@ from diffusionpose.model.model import DiffusionPose
 from diffusionpose.model.pretrained import WEIGHTS, bundled
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.backbone import HybridBackbone
-from diffusionpose.nn.diffusion import keyed_generator, seeded_noise
+from diffusionpose.nn.diffusion import keyed_generator
 from diffusionpose.recipe import TrainConfig
 from diffusionpose.training.anchor import StemAnchor
 from diffusionpose.training.distillation import Distillation
@@ -258,12 +259,10 @@ class PoseTraining(L.LightningModule):
         self.pck = [Pck(self.config.model.skeleton_graph) for _ in self.config.validation]
 
     def validation_step(
-        self, batch: dict[str, Tensor], batch_index: int, dataloader_idx: int = 0
+        self, batch: dict[str, Any], batch_index: int, dataloader_idx: int = 0
     ) -> None:
-        """One-step inference with seeded noise, into the metric of its data set."""
-        noise = torch.stack(
-            [seeded_noise(self.model.noise_shape, (0, int(index))) for index in batch["index"]]
-        ).to(self.device)
+        """One-step inference with the noise of `evaluate`, into the metric of its data set."""
+        noise = noise_of(batch, self.model.noise_shape).to(self.device)
         conditions = self.model.encode(features_of(batch, self.model))
         maps = self.model.generate(conditions, noise)
         points, _ = heatmaps.decode(maps, self.config.model.sigma)
