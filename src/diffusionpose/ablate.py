@@ -64,7 +64,7 @@ class Row(Frozen):
     label: str
     settings: tuple[str, ...] = ()
     steps: tuple[Count, ...] = (1,)
-    """DDIM steps to evaluate with, at most those of the model's schedule; tables of differences show 1."""
+    """DDIM steps to evaluate with, up to those of the schedule; tables of differences show 1."""
 
     @model_validator(mode="after")
     def _steps_can_be_shown(self) -> Self:
@@ -178,8 +178,8 @@ def jobs_of(
         data: As `read_recipe`.
 
     Raises:
-        ConfigError: If a row's settings are none of the recipe's, it has more steps than its schedule, or rows are not
-            measured alike.
+        ConfigError: If a row's settings are none of the recipe's, it has more steps than its
+            schedule, or rows are not measured alike.
     """
     suite = read_suite(path)
     recipe = path.parent / suite.recipe
@@ -202,14 +202,14 @@ def _check_measure(first: Job, job: Job, path: Path) -> None:
     most = job.config.model.diffusion.num_train_timesteps
     if max(job.row.steps) > most:
         raise ConfigError(
-            f"{path}: row {job.row.name!r}: steps {max(job.row.steps)} are more than the {most} of its schedule "
-            "(model.diffusion.num_train_timesteps)"
+            f"{path}: row {job.row.name!r}: steps {max(job.row.steps)} are more than the {most} of "
+            "its schedule (model.diffusion.num_train_timesteps)"
         )
     for key, (there, here) in differing_settings(first.config, job.config).items():
         if key.partition(".")[0] in MEASURE:
             raise ConfigError(
-                f"{path}: row {job.row.name!r}: {key} is {here}, and {there} in row {first.row.name!r}: all rows must be "
-                "measured alike; make this a suite of its own"
+                f"{path}: row {job.row.name!r}: {key} is {here}, and {there} in row "
+                f"{first.row.name!r}: all rows must be measured alike; make this a suite of its own"
             )
 
 

@@ -19,7 +19,7 @@ SHOWN = 8.0
 
 
 def plot_suite(suite: Suite, jobs: list[Job], folder: Path) -> list[Path]:
-    """Writes `training.png` where the suite has tables, and `steps.png` where a row has several steps.
+    """Writes `training.png` if there are tables, and `steps.png` if a row has several steps.
 
     Lines are means over seeds, bands reach from the worst to the best seed.
 

@@ -33,7 +33,7 @@ def results(jobs: list[Job]) -> Results:
 
 
 def spread(values: list[float]) -> str:
-    """Mean +- standard deviation, in percent; a dash for nothing, and where one of them does not exist."""
+    """Mean +- standard deviation, in percent; a dash for nothing, and if one does not exist."""
     if not values or not all(map(math.isfinite, values)):
         return "-"
     mean = 100 * statistics.fmean(values)

@@ -146,8 +146,11 @@ class ModelConfig(Frozen):
     image_size: Size = (256, 192)
     heatmap_size: Size = (64, 48)
     sigma: float = Field(default=2.0, ge=0.5)
-    """Standard deviation of the target Gaussians in heatmap pixels, from 0.5 to half the heatmap's shorter side: narrower ones
-    fall between the pixels, wider ones are nowhere near 0, and where their peak is can hardly be told."""
+    """Standard deviation of the target Gaussians in heatmap pixels, at most half the shorter side.
+
+    Narrower ones than 0.5 fall between the pixels; wider ones than half the map are nowhere near 0
+    on it, and where their peak is can hardly be told.
+    """
     num_frames: Literal[1, 3] = 3
     backbone: BackboneConfig = BackboneConfig()
     encoder: EncoderConfig = EncoderConfig()
@@ -161,7 +164,8 @@ class ModelConfig(Frozen):
         most = min(self.heatmap_size) / 2
         if self.sigma > most:
             raise ValueError(
-                f"sigma {self.sigma:g} is more than {most:g}, half of the shorter side of heatmap_size {self.heatmap_size}"
+                f"sigma {self.sigma:g} is more than {most:g}, half of the shorter side of "
+                f"heatmap_size {self.heatmap_size}"
             )
         return self
 

@@ -194,8 +194,12 @@ class TrainConfig(Frozen):
     epochs: int = Field(default=20, ge=1)
     batch_size: Count = 32
     accumulate: Count = 1
-    """Batches a step, whose gradients are averaged. Nearly one batch of that many times the size: each is divided by its own number
-    of labelled joints, not by that of all, and an epoch's last step has those that are left, still divided by `accumulate`."""
+    """Batches a step, whose gradients are averaged.
+
+    Nearly one batch of that many times the size: each is divided by its own number of labelled
+    joints, not by that of all, and an epoch's last step has those that are left, their sum still
+    divided by `accumulate`.
+    """
     precision: Annotated[Literal["32", "bf16"], BeforeValidator(str)] = "32"
     final_timestep_share: float = Field(default=0.3, ge=0, le=1)
     """Share of a batch at t = T - 1, the step that one-step inference starts from."""

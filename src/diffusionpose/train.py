@@ -58,7 +58,7 @@ from diffusionpose.version import __version__
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
 WITHOUT_EFFECT = frozenset({"workers", "checkpoint_minutes", "feature_cache"})
-"""Settings on whose values the weights do not depend; whether there is a feature cache matters, where it lies does not."""
+"""Settings on whose values the weights do not depend; that there is a feature cache does matter."""
 CHANGEABLE = WITHOUT_EFFECT | {"epochs", "root"}
 """Settings that a run may be resumed with otherwise; its data's fingerprint must be the same."""
 LOCK_SECONDS = 10.0

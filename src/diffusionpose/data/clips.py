@@ -53,8 +53,8 @@ class ClipRecord:
 class Clip(TypedDict):
     """One example: `images` (frames, 3, height, width) uint8; `keypoints` (joints, 2) heatmap pixels, NaN where missing.
 
-    `to_image` (2, 3) maps crop pixels to pixels of the key frame; `index` is the record's, `key` (epoch, repeat, index);
-    `video`, `frame` and `number` say who it is.
+    `to_image` (2, 3) maps crop pixels to pixels of the key frame; `index` is the record's, `key`
+    (epoch, repeat, index); `video`, `frame` and `number` say who it is.
     """
 
     images: Tensor
@@ -74,7 +74,7 @@ DrawKey = tuple[int, int, int]
 def noise_of(
     batch: dict[str, Any], shape: Sequence[int], seed: int = 0
 ) -> Float[Tensor, "batch *shape"]:
-    """Noise of a batch's people that seed, video, frame and number decide, wherever and with whomever they are measured."""
+    """Noise that a person's video, frame and number decide with the seed, whoever else is there."""
     people = zip(batch["video"], batch["frame"].tolist(), batch["number"].tolist(), strict=True)
     return torch.stack([seeded_noise(shape, (seed, *person)) for person in people])
 

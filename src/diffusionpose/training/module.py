@@ -240,7 +240,7 @@ class PoseTraining(L.LightningModule):
         return total / distributed.get_world_size()
 
     def on_train_start(self) -> None:
-        """Called when a checkpoint, if there is one, is loaded: its rates may be those of fewer epochs."""
+        """Called when the checkpoint is loaded, whose rates may be those of fewer epochs."""
         scheduler = self.lr_schedulers()
         assert isinstance(scheduler, LambdaLR)
         renew_rates(scheduler)
