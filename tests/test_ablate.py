@@ -1,6 +1,7 @@
 """A suite of small runs, on kept features: all rows are run once, resumed where they stopped, and told in a table."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +23,9 @@ from tests.journeys.test_overfit import recipe
 
 pytest.importorskip("lightning")
 
-from diffusionpose.ablate import RESULT, check_inputs, jobs_of, read_suite, report, run_all, spread
+from diffusionpose.ablate import RESULT, check_inputs, jobs_of, read_suite, run_all, run_job
 from diffusionpose.ablation_plots import plot_suite
+from diffusionpose.ablation_report import report, spread
 from diffusionpose.train import train
 from diffusionpose.training.features import FeatureClips
 from diffusionpose.training.sources import load_source
@@ -110,6 +112,11 @@ def test_a_suite_is_run_once_and_told_in_a_table(root, tmp_path):
     # Results of other settings are not taken for these.
     others = jobs_of(suite, tmp_path / "out", ("epochs=3",))
     with pytest.raises(ConfigError, match=r"other settings \(epochs: 2 there, 3 here"):
+        run_all(others, 2, lambda *_: None)
+    # Where features lie does not matter; whether they are kept does.
+    assert all(job.is_done for job in jobs_of(suite, tmp_path / "out", ("feature_cache=/other",)))
+    others = jobs_of(suite, tmp_path / "out", ("feature_cache=null",))
+    with pytest.raises(ConfigError, match=r"feature_cache: .*features there, None here"):
         run_all(others, 2, lambda *_: None)
     # More steps of inference are measured with the weights that are there.
     more = written(root, tmp_path, [ROWS[0] | {"steps": [1, 4]}], seeds=[0], tables=[])
@@ -258,6 +265,26 @@ def test_the_shipped_suite_has_every_row_of_the_papers_tables():
 def test_differences_are_taken_seed_by_seed():
     assert spread([0.5, 0.52, 0.54]) == "52.0 ± 2.0"
     assert spread([0.5]) == "50.0"
+    assert spread([]) == spread([math.nan]) == spread([0.5, math.nan]) == "-"
+
+
+def test_figures_that_do_not_exist_are_null_and_shown_as_dashes(root, tmp_path, monkeypatch):
+    row = ROWS[0] | {"settings": [*ROWS[0]["settings"], "epochs=1"]}
+    suite = written(root, tmp_path, [row, row | {"name": "again", "steps": [1, 2]}])
+    jobs = jobs_of(suite, tmp_path / "out")
+    monkeypatch.setattr("diffusionpose.ablate.score", lambda *_: math.nan)
+    for job in jobs:
+        run_job(job)
+    content = json.loads((jobs[0].run / RESULT).read_text(), parse_constant=pytest.fail)
+    assert content["pck"]["people_val"] == {"1": None}
+    assert all(job.is_done for job in jobs)
+    assert "| plain head | 2 | - | - | - | - |" in list(report(read_suite(suite), jobs))
+    files = plot_suite(read_suite(suite), jobs, tmp_path / "plots")
+    assert [file.name for file in files] == ["training.png", "steps.png"]
+    # Without tables there is nothing to draw training for.
+    plain = read_suite(written(root, tmp_path, [row], tables=[]))
+    assert plot_suite(plain, jobs[:1], tmp_path / "plots") == []
+    assert list(report(plain, jobs[:1])) == []
 
 
 @pytest.mark.parametrize(
@@ -268,7 +295,32 @@ def test_differences_are_taken_seed_by_seed():
         ({"rows": [ROWS[0] | {"settings": ["model.colour=red"]}]}, "no such key"),
         ({"more": 1}, "no such key"),
         ({"rows": [ROWS[0] | {"steps": [2]}]}, "steps must have 1 among them"),
+        ({"rows": [ROWS[0] | {"steps": [1, 0]}]}, "rows.0.steps.1: .* greater than or equal to 1"),
+        ({"rows": [ROWS[0] | {"steps": [1, -2]}]}, "rows.0.steps.1: .* greater than or equal to 1"),
+        ({"rows": [ROWS[0] | {"steps": [1, 3, 1]}]}, "rows.0: steps must differ"),
+        (
+            {"rows": [ROWS[0] | {"steps": [1, 1001]}]},
+            "row 'head': steps 1001 are more than the 1000 of its schedule",
+        ),
         ({"seeds": []}, "seeds: Tuple should have at least 1 item"),
+        ({"seeds": [0, 1, 0]}, "seeds must differ"),
+        ({"seeds": [0, -1]}, "seeds.1: .* greater than or equal to 0"),
+        (
+            {"rows": [ROWS[0], ROWS[1] | {"settings": ["validation_metric=posetrack-ap"]}]},
+            "row 'whole': validation_metric is posetrack-ap, and pck in row 'head'",
+        ),
+        (
+            {"rows": [ROWS[0], ROWS[1] | {"settings": ["validation.1.stride=2"]}]},
+            "row 'whole': validation.1.stride is 2, and 1 in row 'head'",
+        ),
+        (
+            {"rows": [ROWS[1], ROWS[0] | {"settings": ["validation.0.label=other"]}]},
+            "row 'head': validation.0.label is other, and None in row 'whole'",
+        ),
+        (
+            {"rows": [ROWS[1], ROWS[0] | {"settings": ["validation=[]"]}]},
+            "row 'head': validation.0.*: all rows must be measured alike",
+        ),
     ],
 )
 def test_mistakes_in_a_suite_are_named(root, tmp_path, change, message):

@@ -47,11 +47,34 @@ def test_resolved_config_reads_back_the_same(recipe):
         ("train=[]", "train"),
         ("model.signal=1", "model.signal: no such key"),
         ("loss.alpha=-1", "loss.alpha"),
+        ("epochs=true", "epochs: true is no number"),
+        ("seed=false", "seed: false is no number"),
+        ("optimizer.learning_rate=yes", "optimizer.learning_rate: true is no number"),
+        ("augment.flip=on", "augment.flip: true is no number"),
+        ("optimizer.milestones=[3, yes]", "optimizer.milestones: true is no number"),
+        ("model.decoder.num_iterations=true", "model.decoder.num_iterations: true is no number"),
+        ("model.num_frames=true", "model.num_frames: true is no number"),
+        ("optimizer.milestones=[-3]", "optimizer.milestones.0: .* greater than or equal to 1"),
+        ("optimizer.milestones=[9, 3]", r"optimizer: milestones \[9, 3\] must increase"),
+        ("optimizer.milestones=[3, 3]", r"optimizer: milestones \[3, 3\] must increase"),
+        ("model.sigma=0.4", "model.sigma: .* greater than or equal to 0.5"),
+        ("model.sigma=24.1", r"model: sigma 24.1 is more than 24, half .* \(64, 48\)"),
+        ("train.0.share=1e12", "train.0.share: .* less than or equal to 1000"),
     ],
 )
 def test_mistakes_name_the_key(recipe, setting, message):
     with pytest.raises(ConfigError, match=message):
         read_recipe(recipe, [setting])
+
+
+def test_flags_stay_flags(recipe):
+    settings = ["model.decoder.markov=no", "model.sigma=24", "model.decoder.feature_kernels=on"]
+    config = read_recipe(recipe, settings).model
+    assert (config.decoder.markov, config.decoder.feature_kernels, config.sigma) == (
+        False,
+        True,
+        24,
+    )
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", "\x00"])

@@ -1,6 +1,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 from threading import Timer
 
 import pytest
@@ -14,6 +15,7 @@ from diffusionpose.evaluate import evaluate
 from diffusionpose.evaluate_options import EvaluateOptions
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.model.pretrained import sha256_of
+from diffusionpose.nn.diffusion import seeded_noise
 from diffusionpose.nn.heatmaps import encode
 from diffusionpose.recipe import OptimizerConfig, SourceConfig, TrainConfig
 from diffusionpose.skeleton import POSETRACK15
@@ -228,8 +230,10 @@ def test_a_run_leaves_what_is_needed_to_repeat_it_and_to_go_on(root, tmp_path):
         train(config, run, progress=False)
     longer = TrainConfig.model_validate(config.model_dump() | {"epochs": 3, "workers": 0})
     train(longer, run, resume=True, progress=False)
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1])["step"] == 3
+    line = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert line["step"] == 3
+    # The first step of more epochs is at their rate, not at the one that fewer had come down to.
+    assert line["learning_rate"] == pytest.approx(peak * rate_at(2, 3, 3, config.optimizer))
 
 
 @pytest.fixture
@@ -264,6 +268,19 @@ def test_a_run_goes_on_with_its_own_settings_only(finished, changes, message):
     with pytest.raises(ConfigError, match=message):
         train(TrainConfig.model_validate(values), run, resume=True, progress=False)
     assert (run / "recipe.yaml").read_text() == recipe_before
+
+
+def test_a_run_goes_on_with_kept_features_wherever_they_lie(root, tmp_path):
+    frozen = {"backbone_scale": 0.0, "warmup_steps": 1}
+    config = recipe(root, optimizer=frozen, feature_cache=tmp_path / "features", epochs=1)
+    run = tmp_path / "run"
+    train(config, run, progress=False)
+    without = config.model_copy(update={"feature_cache": None, "epochs": 2})
+    with pytest.raises(ConfigError, match=r"feature_cache: .*features there, None here"):
+        train(without, run, resume=True, progress=False)
+    elsewhere = without.model_copy(update={"feature_cache": tmp_path / "elsewhere"})
+    train(elsewhere, run, resume=True, progress=False)
+    assert list((tmp_path / "elsewhere").glob("features-*.npy"))
 
 
 def test_a_run_goes_on_with_its_own_data_and_processes_only(finished, root):
@@ -461,6 +478,44 @@ def test_posetrack_ap_of_a_validation_is_that_of_evaluate(tmp_path):
         file.write_text(file.read_text().replace('"bbox_head"', '"other"'))
     with pytest.raises(DataError, match="head box"):
         train(config, tmp_path / "other", progress=False)
+
+
+@pytest.mark.parametrize("kind", ["posetrack", "coco"])
+def test_a_validation_and_evaluate_give_a_person_the_same_noise(tmp_path, monkeypatch, kind):
+    root = {"posetrack": posetrack_root, "coco": coco_root}[kind](tmp_path / "data")
+    file = next(root.glob("*.json"), None) or next((root / "posetrack_data" / "val").glob("*.json"))
+    content = json.loads(file.read_text())
+    # Somebody who cannot be used comes first in a frame: who follows keeps the second place.
+    first = content["annotations"][0]
+    nobody = first | {"id": 1_000, "track_id": 9, "keypoints": [0] * len(first["keypoints"])}
+    content["annotations"].insert(0, nobody)
+    file.write_text(json.dumps(content))
+    where = (
+        {"split": "val"} if kind == "posetrack" else {"annotations": file.name, "images": "images"}
+    )
+    source = {"kind": kind, "root": str(root)} | where
+    config = recipe(root, train=[source], validation=[source], batch_size=2, epochs=1)
+    keys: list[tuple] = []
+
+    def noted(shape, key):
+        keys.append(key)
+        return seeded_noise(shape, key)
+
+    monkeypatch.setattr("diffusionpose.data.clips.seeded_noise", noted)
+    train(config, tmp_path / "run", progress=False)
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
+    measured = keys.copy()
+    keys.clear()
+    places = {key: Path(value) if key != "split" else value for key, value in where.items()}
+    options = EvaluateOptions(
+        "pck", str(tmp_path / "run" / "model"), root, layout=kind, num_resamples=0, **places
+    )
+    report = evaluate(options)
+    assert set(measured) <= set(keys)
+    assert len(set(measured)) == len(measured) > 1
+    assert any(number == 1 for *_, number in measured)
+    (name,) = (key for key in line if key.startswith("val/pck"))
+    assert 100 * line[name] == pytest.approx(report.facts["values"]["Mean"], abs=1e-3)
 
 
 def test_posetrack_ap_heeds_signals(tmp_path):

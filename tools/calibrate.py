@@ -17,13 +17,12 @@ import torch
 import typer
 from torch.utils.data import DataLoader
 
-from diffusionpose.data.clips import ClipDataset
+from diffusionpose.data.clips import ClipDataset, noise_of
 from diffusionpose.metrics.calibration import Reliability, calibrated, fit, reliability
 from diffusionpose.metrics.pck import Pck
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.model.pretrained import CONFIG
 from diffusionpose.nn import heatmaps
-from diffusionpose.nn.diffusion import seeded_noise
 from diffusionpose.recipe import SourceConfig
 from diffusionpose.training.sources import load_source
 
@@ -43,7 +42,7 @@ def scored(model: DiffusionPose, source: SourceConfig) -> tuple[np.ndarray, np.n
     metric = Pck(model.config.skeleton_graph, joints=model.config.skeleton_graph.joints)
     scores = []
     for batch in DataLoader(ClipDataset(records, model.config), batch_size=16, num_workers=1):
-        noise = torch.stack([seeded_noise(model.noise_shape, (0, int(i))) for i in batch["index"]])
+        noise = noise_of(batch, model.noise_shape)
         maps = model.generate(model.encode(model.extract(batch["images"])), noise)
         points, found = heatmaps.decode(maps, model.config.sigma)
         metric.update(points.double().numpy(), batch["keypoints"].double().numpy())

@@ -1,17 +1,18 @@
-"""Many small runs of one recipe: rows of tables, each with several seeds, and what they say together.
+"""Many small runs of one recipe: rows of tables, each with several seeds.
 
 A suite is a YAML file: a recipe, seeds, rows (a name and settings, as `--set` has them) and tables (rows with the claim
 that they test). Every run is a run folder of `diffusionpose.train`; a suite that was stopped goes on where it was.
+`ablation_report` tells what the runs say together.
 """
 
 import json
+import math
 import multiprocessing
 import os
 import signal
-import statistics
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -22,21 +23,21 @@ import torch
 from pydantic import Field, model_validator
 from torch.utils.data import DataLoader, Dataset
 
-from diffusionpose.config import Frozen, parse, read_yaml
-from diffusionpose.data.clips import ClipDataset
+from diffusionpose.config import Count, Frozen, parse, read_yaml
+from diffusionpose.data.clips import ClipDataset, noise_of
 from diffusionpose.errors import ConfigError, DiffusionPoseError
 from diffusionpose.formats import write_text
 from diffusionpose.metrics.pck import Pck
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.nn import heatmaps
-from diffusionpose.nn.diffusion import seeded_noise
 from diffusionpose.predict import choose_device
-from diffusionpose.recipe import TrainConfig, read_recipe
+from diffusionpose.recipe import Seed, TrainConfig, read_recipe
 from diffusionpose.train import (
     CHECKPOINT,
     WITHOUT_EFFECT,
     PoseTrackValidation,
     changed_settings,
+    differing_settings,
     has_precision,
     inputs_of,
     make_evaluators,
@@ -44,17 +45,16 @@ from diffusionpose.train import (
 )
 from diffusionpose.training.checkpoints import StopSignals
 from diffusionpose.training.features import FeatureClips, features_of
-from diffusionpose.training.module import METRICS, PoseTraining, named_weights
+from diffusionpose.training.module import PoseTraining, named_weights
 from diffusionpose.training.run_facts import RECIPE
 from diffusionpose.training.sources import Ranks, make_loaders
 from diffusionpose.version import __version__
 
 RESULT = "result.json"
+MEASURE = ("validation", "validation_metric")
+"""Settings that say what a figure is of: rows that differ in them cannot be compared."""
 PCK, AP = "pck", "ap"
 """Metrics, as results have them and `metrics.jsonl` before `_SOURCE`."""
-METRICS_SHOWN = {PCK: "PCK@0.2, %", AP: "PoseTrack AP, %"}
-SHARES = {PCK: 1.0, AP: 0.01}
-"""What makes a figure a share."""
 
 
 class Row(Frozen):
@@ -63,13 +63,15 @@ class Row(Frozen):
     name: str = Field(pattern=r"^\w[\w.-]*$")
     label: str
     settings: tuple[str, ...] = ()
-    steps: tuple[int, ...] = (1,)
-    """DDIM steps to evaluate with; tables of differences show 1."""
+    steps: tuple[Count, ...] = (1,)
+    """DDIM steps to evaluate with, up to those of the schedule; tables of differences show 1."""
 
     @model_validator(mode="after")
-    def _one_step_is_there(self) -> Self:
+    def _steps_can_be_shown(self) -> Self:
         if 1 not in self.steps:
             raise ValueError("steps must have 1 among them")
+        if len(set(self.steps)) < len(self.steps):
+            raise ValueError("steps must differ")
         return self
 
 
@@ -88,7 +90,7 @@ class Suite(Frozen):
 
     recipe: Path
     """Relative to the suite's file."""
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(0, 1, 2), min_length=1)
     rows: tuple[Row, ...] = Field(min_length=1)
     tables: tuple[Table, ...] = ()
 
@@ -97,6 +99,8 @@ class Suite(Frozen):
         names = [row.name for row in self.rows]
         if len(set(names)) < len(names):
             raise ValueError("two rows have the same name")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds must differ")
         for table in self.tables:
             for name in (*table.rows, table.reference):
                 if name not in names:
@@ -174,11 +178,12 @@ def jobs_of(
         data: As `read_recipe`.
 
     Raises:
-        ConfigError: If a row's settings are none of the recipe's.
+        ConfigError: If a row's settings are none of the recipe's, it has more steps than its
+            schedule, or rows are not measured alike.
     """
     suite = read_suite(path)
     recipe = path.parent / suite.recipe
-    return [
+    jobs = [
         Job(
             row,
             seed,
@@ -188,6 +193,24 @@ def jobs_of(
         for seed in suite.seeds
         for row in suite.rows
     ]
+    for job in jobs:
+        _check_measure(jobs[0], job, path)
+    return jobs
+
+
+def _check_measure(first: Job, job: Job, path: Path) -> None:
+    most = job.config.model.diffusion.num_train_timesteps
+    if max(job.row.steps) > most:
+        raise ConfigError(
+            f"{path}: row {job.row.name!r}: steps {max(job.row.steps)} are more than the {most} of "
+            "its schedule (model.diffusion.num_train_timesteps)"
+        )
+    for key, (there, here) in differing_settings(first.config, job.config).items():
+        if key.partition(".")[0] in MEASURE:
+            raise ConfigError(
+                f"{path}: row {job.row.name!r}: {key} is {here}, and {there} in row "
+                f"{first.row.name!r}: all rows must be measured alike; make this a suite of its own"
+            )
 
 
 def run_job(job: Job, on_warning: Callable[[str], None] = warnings.warn) -> None:
@@ -211,18 +234,24 @@ def run_job(job: Job, on_warning: Callable[[str], None] = warnings.warn) -> None
         for name, evaluator in job.evaluators().items()
     }
     result = {"row": job.row.name, "seed": job.seed, "version": __version__}
-    result |= job.inputs() | {PCK: scores, AP: precisions}
-    write_text(job.run / RESULT, json.dumps(result, indent=2) + "\n")
+    result |= job.inputs() | {PCK: _without_nan(scores), AP: _without_nan(precisions)}
+    write_text(job.run / RESULT, json.dumps(result, indent=2, allow_nan=False) + "\n")
+
+
+def _without_nan(figures: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
+    """JSON has null for what does not exist, as the PCK of joints that nobody labelled."""
+    return {
+        source: {n: value if math.isfinite(value) else None for n, value in by_steps.items()}
+        for source, by_steps in figures.items()
+    }
 
 
 @torch.inference_mode()
 def score(model: DiffusionPose, loader: DataLoader[Any], num_inference_steps: int) -> float:
-    """Mean PCK of a loader's clips with seeded noise."""
+    """Mean PCK of a loader's clips with the noise of `evaluate`."""
     metric, device = Pck(model.config.skeleton_graph), next(model.parameters()).device
     for batch in loader:
-        noise = torch.stack(
-            [seeded_noise(model.noise_shape, (0, int(index))) for index in batch["index"]]
-        )
+        noise = noise_of(batch, model.noise_shape)
         placed = {name: batch[name].to(device) for name in ("features", "images") if name in batch}
         conditions = model.encode(features_of(placed, model))
         maps = model.generate(conditions, noise.to(device), num_inference_steps)
@@ -376,118 +405,3 @@ def _work(job: Job, threads: int) -> None:
 
 def _say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
-
-
-Results = dict[str, dict[int, dict[str, dict[str, float]]]]
-"""Row -> seed -> data set -> steps -> its metric, as a share."""
-
-
-def results(jobs: list[Job]) -> Results:
-    """What is done."""
-    found: Results = {}
-    for job in jobs:
-        if job.is_done:
-            result = job.result
-            found.setdefault(job.row.name, {})[job.seed] = {
-                source: {n: SHARES[metric] * value for n, value in result[metric][source].items()}
-                for source, metric in job.metrics.items()
-            }
-    return found
-
-
-def spread(values: list[float]) -> str:
-    """Mean +- standard deviation, in percent; a dash for nothing."""
-    if not values:
-        return "-"
-    mean = 100 * statistics.fmean(values)
-    if len(values) == 1:
-        return f"{mean:.1f}"
-    return f"{mean:.1f} ± {100 * statistics.stdev(values):.1f}"
-
-
-def report(suite: Suite, jobs: list[Job]) -> Iterator[str]:
-    """Lines of Markdown: every table with its claim, rows over seeds, differences from its reference seed by seed.
-
-    Raises:
-        ConfigError: If the results are of different data or weights.
-    """
-    check_inputs(jobs)
-    found = results(jobs)
-    rows = {row.name: row for row in suite.rows}
-    sources = {source: METRICS_SHOWN[metric] for source, metric in jobs[0].metrics.items()}
-    for table in suite.tables:
-        yield f"## {table.title}"
-        yield f"Claim: {table.claim}"
-        yield ""
-        shown = [rows[name] for name in table.rows]
-        if all(len(row.steps) > 1 for row in shown):
-            yield from _by_steps(shown, found, sources)
-        else:
-            yield from _by_difference(shown, rows[table.reference], found, sources)
-        yield ""
-
-
-def _by_difference(
-    rows: list[Row], reference: Row, found: Results, sources: dict[str, str]
-) -> Iterator[str]:
-    heads = [
-        head
-        for source, metric in sources.items()
-        for head in (f"{source}, {metric}", f"minus {reference.label}")
-    ]
-    yield _line(["row", "seeds", *heads])
-    yield _line(["---"] * (len(heads) + 2))
-    base = found.get(reference.name, {})
-    for row in rows:
-        own = found.get(row.name, {})
-        cells = [row.label, str(len(own))]
-        for source in sources:
-            values = {seed: shares[source]["1"] for seed, shares in own.items()}
-            gains = [values[seed] - base[seed][source]["1"] for seed in values if seed in base]
-            cells += [spread(list(values.values())), "" if row is reference else spread(gains)]
-        yield _line(cells)
-
-
-def _by_steps(rows: list[Row], found: Results, sources: dict[str, str]) -> Iterator[str]:
-    steps = sorted({n for row in rows for n in row.steps})
-    heads = [
-        f"{source}, {n} step{'s' if n > 1 else ''}, {metric}"
-        for source, metric in sources.items()
-        for n in steps
-    ]
-    yield _line(["row", "seeds", *heads])
-    yield _line(["---"] * (len(heads) + 2))
-    for row in rows:
-        own = found.get(row.name, {}).values()
-        cells = [
-            spread([shares[source][str(n)] for shares in own if str(n) in shares[source]])
-            for source in sources
-            for n in steps
-        ]
-        yield _line([row.label, str(len(own)), *cells])
-
-
-def _line(cells: list[str]) -> str:
-    escaped = (cell.replace("|", "\\|") for cell in cells)
-    return f"| {' | '.join(escaped)} |"
-
-
-def curves(jobs: list[Job], source: str) -> dict[str, list[list[tuple[int, float]]]]:
-    """Row -> seeds -> (steps trained, share by its metric), from the runs' metrics."""
-    found: dict[str, list[list[tuple[int, float]]]] = {}
-    for job in jobs:
-        path = job.run / METRICS
-        if job.is_done and path.is_file():
-            lines = [json.loads(line) for line in path.read_text().splitlines()]
-            metric = job.metrics[source]
-            curve = [
-                (line["step"], SHARES[metric] * _number(line[f"val/{metric}_{source}"]))
-                for line in lines
-            ]
-            found.setdefault(job.row.name, []).append(curve)
-    return found
-
-
-def _number(value: float | None) -> float:
-    """Metrics have null where there is none."""
-    return float("nan") if value is None else value

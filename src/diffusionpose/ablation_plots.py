@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from diffusionpose.ablate import METRICS_SHOWN, Job, Suite, curves, results
+from diffusionpose.ablate import Job, Suite
+from diffusionpose.ablation_report import METRICS_SHOWN, curves, results
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -18,7 +19,7 @@ SHOWN = 8.0
 
 
 def plot_suite(suite: Suite, jobs: list[Job], folder: Path) -> list[Path]:
-    """Writes `training.png` and `steps.png`, as far as there are runs for them.
+    """Writes `training.png` if there are tables, and `steps.png` if a row has several steps.
 
     Lines are means over seeds, bands reach from the worst to the best seed.
 
@@ -27,7 +28,9 @@ def plot_suite(suite: Suite, jobs: list[Job], folder: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     sources = [source.name for source in jobs[0].config.validation]
-    files = [_training(suite, jobs, sources, folder / "training.png")]
+    files = []
+    if suite.tables:
+        files.append(_training(suite, jobs, sources, folder / "training.png"))
     if any(len(row.steps) > 1 for row in suite.rows):
         files.append(_steps(suite, jobs, sources, folder / "steps.png"))
     return files

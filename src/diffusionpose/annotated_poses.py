@@ -6,20 +6,18 @@ Each person's clip is the key frame and its neighbours in the video, cut by the 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from diffusionpose.annotations import AnnotatedPerson, AnnotatedVideo
 from diffusionpose.data.annotated_sets import Clips
-from diffusionpose.data.clips import Clip, ClipDataset, ClipRecord
+from diffusionpose.data.clips import Clip, ClipDataset, ClipRecord, noise_of
 from diffusionpose.data.detections import Detections
 from diffusionpose.data.posetrack import usable_box
 from diffusionpose.networks import PoseNetwork
 from diffusionpose.nn import heatmaps
-from diffusionpose.nn.diffusion import seeded_noise
 from diffusionpose.nn.geometry import transform
 from diffusionpose.overlap import ahead
 from diffusionpose.skeleton import POSETRACK15, remap
@@ -93,13 +91,13 @@ def predict_annotated(
         DataError: If an image is missing or broken.
     """
     found: dict[tuple[int, int], dict[int, AnnotatedPerson]] = {}
-    noise_keys = [(seed, videos[one.video].name, one.frame, one.number) for one in boxes]
-    dataset = ClipDataset([_record(one, clips, network) for one in boxes], network.config)
+    records = [_record(one, videos[one.video].name, clips, network) for one in boxes]
+    dataset = ClipDataset(records, network.config)
     loader = DataLoader(dataset, batch_size=batch_size)
     with closing(ahead(_batches(loader), BATCHES_AHEAD)) as batches:
         for batch in batches:
             indices = batch["index"].tolist()
-            points, scores = _estimate(network, batch, [noise_keys[index] for index in indices])
+            points, scores = _estimate(network, batch, seed)
             for index, xy, values in zip(indices, points, scores, strict=True):
                 one = boxes[index]
                 person = _person(one, xy, values, network)
@@ -109,19 +107,21 @@ def predict_annotated(
     return [_with_people(video, at, found) for at, video in enumerate(videos)]
 
 
-def _batches(loader: DataLoader[Clip]) -> Iterator[dict[str, Tensor]]:
+def _batches(loader: DataLoader[Clip]) -> Iterator[dict[str, Any]]:
     yield from loader
 
 
-def _record(one: PersonBox, clips: Clips, network: PoseNetwork) -> ClipRecord:
+def _record(one: PersonBox, video: str, clips: Clips, network: PoseNetwork) -> ClipRecord:
     joints = network.config.skeleton_graph.num_joints
     return ClipRecord(
         frames=clips(one.video, one.frame),
         keypoints=np.full((joints, 2), np.nan),
         box=one.box,
-        video=str(one.video),
+        video=video,
         image_id=one.frame,
         track_id=one.number,
+        frame=one.frame,
+        number=one.number,
     )
 
 
@@ -132,11 +132,11 @@ _NOBODY = AnnotatedPerson(
 
 
 def _estimate(
-    network: PoseNetwork, batch: dict[str, Tensor], keys: Sequence[tuple[object, ...]]
+    network: PoseNetwork, batch: dict[str, Any], seed: int
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """(joints, 2) image pixels of each person, and (batch, joints) scores, in the network's order of joints."""
     images = batch["images"].to(network.device)
-    noise = torch.stack([seeded_noise(network.noise_shape, key)[None] for key in keys])
+    noise = noise_of(batch, network.noise_shape, seed).unsqueeze(1)
     features = network.features(images.flatten(0, 1)).unflatten(0, images.shape[:2])
     maps = network.heatmaps(features, noise.to(network.device))
     points, scores = network.keypoints(maps)

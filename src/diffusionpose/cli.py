@@ -425,7 +425,8 @@ def ablate(
 ) -> None:
     """Train and evaluate every row of a suite and print its tables; goes on where it was (extra: train)."""
     _need_extra("lightning", "train")
-    from diffusionpose.ablate import Job, check_inputs, jobs_of, read_suite, report, run_all
+    from diffusionpose.ablate import Job, check_inputs, jobs_of, read_suite, run_all
+    from diffusionpose.ablation_report import report
 
     jobs = jobs_of(suite, out, tuple(settings or ()), data)
 

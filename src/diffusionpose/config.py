@@ -1,10 +1,19 @@
 """Every setting of models and losses: frozen pydantic models, in which unknown keys are errors; and how such models are read."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from diffusionpose.errors import ConfigError, first_line
 from diffusionpose.skeleton import SKELETONS, Skeleton
@@ -20,6 +29,37 @@ class Frozen(BaseModel):
     """Cannot be changed once made; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_no_flags(cls, value: Any, info: ValidationInfo) -> Any:
+        # Pydantic takes true for 1, and YAML reads yes, no, on and off as true and false.
+        kinds = set(_kinds(cls.model_fields[info.field_name or ""].annotation))
+        if kinds & {int, float} and bool not in kinds and (flag := _flag(value)) is not None:
+            raise ValueError(f"{str(flag).lower()} is no number")
+        return value
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The types in an annotation; of a literal, its values'."""
+    if get_origin(annotation) is Literal:
+        yield from map(type, get_args(annotation))
+    elif arguments := get_args(annotation):
+        for argument in arguments:
+            yield from _kinds(argument)
+    else:
+        yield annotation
+
+
+def _flag(value: Any) -> bool | None:
+    """The first of true and false in a value, if there is one."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if not isinstance(value, list | tuple):
+        return None
+    return next((flag for one in value if (flag := _flag(one)) is not None), None)
 
 
 class BackboneConfig(Frozen):
@@ -105,8 +145,12 @@ class ModelConfig(Frozen):
     skeleton: str = "posetrack15"
     image_size: Size = (256, 192)
     heatmap_size: Size = (64, 48)
-    sigma: float = Field(default=2.0, gt=0)
-    """Standard deviation of the target Gaussians in heatmap pixels."""
+    sigma: float = Field(default=2.0, ge=0.5)
+    """Standard deviation of the target Gaussians in heatmap pixels, at most half the shorter side.
+
+    Narrower ones than 0.5 fall between the pixels; wider ones than half the map are nowhere near 0
+    on it, and where their peak is can hardly be told.
+    """
     num_frames: Literal[1, 3] = 3
     backbone: BackboneConfig = BackboneConfig()
     encoder: EncoderConfig = EncoderConfig()
@@ -114,6 +158,16 @@ class ModelConfig(Frozen):
     diffusion: DiffusionConfig = DiffusionConfig()
     calibration: CalibrationConfig | None = None
     """Of the scores; without it they are heights of heatmaps."""
+
+    @model_validator(mode="after")
+    def _gaussians_fit(self) -> Self:
+        most = min(self.heatmap_size) / 2
+        if self.sigma > most:
+            raise ValueError(
+                f"sigma {self.sigma:g} is more than {most:g}, half of the shorter side of "
+                f"heatmap_size {self.heatmap_size}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> Self:

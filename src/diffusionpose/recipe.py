@@ -23,6 +23,8 @@ from diffusionpose.config import (
 )
 from diffusionpose.errors import ConfigError
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
 
 class AugmentConfig(Frozen):
     """Random changes of a training clip; one draw serves all of its frames. Probabilities and half-widths."""
@@ -121,7 +123,7 @@ class SourceConfig(Frozen):
     """Text file with a video, frame path or frame id a line, relative to the root: only these."""
     stride: int = Field(default=1, ge=1)
     """Every n-th annotated frame or picture."""
-    share: float = Field(default=1.0, gt=0)
+    share: float = Field(default=1.0, gt=0, le=1_000)
     """Share of its people that an epoch draws; above 1 they repeat, each time augmented anew."""
     corruption: CorruptionConfig | None = None
     """Validation: changes drawn once for each clip, the same in every run, for a harder copy of the set (by PCK only)."""
@@ -153,10 +155,16 @@ class OptimizerConfig(Frozen):
     weight_decay: float = Field(default=0.05, ge=0)
     warmup_steps: int = Field(default=500, ge=0)
     schedule: Literal["step", "cosine"] = "step"
-    milestones: tuple[int, ...] = (16,)
-    """Epochs after which `step` divides the rate by ten (paper: 16 of 20)."""
+    milestones: tuple[Count, ...] = (16,)
+    """Epochs after which `step` divides the rate by ten, in order (paper: 16 of 20)."""
     gradient_clip: float = Field(default=1.0, gt=0)
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _milestones_increase(self) -> Self:
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones {list(self.milestones)} must increase")
+        return self
 
 
 class TrainConfig(Frozen):
@@ -186,11 +194,17 @@ class TrainConfig(Frozen):
     epochs: int = Field(default=20, ge=1)
     batch_size: Count = 32
     accumulate: Count = 1
+    """Batches a step, whose gradients are averaged.
+
+    Nearly one batch of that many times the size: each is divided by its own number of labelled
+    joints, not by that of all, and an epoch's last step has those that are left, their sum still
+    divided by `accumulate`.
+    """
     precision: Annotated[Literal["32", "bf16"], BeforeValidator(str)] = "32"
     final_timestep_share: float = Field(default=0.3, ge=0, le=1)
     """Share of a batch at t = T - 1, the step that one-step inference starts from."""
     workers: int = Field(default=1, ge=0, le=1_000)
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    seed: Seed = 0
     checkpoint_minutes: float = Field(default=5.0, gt=0)
 
     @model_validator(mode="after")

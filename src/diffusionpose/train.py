@@ -58,7 +58,7 @@ from diffusionpose.version import __version__
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
 WITHOUT_EFFECT = frozenset({"workers", "checkpoint_minutes", "feature_cache"})
-"""Settings on which the weights do not depend."""
+"""Settings on whose values the weights do not depend; that there is a feature cache does matter."""
 CHANGEABLE = WITHOUT_EFFECT | {"epochs", "root"}
 """Settings that a run may be resumed with otherwise; its data's fingerprint must be the same."""
 LOCK_SECONDS = 10.0
@@ -353,20 +353,27 @@ def changed_settings(
     Args:
         recipe: The run's.
         config: The other one.
-        but: Keys that may differ.
+        but: Keys whose values may differ; that one has none of it is a difference all the same.
 
     Raises:
         ConfigError: If there is no such recipe, or not of this release.
     """
-    there, here = (
-        dict(_leaves(one.model_dump(mode="json")))
-        for one in (parse(TrainConfig, read_yaml(recipe), str(recipe)), config)
-    )
+    before = parse(TrainConfig, read_yaml(recipe), str(recipe))
     return [
-        f"{key}: {there.get(key)} there, {here.get(key)} here"
-        for key in sorted(there.keys() | here.keys())
-        if there.get(key) != here.get(key) and key.rpartition(".")[2] not in but
+        f"{key}: {there} there, {here} here"
+        for key, (there, here) in differing_settings(before, config).items()
+        if key.rpartition(".")[2] not in but or None in (there, here)
     ]
+
+
+def differing_settings(there: TrainConfig, here: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """By key, as `a.0.b`, what two recipes have there and here; None where one has no such key."""
+    first, second = (dict(_leaves(one.model_dump(mode="json"))) for one in (there, here))
+    return {
+        key: (first.get(key), second.get(key))
+        for key in sorted(first.keys() | second.keys())
+        if first.get(key) != second.get(key)
+    }
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import cv2
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -15,6 +16,7 @@ from diffusionpose.config import ModelConfig
 from diffusionpose.data.frames import is_file
 from diffusionpose.data.transforms import augment_clip, plain_clip
 from diffusionpose.errors import DataError
+from diffusionpose.nn.diffusion import seeded_noise
 from diffusionpose.nn.heatmaps import crop_to_heatmap
 from diffusionpose.recipe import AugmentConfig
 
@@ -32,6 +34,8 @@ class ClipRecord:
         track_id: `structures.NO_TRACK` where unknown.
         still: The three frames are one image, so that training may make motion up.
         further: Files of the frames t-2 and t+2, for jitter; empty where there are none to draw from.
+        frame: The key frame's position in the video.
+        number: The person's position among those of the frame, whoever of them can be used.
     """
 
     frames: tuple[Path, ...]
@@ -42,12 +46,15 @@ class ClipRecord:
     track_id: int
     still: bool = False
     further: tuple[Path, ...] = ()
+    frame: int = 0
+    number: int = 0
 
 
 class Clip(TypedDict):
     """One example: `images` (frames, 3, height, width) uint8; `keypoints` (joints, 2) heatmap pixels, NaN where missing.
 
-    `to_image` (2, 3) maps crop pixels to pixels of the key frame; `index` is the record's, `key` (epoch, repeat, index).
+    `to_image` (2, 3) maps crop pixels to pixels of the key frame; `index` is the record's, `key`
+    (epoch, repeat, index); `video`, `frame` and `number` say who it is.
     """
 
     images: Tensor
@@ -55,10 +62,21 @@ class Clip(TypedDict):
     to_image: Tensor
     index: int
     key: Tensor
+    video: str
+    frame: int
+    number: int
 
 
 DrawKey = tuple[int, int, int]
 """(epoch, repeat, index): the repeat counts the draws of one record within an epoch."""
+
+
+def noise_of(
+    batch: dict[str, Any], shape: Sequence[int], seed: int = 0
+) -> Float[Tensor, "batch *shape"]:
+    """Noise that a person's video, frame and number decide with the seed, whoever else is there."""
+    people = zip(batch["video"], batch["frame"].tolist(), batch["number"].tolist(), strict=True)
+    return torch.stack([seeded_noise(shape, (seed, *person)) for person in people])
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -128,6 +146,9 @@ class ClipDataset(Dataset[Clip]):
             to_image=torch.from_numpy(to_image),
             index=index,
             key=torch.tensor([epoch, repeat, index]),
+            video=record.video,
+            frame=record.frame,
+            number=record.number,
         )
 
     def _other(self, rng: np.random.Generator) -> np.ndarray | None:

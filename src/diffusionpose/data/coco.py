@@ -5,6 +5,7 @@ PoseTrack's; eyes and ears have no counterpart; there is no head_top. head_botto
 when both are labelled, which is where PoseTrack's annotators put the bottom of the head to within a few pixels.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,11 +115,13 @@ def load_coco(
         DataError: As `read_coco`.
     """
     files, people = read_coco(root, annotations, skeleton, subset)
-    people = [person for person in people if person.teaches]
-    kept = set(list(dict.fromkeys(person.image_id for person in people))[::stride])
-    records = []
+    teaching = [person for person in people if person.teaches]
+    kept = set(list(dict.fromkeys(person.image_id for person in teaching))[::stride])
+    records, seen = [], Counter[int]()
     for person in people:
-        if person.image_id not in kept:
+        number = seen[person.image_id]
+        seen[person.image_id] += 1
+        if not person.teaches or person.image_id not in kept:
             continue
         assert person.box is not None
         path = Path(root) / images / files[person.image_id]
@@ -131,6 +134,7 @@ def load_coco(
                 image_id=person.image_id,
                 track_id=person.number,
                 still=True,
+                number=number,
             )
         )
     return records

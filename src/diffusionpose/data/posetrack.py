@@ -73,7 +73,7 @@ def _records(
     images = locate_images(root, split, video) if kept else None
     for index in kept:
         frame = video.frames[index]
-        for person in frame.people:
+        for number, person in enumerate(frame.people):
             usable = usable_person(person, frame, video.layout)
             if usable is None or images is None:
                 continue
@@ -87,6 +87,8 @@ def _records(
                 image_id=index if frame.frame_id is None else frame.frame_id,
                 track_id=NO_TRACK if person.track_id is None else person.track_id,
                 further=(further[0], further[2]),
+                frame=index,
+                number=number,
             )
 
 

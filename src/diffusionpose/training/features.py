@@ -51,12 +51,16 @@ class FeatureClips(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: DrawKey | int) -> dict[str, Any]:
         epoch, repeat, index = key if isinstance(key, tuple) else (0, 0, key)
+        record = self.records[index]
         place = (epoch + repeat) % self.draws * len(self.records) + index
         return {
             "features": torch.from_numpy(self._features[place].astype(np.float32)),
             "keypoints": torch.from_numpy(self._keypoints[place]),
             "index": index,
             "key": torch.tensor([epoch, repeat, index]),
+            "video": record.video,
+            "frame": record.frame,
+            "number": record.number,
         }
 
 

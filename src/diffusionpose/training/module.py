@@ -14,7 +14,9 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, distributed, nn
+from torch.optim.lr_scheduler import LambdaLR
 
+from diffusionpose.data.clips import noise_of
 from diffusionpose.errors import ConfigError, DiffusionPoseError
 from diffusionpose.formats.atomic_file import explained
 from diffusionpose.metrics.pck import Pck
@@ -23,12 +25,12 @@ from diffusionpose.model.model import DiffusionPose
 from diffusionpose.model.pretrained import WEIGHTS, bundled
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.backbone import HybridBackbone
-from diffusionpose.nn.diffusion import keyed_generator, seeded_noise
+from diffusionpose.nn.diffusion import keyed_generator
 from diffusionpose.recipe import TrainConfig
 from diffusionpose.training.anchor import StemAnchor
 from diffusionpose.training.distillation import Distillation
 from diffusionpose.training.features import features_of
-from diffusionpose.training.optimizer import make_optimizer, rate_at
+from diffusionpose.training.optimizer import make_optimizer, rate_at, renew_rates
 from diffusionpose.training.pictures import log_picture
 from diffusionpose.training.sources import is_distributed
 from diffusionpose.version import __version__
@@ -237,6 +239,12 @@ class PoseTraining(L.LightningModule):
         distributed.all_reduce(total)
         return total / distributed.get_world_size()
 
+    def on_train_start(self) -> None:
+        """Called when the checkpoint is loaded, whose rates may be those of fewer epochs."""
+        scheduler = self.lr_schedulers()
+        assert isinstance(scheduler, LambdaLR)
+        renew_rates(scheduler)
+
     def on_train_epoch_start(self) -> None:
         """Empties the epoch's sums; not called when an epoch is gone on with."""
         self._sums = {}
@@ -251,12 +259,10 @@ class PoseTraining(L.LightningModule):
         self.pck = [Pck(self.config.model.skeleton_graph) for _ in self.config.validation]
 
     def validation_step(
-        self, batch: dict[str, Tensor], batch_index: int, dataloader_idx: int = 0
+        self, batch: dict[str, Any], batch_index: int, dataloader_idx: int = 0
     ) -> None:
-        """One-step inference with seeded noise, into the metric of its data set."""
-        noise = torch.stack(
-            [seeded_noise(self.model.noise_shape, (0, int(index))) for index in batch["index"]]
-        ).to(self.device)
+        """One-step inference with the noise of `evaluate`, into the metric of its data set."""
+        noise = noise_of(batch, self.model.noise_shape).to(self.device)
         conditions = self.model.encode(features_of(batch, self.model))
         maps = self.model.generate(conditions, noise)
         points, _ = heatmaps.decode(maps, self.config.model.sigma)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.recipe import OptimizerConfig
@@ -70,8 +71,18 @@ def make_optimizer(
         ],
         fused=True,
     )
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    scheduler = LambdaLR(optimizer, rate)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def renew_rates(scheduler: LambdaLR) -> None:
+    """Sets every group's rate to what the schedule has for the step where it stands.
+
+    A checkpoint brings the rates of the run that wrote it, whose schedule may have been shorter.
+    """
+    groups = scheduler.optimizer.param_groups
+    for group, peak, rate in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+        group["lr"] = peak * rate(scheduler.last_epoch)
 
 
 def make_average(decay: float) -> WeightAveraging:

@@ -1,0 +1,130 @@
+"""What the runs of a suite say together: tables over seeds with differences, and curves."""
+
+import json
+import math
+import statistics
+from collections.abc import Iterator
+
+from diffusionpose.ablate import AP, PCK, Job, Row, Suite, check_inputs
+from diffusionpose.training.module import METRICS
+
+METRICS_SHOWN = {PCK: "PCK@0.2, %", AP: "PoseTrack AP, %"}
+SHARES = {PCK: 1.0, AP: 0.01}
+"""What makes a figure a share."""
+
+Results = dict[str, dict[int, dict[str, dict[str, float]]]]
+"""Row -> seed -> data set -> steps -> its metric, as a share; NaN where there is no figure."""
+
+
+def results(jobs: list[Job]) -> Results:
+    """What is done."""
+    found: Results = {}
+    for job in jobs:
+        if job.is_done:
+            result = job.result
+            found.setdefault(job.row.name, {})[job.seed] = {
+                source: {
+                    n: SHARES[metric] * _number(value)
+                    for n, value in result[metric][source].items()
+                }
+                for source, metric in job.metrics.items()
+            }
+    return found
+
+
+def spread(values: list[float]) -> str:
+    """Mean +- standard deviation, in percent; a dash for nothing, and if one does not exist."""
+    if not values or not all(map(math.isfinite, values)):
+        return "-"
+    mean = 100 * statistics.fmean(values)
+    if len(values) == 1:
+        return f"{mean:.1f}"
+    return f"{mean:.1f} ± {100 * statistics.stdev(values):.1f}"
+
+
+def report(suite: Suite, jobs: list[Job]) -> Iterator[str]:
+    """Lines of Markdown: every table with its claim, rows over seeds, differences from its reference seed by seed.
+
+    Raises:
+        ConfigError: If the results are of different data or weights.
+    """
+    check_inputs(jobs)
+    found = results(jobs)
+    rows = {row.name: row for row in suite.rows}
+    sources = {source: METRICS_SHOWN[metric] for source, metric in jobs[0].metrics.items()}
+    for table in suite.tables:
+        yield f"## {table.title}"
+        yield f"Claim: {table.claim}"
+        yield ""
+        shown = [rows[name] for name in table.rows]
+        if all(len(row.steps) > 1 for row in shown):
+            yield from _by_steps(shown, found, sources)
+        else:
+            yield from _by_difference(shown, rows[table.reference], found, sources)
+        yield ""
+
+
+def _by_difference(
+    rows: list[Row], reference: Row, found: Results, sources: dict[str, str]
+) -> Iterator[str]:
+    heads = [
+        head
+        for source, metric in sources.items()
+        for head in (f"{source}, {metric}", f"minus {reference.label}")
+    ]
+    yield _line(["row", "seeds", *heads])
+    yield _line(["---"] * (len(heads) + 2))
+    base = found.get(reference.name, {})
+    for row in rows:
+        own = found.get(row.name, {})
+        cells = [row.label, str(len(own))]
+        for source in sources:
+            values = {seed: shares[source]["1"] for seed, shares in own.items()}
+            gains = [values[seed] - base[seed][source]["1"] for seed in values if seed in base]
+            cells += [spread(list(values.values())), "" if row is reference else spread(gains)]
+        yield _line(cells)
+
+
+def _by_steps(rows: list[Row], found: Results, sources: dict[str, str]) -> Iterator[str]:
+    steps = sorted({n for row in rows for n in row.steps})
+    heads = [
+        f"{source}, {n} step{'s' if n > 1 else ''}, {metric}"
+        for source, metric in sources.items()
+        for n in steps
+    ]
+    yield _line(["row", "seeds", *heads])
+    yield _line(["---"] * (len(heads) + 2))
+    for row in rows:
+        own = found.get(row.name, {}).values()
+        cells = [
+            spread([shares[source][str(n)] for shares in own if str(n) in shares[source]])
+            for source in sources
+            for n in steps
+        ]
+        yield _line([row.label, str(len(own)), *cells])
+
+
+def _line(cells: list[str]) -> str:
+    escaped = (cell.replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
+
+
+def curves(jobs: list[Job], source: str) -> dict[str, list[list[tuple[int, float]]]]:
+    """Row -> seeds -> (steps trained, share by its metric), from the runs' metrics."""
+    found: dict[str, list[list[tuple[int, float]]]] = {}
+    for job in jobs:
+        path = job.run / METRICS
+        if job.is_done and path.is_file():
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            metric = job.metrics[source]
+            curve = [
+                (line["step"], SHARES[metric] * _number(line[f"val/{metric}_{source}"]))
+                for line in lines
+            ]
+            found.setdefault(job.row.name, []).append(curve)
+    return found
+
+
+def _number(value: float | None) -> float:
+    """Metrics and results have null where there is none."""
+    return float("nan") if value is None else value
