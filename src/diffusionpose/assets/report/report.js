@@ -67,12 +67,13 @@
   }
   function go(frame) {
     state.frame = Math.min(Math.max(0, frame), Math.max(0, numFrames - 1));
-    if (hasVideo && !playing) {
-      // Into the frame, not onto its edge.
-      const next = data.times[state.frame + 1] ?? data.times[state.frame] + 0.02;
-      video.currentTime = (data.times[state.frame] + next) / 2;
-    }
+    if (hasVideo && !playing) seek();
     draw();
+  }
+  function seek() {
+    // Into the frame, not onto its edge; only a little, as a browser may take the nearest start for the frame.
+    const start = data.times[state.frame] || 0, next = data.times[state.frame + 1] ?? start + 0.02;
+    video.currentTime = start + Math.min(0.003, (next - start) / 2);
   }
   function play(wanted) {
     playing = wanted && numFrames > 1;
@@ -83,21 +84,37 @@
     clockStart = performance.now();
     if (hasVideo) {
       video.playbackRate = Number($("speed").value);
-      if (playing) { video.currentTime = timeStart; video.play().catch(() => play(false)); } else video.pause();
+      if (playing) { seek(); video.play().catch(() => play(false)); } else video.pause();
     }
-    if (playing) tick(); else go(state.frame);
+    if (!playing) { go(state.frame); return; }
+    if (tellsPictures) video.requestVideoFrameCallback(onPicture);
+    tick();
+  }
+  // A video's clock runs ahead of its picture: where the browser tells which one it shows, poses follow that.
+  const tellsPictures = hasVideo && "requestVideoFrameCallback" in video, LATE = 0.1;
+  function onPicture(_, picture) {
+    if (!playing) return;
+    // Before drawing, which takes its time: of a picture that comes meanwhile we want to hear.
+    video.requestVideoFrameCallback(onPicture);
+    follow(picture.mediaTime);
   }
   function tick() {
     if (!playing) return;
     const rate = Number($("speed").value);
     const time = hasVideo ? video.currentTime : timeStart + rate * (performance.now() - clockStart) / 1000;
+    // Of a picture right after another, browsers may tell nothing: poses must not wait for the next one.
+    const surely = tellsPictures ? time - LATE * rate : time;
+    if (!tellsPictures || frameAt(surely) > state.frame) follow(surely);
+    if (playing) requestAnimationFrame(tick);
+  }
+  function follow(time) {
     const frame = frameAt(time);
     if (frame !== state.frame) { state.frame = frame; draw(); }
-    if (frame >= numFrames - 1 || (hasVideo && video.ended)) { play(false); return; }
-    requestAnimationFrame(tick);
+    if (frame >= numFrames - 1) play(false);
   }
   if (hasVideo) video.addEventListener("seeked", () => draw());
   if (hasVideo) video.addEventListener("loadeddata", () => draw());
+  if (hasVideo) video.addEventListener("ended", () => { if (playing) { state.frame = numFrames - 1; play(false); } });
 
   // ---------------------------------------------------------------- skeletons
   function opacity(score) {
@@ -391,6 +408,16 @@
       return [term, value];
     }));
   }
+  const isWritten = (target) => target.matches("select, textarea, input:not([type=checkbox]):not([type=range])");
+  function onKey(event) {
+    const { key, target } = event;
+    if (event.ctrlKey || event.altKey || event.metaKey || isWritten(target)) return;
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[key];
+    if (key === " ") { event.preventDefault(); if (!event.repeat) play(!playing); }
+    // Space being taken, what has a tick is switched as buttons are pressed.
+    if (key === "Enter" && target.type === "checkbox") target.click();
+    if (step && target.type !== "range") { event.preventDefault(); play(false); go(state.frame + step); }
+  }
   function start() {
     $("summary").textContent = `${counted(numFrames, "frame")}, ${counted(people.length, "person", "people")}` + (data.verdict.status === "ok" ? "" : " \u2013 the video is incomplete");
     $("verdict").textContent = data.verdict.summary;
@@ -420,12 +447,9 @@
     $("speed").addEventListener("change", () => { if (playing) { play(false); play(true); } });
     $("show-heat").addEventListener("change", draw);
     $("scrubber").addEventListener("input", (event) => { if (playing) play(false); go(Number(event.target.value)); });
-    document.addEventListener("keydown", (event) => {
-      if (/^(INPUT|SELECT|BUTTON)$/.test(event.target.tagName) && event.key !== "Escape") return;
-      if (event.key === " ") { event.preventDefault(); play(!playing); }
-      if (event.key === "ArrowLeft") { play(false); go(state.frame - 1); }
-      if (event.key === "ArrowRight") { play(false); go(state.frame + 1); }
-    });
+    document.addEventListener("keydown", onKey);
+    // Else some browsers press the button that has the focus when Space is let go.
+    document.addEventListener("keyup", (event) => { if (event.key === " " && !isWritten(event.target)) event.preventDefault(); });
     new ResizeObserver(() => draw()).observe(document.querySelector("main"));
     flags();
     const first = data.theatres.length ? position.get(data.theatres[0].frame) : 0;
