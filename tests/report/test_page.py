@@ -8,6 +8,7 @@ import pytest
 
 from diffusionpose.poses import VideoPoses
 from diffusionpose.report import make_report
+from diffusionpose.report.page import ReportParts, report_html
 from diffusionpose.structures import FramePoses
 from diffusionpose.video import open_video
 from tests.exports.test_exports import POSES
@@ -83,7 +84,7 @@ def test_playing_shows_the_frame_that_it_tells(open_page):
     page = open_page("00_ok.mp4")
     pairs = page.evaluate(
         """() => new Promise((done) => {
-          const read = %s, pairs = [], button = document.getElementById("play");
+          const read = READ, pairs = [], button = document.getElementById("play");
           const tick = () => {
             if (button.textContent === "Play") { done(pairs); return; }
             pairs.push(read());
@@ -91,8 +92,7 @@ def test_playing_shows_the_frame_that_it_tells(open_page):
           };
           button.click();
           requestAnimationFrame(tick);
-        })"""
-        % READ
+        })""".replace("READ", READ)
     )
     pairs = [pair for pair in pairs if pair[1] >= 0]
     assert len(pairs) > 60
@@ -125,3 +125,20 @@ def test_keys_play_and_step_whatever_has_the_focus(open_page):
     page.keyboard.press("ArrowRight")
     assert page.evaluate(READ)[0] == before + 1
     assert page.inner_text("#play") == "Play"
+
+
+def test_no_mark_of_a_chart_is_cut(browser, tmp_path):
+    (tmp_path / "a.html").write_text(report_html(POSES, ReportParts()), "utf-8")
+    page = browser.new_page()
+    page.goto((tmp_path / "a.html").as_uri())
+    inked = page.evaluate(
+        """() => {
+          const { width, height } = document.getElementById("plausible");
+          const marks = document.getElementById("plausible").getContext("2d").getImageData(0, 0, 45, height).data;
+          return Array.from({ length: height }, (_, y) => marks.subarray(180 * y, 180 * y + 180).some(Boolean));
+        }"""
+    )
+    starts = [row for row in range(1, len(inked)) if inked[row] and not inked[row - 1]]
+    assert len(starts) == 5
+    assert not inked[0]
+    assert not inked[-1]

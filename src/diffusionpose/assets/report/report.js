@@ -240,10 +240,13 @@
   function frameOf(event, canvas, left) {
     return Math.floor((event.offsetX - left) / (canvas.clientWidth - left) * numFrames);
   }
+  // Half a line of text, so that the outermost marks are not cut.
+  const EDGE = 9;
+  const yOf = (value, low, high, h) => h - EDGE - (value - low) / (high - low) * (h - 2 * EDGE);
   function axes(g, w, h, left, low, high, marks, unit) {
     g.font = "12px system-ui, sans-serif"; g.textBaseline = "middle";
     for (const mark of marks) {
-      const y = h - 4 - (mark - low) / (high - low) * (h - 8);
+      const y = yOf(mark, low, high, h);
       g.strokeStyle = colour("line"); g.lineWidth = 1;
       g.beginPath(); g.moveTo(left, y); g.lineTo(w, y); g.stroke();
       g.fillStyle = colour("quiet"); g.fillText(`${mark}${unit}`, 0, y);
@@ -255,7 +258,7 @@
     for (let frame = 0; frame < numFrames; frame++) {
       const v = value(frame);
       if (v === null) { isOn = false; continue; }
-      const x = xOf(frame, w, left), y = h - 4 - (v - low) / (high - low) * (h - 8);
+      const x = xOf(frame, w, left), y = yOf(v, low, high, h);
       if (isOn) g.lineTo(x, y); else g.moveTo(x, y);
       isOn = true;
     }
@@ -302,7 +305,7 @@
     const low = isLength ? 0 : hasNegative ? -180 : 0, high = isLength ? 2 : 180;
     axes(g, w, h, left, low, high, isLength ? [0, 0.5, 1, 1.5, 2] : hasNegative ? [-180, -90, 0, 90, 180] : [0, 45, 90, 135, 180], isLength ? "" : "\u00b0");
     if (isLength) {
-      const y = h - 4 - data.longest / 2 * (h - 8);
+      const y = yOf(data.longest, low, high, h);
       g.fillStyle = colour("flag"); g.globalAlpha = 0.08; g.fillRect(left, 0, w - left, y); g.globalAlpha = 1;
     }
     for (const n of shown) {
