@@ -114,13 +114,12 @@ def movement_of(
         raise DataError(f"{video}: the times of its frames do not increase")
     sequence = AngleSequence(angles, durations[known])
     times = poses.frame_times
-    gaps = _gaps(known, times, times + durations)
+    gaps = _gaps(np.flatnonzero(known), times, times + durations)
     return Movement(video, track_id, int(known.sum()), times[known], sequence, gaps)
 
 
-def _gaps(known: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """(g, 2) from the end of one known frame to the start of the next, where others lie between."""
-    rows = np.flatnonzero(known)
+def _gaps(rows: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """(g, 2) from the end of one of the known frames `rows` to the start of the next, where others lie between."""
     is_gap = np.diff(rows) > 1
     return np.stack([ends[rows[:-1][is_gap]], starts[rows[1:][is_gap]]], 1)
 
