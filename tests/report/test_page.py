@@ -127,6 +127,16 @@ def test_keys_play_and_step_whatever_has_the_focus(open_page):
     assert page.inner_text("#play") == "Play"
 
 
+def test_what_was_played_to_its_end_plays_again(open_page):
+    page = open_page("00_ok.mp4")
+    for _ in range(2):
+        page.click("#play")
+        page.wait_for_timeout(500)
+        assert 0 < page.evaluate(READ)[0] < 59
+        wait_until(page, "document.getElementById('play').textContent === 'Play'")
+        assert page.evaluate(READ)[0] == 59
+
+
 def test_no_mark_of_a_chart_is_cut(browser, tmp_path):
     (tmp_path / "a.html").write_text(report_html(POSES, ReportParts()), "utf-8")
     page = browser.new_page()

@@ -77,6 +77,7 @@
   }
   function play(wanted) {
     playing = wanted && numFrames > 1;
+    if (tellsPictures) video.cancelVideoFrameCallback(awaited);
     $("play").textContent = playing ? "Pause" : "Play";
     $("play").setAttribute("aria-label", playing ? "Pause" : "Play");
     if (playing && state.frame >= numFrames - 1) state.frame = 0;
@@ -87,16 +88,17 @@
       if (playing) { seek(); video.play().catch(() => play(false)); } else video.pause();
     }
     if (!playing) { go(state.frame); return; }
-    if (tellsPictures) video.requestVideoFrameCallback(onPicture);
+    if (tellsPictures) awaited = video.requestVideoFrameCallback(onPicture);
     tick();
   }
   // A video's clock runs ahead of its picture: where the browser tells which one it shows, poses follow that.
   const tellsPictures = hasVideo && "requestVideoFrameCallback" in video, LATE = 0.1;
+  let awaited = 0;
   function onPicture(_, picture) {
-    if (!playing) return;
     // Before drawing, which takes its time: of a picture that comes meanwhile we want to hear.
-    video.requestVideoFrameCallback(onPicture);
-    follow(picture.mediaTime);
+    awaited = video.requestVideoFrameCallback(onPicture);
+    // On the way to where playing begins, the picture is still the one before.
+    if (!video.seeking) follow(picture.mediaTime);
   }
   function tick() {
     if (!playing) return;
@@ -114,7 +116,7 @@
   }
   if (hasVideo) video.addEventListener("seeked", () => draw());
   if (hasVideo) video.addEventListener("loadeddata", () => draw());
-  if (hasVideo) video.addEventListener("ended", () => { if (playing) { state.frame = numFrames - 1; play(false); } });
+  if (hasVideo) video.addEventListener("ended", () => { if (playing && video.ended) { state.frame = numFrames - 1; play(false); } });
 
   // ---------------------------------------------------------------- skeletons
   function opacity(score) {
