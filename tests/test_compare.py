@@ -170,6 +170,43 @@ def test_the_csv_has_times_and_differences_of_each_pair():
     assert not any(cell.startswith("-0.0") for row in rows for cell in row.values())
 
 
+def test_what_the_other_does_during_a_gap_is_no_difference():
+    bends = swing(np.linspace(0, 1, 70))
+    whole, part = poses_of(bends), poses_of(bends, missing=range(20, 40))
+    for one, other in ((whole, part), (part, whole)):
+        found = compared(one, other)
+        assert found.mean == 0
+        assert found.figures[ELBOW].largest == 0
+    rows = list(csv.DictReader(io.StringIO(as_csv(compared(whole, part)))))
+    inside = [row for row in rows if 0.8 <= float(row["time_a"]) < 1.6]
+    assert len(inside) == 20
+    assert {row["left_elbow_b"] for row in inside} == {""}
+    assert "" not in {row["left_elbow_a"] for row in rows}
+
+
+def test_a_difference_beside_a_gap_counts():
+    bends = swing(np.linspace(0, 1, 70))
+    found = compared(poses_of(bends), poses_of(bends + 15, missing=range(20, 40)), band=0.05)
+    assert found.figures[ELBOW].mean > 5
+
+
+@pytest.mark.parametrize(
+    ("missing", "told"),
+    [
+        ((0, 1, 9), ""),
+        ((3, 4), ", unknown from 0.12 s to 0.20 s"),
+        ((2, 4, 5), ", unknown in 2 gaps, 0.12 s in all, the longest from 0.16 s to 0.24 s"),
+    ],
+)
+def test_gaps_are_named(missing, told):
+    poses = poses_of([0] * 10, missing=missing)
+    first, last = (0.08, 0.32) if 0 in missing else (0, 0.36)
+    line = f"person 1, {10 - len(missing)} frames, {first:.2f} s to {last:.2f} s{told}"
+    found = compared(poses, poses_of([0] * 30, times=np.arange(30) / 75))
+    assert found.a.facts == line
+    assert as_text(found).splitlines()[0] == f"A: clip.mp4, {line}"
+
+
 def test_names_cannot_write_to_the_terminal():
     poses = poses_of([0, 10], name="a\x1b[31m\nb.mp4")
     assert as_text(compared(poses, poses)).startswith("A: a\\x1b[31m\\nb.mp4, person 1, 2 frames")

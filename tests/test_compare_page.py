@@ -5,6 +5,7 @@ from dataclasses import replace
 from xml.etree import ElementTree as ET
 
 import numpy as np
+import pytest
 
 from diffusionpose import compare_page
 from diffusionpose.compare import compare, movement_of
@@ -58,6 +59,30 @@ def test_an_angle_that_nobody_shows_has_none():
     charts = charts_of(compare_html(compare(movement, movement)))
     assert len(charts) == 9
     assert "left elbow of A and of B" not in charts
+
+
+def test_nothing_is_drawn_where_one_stands_still_over_a_gap():
+    bends = swing(np.linspace(0, 1, 70))
+    page = compare_html(compared(poses_of(bends), poses_of(bends, missing=range(20, 40))))
+    assert "unknown from 0.80 s to 1.60 s" in page
+    elbow = charts_of(page)["left elbow of A and of B"]
+    lines = {path.get("class"): path.get("d") for path in elbow.iter() if path.get("class")}
+    assert lines["one"].count("M") == 1
+    assert lines["other"].count("M") == 2
+    assert lines["between"].count("M") == 2
+
+
+@pytest.mark.parametrize(
+    ("times", "texts"),
+    [
+        ([0.5, 0.625, 0.75, 0.875, 1.0], ["0.50", "0.62", "0.75", "0.88", "1.00"]),
+        ([0, 0.01, 0.02, 0.03, 0.04], ["0.000", "0.010", "0.020", "0.030", "0.040"]),
+        ([0, 2, 4, 6, 8], ["0.0", "2.0", "4.0", "6.0", "8.0"]),
+        ([3.04], ["3.0"]),
+    ],
+)
+def test_times_have_the_decimals_that_tell_them_apart(times, texts):
+    assert compare_page._seconds(np.array(times)) == texts
 
 
 def test_a_long_video_makes_no_long_page(monkeypatch):

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -24,7 +25,6 @@ from diffusionpose.cli_data import data_app
 from diffusionpose.cli_evaluate import evaluate, tell
 from diffusionpose.cli_options import (
     EXIT_FAILED,
-    EXIT_PARTIAL,
     AnglesOption,
     BatchSizeOption,
     BlurFacesOption,
@@ -40,6 +40,7 @@ from diffusionpose.cli_options import (
     HeightOption,
     HoldCropsOption,
     HypothesesOption,
+    LookOption,
     MinScoreOption,
     ModelOption,
     OverwriteOption,
@@ -49,9 +50,11 @@ from diffusionpose.cli_options import (
     StepsOption,
     VideoOption,
     names_of,
+    note,
     result_options,
+    say_verdict,
 )
-from diffusionpose.cli_report import report, watched
+from diffusionpose.cli_report import Watching, report
 from diffusionpose.errors import DiffusionPoseError, MissingExtraError, UsageError
 from diffusionpose.process import prepare_process
 from diffusionpose.version import __version__
@@ -124,9 +127,6 @@ def _common(
 ReportOption = Annotated[
     bool, typer.Option("--report", help="Also NAME.report.html: everything on one page, offline.")
 ]
-LookOption = Annotated[
-    int | None, typer.Option(help="Frame of the report's look inside the model; the middle one.")
-]
 DataOption = Annotated[
     Path | None, typer.Option(help="The folder that DATA stands for in the recipe.")
 ]
@@ -176,6 +176,8 @@ def predict(
     given = BoxesFile.load(boxes) if boxes else None
     if given is not None and detector is not None:
         raise UsageError("--boxes replaces the detector: leave --detector out")
+    if look_at is not None and not with_report:
+        raise UsageError("--look-at goes with --report: add it, or leave --look-at out")
     with open_video(source, fps=fps) as reader:
         pipeline = PosePipeline.from_pretrained(
             model,
@@ -192,12 +194,12 @@ def predict(
             hold_crops=hold_crops,
         )
         pipeline = pipeline if given is None else pipeline.with_boxes(given)
-        also = {}
-        if with_report:
-            pipeline, also[PAGE] = watched(pipeline, reader, look_at, hide_faces=hide_faces)
+        watching = (
+            Watching(pipeline, reader, look_at, hide_faces=hide_faces) if with_report else None
+        )
         with progress_bar(reader.info, quiet) as on_frame:
             outcome = predict_files(
-                pipeline,
+                watching.pipeline if watching else pipeline,
                 reader,
                 out,
                 wanted,
@@ -205,9 +207,10 @@ def predict(
                 hide_faces=hide_faces,
                 overwrite=overwrite,
                 on_frame=on_frame,
-                also=also,
+                also={PAGE: watching.page} if watching else None,
             )
-    say(outcome, quiet)
+    notes = watching.notes if watching else ()
+    say(replace(outcome, notes=(*outcome.notes, *notes)), quiet)
 
 
 @contextmanager
@@ -246,26 +249,12 @@ def say(outcome: "Outcome", quiet: bool) -> None:
     """Says what was made; a partial video is named and ends with exit code 4."""
     from diffusionpose.formats import counted
 
-    verdict = outcome.verdict
     if not quiet:
         people = counted(outcome.num_people, "person", "people")
-        print(f"{counted(verdict.num_frames, 'frame')}, {people}:")
+        print(f"{counted(outcome.verdict.num_frames, 'frame')}, {people}:")
         for file in outcome.files:
             print(f"  {file}")
-        for issue in verdict.issues:
-            if issue.severity == "info":
-                _note(f"{issue.code}: {issue.message}")
-        for note in outcome.notes:
-            _note(note)
-    if verdict.status == "partial":
-        for issue in verdict.issues:
-            if issue.severity == "partial":
-                print(f"diffusionpose: partial: {issue.code}: {issue.message}", file=sys.stderr)
-        raise typer.Exit(EXIT_PARTIAL)
-
-
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
+    say_verdict(outcome.verdict, outcome.notes, quiet=quiet)
 
 
 @app.command()
@@ -308,7 +297,7 @@ def convert(
         start=start,
         end=end,
         overwrite=overwrite,
-        on_note=_note,
+        on_note=note,
     )
     for file in files:
         print(file)

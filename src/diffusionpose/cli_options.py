@@ -1,5 +1,7 @@
-"""Options that several verbs of the command line share, and the exit codes that their work ends with."""
+"""Options that several verbs of the command line share, and what they say and how they exit when the work is done."""
 
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from diffusionpose.results import ResultOptions
+    from diffusionpose.structures import VideoVerdict
 
 EXIT_FAILED, EXIT_PARTIAL = 1, 4
 
@@ -74,6 +77,32 @@ SeedOption = Annotated[int, typer.Option(help="Of the noise that heatmaps start 
 StepsOption = Annotated[int, typer.Option(help="DDIM steps.")]
 HypothesesOption = Annotated[int, typer.Option(help="Noises a person and frame, averaged.")]
 BatchSizeOption = Annotated[int, typer.Option(help="People a pass; changes speed, not results.")]
+
+
+LookOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Frame of the report's look inside the model; the middle one."),
+]
+
+
+def note(text: str) -> None:
+    """Says what is worth knowing and no failure."""
+    print(f"note: {text}", file=sys.stderr)
+
+
+def say_verdict(verdict: "VideoVerdict", notes: Iterable[str] = (), *, quiet: bool = False) -> None:
+    """Says what reading a video found, and notes; a partial video is named and ends with exit code 4."""
+    if not quiet:
+        for issue in verdict.issues:
+            if issue.severity == "info":
+                note(f"{issue.code}: {issue.message}")
+        for text in notes:
+            note(text)
+    if verdict.status == "partial":
+        for issue in verdict.issues:
+            if issue.severity == "partial":
+                print(f"diffusionpose: partial: {issue.code}: {issue.message}", file=sys.stderr)
+        raise typer.Exit(EXIT_PARTIAL)
 
 
 def names_of(text: str) -> tuple[str, ...]:

@@ -1,12 +1,12 @@
 """`diffusionpose report`: one HTML file about a video or a result."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from diffusionpose.cli_options import FpsOption, LookOption, say_verdict
 from diffusionpose.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from diffusionpose.video import VideoReader
 
 
+ONLY_OF_VIDEOS = ("model", "look_at", "fps", "device", "seed")
+
+
 def report(
+    context: typer.Context,
     source: Annotated[
         str, typer.Argument(help="A video, a folder of images, or a NAME.poses.json.")
     ],
@@ -26,17 +30,19 @@ def report(
         Path | None, typer.Option(help="With a NAME.poses.json: the video that it was made from.")
     ] = None,
     model: Annotated[str, typer.Option(help="With a video: as for predict.")] = "tiny",
-    look_at: Annotated[
-        int | None, typer.Option(help="With a video: frame to look into; the middle one.")
-    ] = None,
+    look_at: LookOption = None,
+    fps: FpsOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of the noise that heatmaps start from.")] = 0,
     hide_faces: Annotated[bool, typer.Option("--blur-faces", help="Cover faces.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
     """A video with its poses, scores, plausibility and a look inside the model: one page that opens offline."""
-    from diffusionpose.formats import check_target
+    from diffusionpose.formats import check_target, write_text
+    from diffusionpose.poses import VideoPoses
+    from diffusionpose.predict import PosePipeline
     from diffusionpose.results import PAGE
+    from diffusionpose.video import open_video
 
     name = Path(source).name.removesuffix(".json").removesuffix(".poses")
     is_result = source.endswith(".json")
@@ -45,10 +51,27 @@ def report(
     if video is not None and not is_result:
         raise UsageError("--video goes with a NAME.poses.json: leave it out")
     if is_result:
+        _refuse_options_of_videos(context)
         _of_result(Path(source), video, target, hide_faces)
-    else:
-        _of_video(source, target, model, look_at, device, seed, hide_faces)
+        print(target)
+        return
+    with open_video(source, fps=fps) as reader:
+        pipeline = PosePipeline.from_pretrained(model, device=device, seed=seed)
+        watching = Watching(pipeline, reader, look_at, hide_faces=hide_faces)
+        frames = [poses for _, poses in watching.pipeline.stream(reader)]
+        poses = VideoPoses.from_frames(pipeline.header(reader.info), frames, reader.verdict)
+        write_text(target, watching.page(poses))
     print(target)
+    say_verdict(poses.verdict, watching.notes)
+
+
+def _refuse_options_of_videos(context: typer.Context) -> None:
+    """A result is shown as it is: nothing is estimated again."""
+    for name in ONLY_OF_VIDEOS:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} goes with a video, not with a result: leave it out")
 
 
 def _of_result(source: Path, video: Path | None, target: Path, hide_faces: bool) -> None:
@@ -64,52 +87,50 @@ def _of_result(source: Path, video: Path | None, target: Path, hide_faces: bool)
         make_report(poses, target, reader, hide_faces=hide_faces)
 
 
-def _of_video(
-    source: str,
-    target: Path,
-    model: str,
-    look_at: int | None,
-    device: str,
-    seed: int,
-    hide_faces: bool,
-) -> None:
-    from diffusionpose.formats import write_text
-    from diffusionpose.poses import VideoPoses
-    from diffusionpose.predict import PosePipeline
-    from diffusionpose.video import open_video
+class Watching:
+    """Somebody looks on while a pipeline estimates, and makes the page when its result is known.
 
-    with open_video(source) as reader:
-        pipeline = PosePipeline.from_pretrained(model, device=device, seed=seed)
-        pipeline, page = watched(pipeline, reader, look_at, hide_faces=hide_faces)
-        frames = [poses for _, poses in pipeline.stream(reader)]
-        poses = VideoPoses.from_frames(pipeline.header(reader.info), frames, reader.verdict)
-        write_text(target, page(poses))
+    Args:
+        pipeline: What estimates.
+        reader: Of the video.
+        look_at: Index of the frame to look into; None for the middle one.
+        hide_faces: Cover faces in the embedded video.
+    """
 
+    def __init__(
+        self,
+        pipeline: "PosePipeline",
+        reader: "VideoReader",
+        look_at: int | None,
+        *,
+        hide_faces: bool,
+    ) -> None:
+        from diffusionpose.report import Insight
 
-def watched(
-    pipeline: "PosePipeline",
-    reader: "VideoReader",
-    look_at: int | None,
-    *,
-    hide_faces: bool,
-) -> tuple["PosePipeline", Callable[["VideoPoses"], str]]:
-    """The pipeline with somebody looking on, and what makes the page when its result is known."""
-    from diffusionpose.report import Insight, compose_report
+        self._reader, self._hide_faces = reader, hide_faces
+        self._insight = Insight(
+            pipeline.network,
+            look_at,
+            pipeline.options.seed,
+            expected_frames=reader.info.expected_frames,
+        )
+        self._started = time.monotonic()
+        self.pipeline = pipeline.watched_by(self._insight)
+        self.notes: list[str] = []
+        """What is worth knowing of the page, once it is made."""
 
-    expected = reader.info.expected_frames
-    chosen = (expected // 2 if expected else 0) if look_at is None else look_at
-    insight = Insight(pipeline.network, chosen, pipeline.options.seed)
-    started = time.monotonic()
+    def page(self, poses: "VideoPoses") -> str:
+        """The HTML, with the time that has passed."""
+        from diffusionpose.report import compose_report
 
-    def page(poses: "VideoPoses") -> str:
-        """The page, with the time that has passed."""
-        seconds = time.monotonic() - started
+        seconds = time.monotonic() - self._started
         timings = [
             ("Estimation", f"{seconds:.1f} s"),
             ("A frame", f"{1e3 * seconds / max(len(poses), 1):.0f} ms"),
-            ("Device", str(pipeline.network.device)),
+            ("Device", str(self.pipeline.network.device)),
         ]
-        again = reader.again()
-        return compose_report(poses, again, insight, hide_faces=hide_faces, timings=timings)
-
-    return pipeline.watched_by(insight), page
+        self.notes = self._insight.notes(len(poses))
+        again = self._reader.again()
+        return compose_report(
+            poses, again, self._insight, hide_faces=self._hide_faces, timings=timings
+        )

@@ -30,6 +30,7 @@ class Movement:
         num_frames: In which an angle is known.
         times: (n,) seconds in the video, n > 0: of these frames, and maybe of moments between them.
         sequence: (n, len(ANGLES)) degrees with the duration of each row.
+        gaps: (g, 2) seconds from and to, between known frames, in which no angle is known.
     """
 
     video: str
@@ -37,13 +38,24 @@ class Movement:
     num_frames: int
     times: np.ndarray
     sequence: AngleSequence
+    gaps: np.ndarray
 
     @property
     def facts(self) -> str:
-        """Who, how long and when."""
+        """Who, how long and when, and what is missing between."""
         start, end = self.times[0], self.times[-1]
         frames = counted(self.num_frames, "frame")
-        return f"person {self.track_id}, {frames}, {start:.2f} s to {end:.2f} s"
+        known = f"person {self.track_id}, {frames}, {start:.2f} s to {end:.2f} s"
+        if not len(self.gaps):
+            return known
+        if len(self.gaps) == 1:
+            return f"{known}, unknown from {self.gaps[0, 0]:.2f} s to {self.gaps[0, 1]:.2f} s"
+        lengths = np.diff(self.gaps)
+        longest_start, longest_end = self.gaps[int(lengths.argmax())]
+        return (
+            f"{known}, unknown in {len(self.gaps)} gaps, {lengths.sum():.2f} s in all, "
+            f"the longest from {longest_start:.2f} s to {longest_end:.2f} s"
+        )
 
     @property
     def title(self) -> str:
@@ -101,7 +113,15 @@ def movement_of(
     if not (durations > 0).all():
         raise DataError(f"{video}: the times of its frames do not increase")
     sequence = AngleSequence(angles, durations[known])
-    return Movement(video, track_id, int(known.sum()), poses.frame_times[known], sequence)
+    times = poses.frame_times
+    gaps = _gaps(np.flatnonzero(known), times, times + durations)
+    return Movement(video, track_id, int(known.sum()), times[known], sequence, gaps)
+
+
+def _gaps(rows: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """(g, 2) from the end of one of the known frames `rows` to the start of the next, where others lie between."""
+    is_gap = np.diff(rows) > 1
+    return np.stack([ends[rows[:-1][is_gap]], starts[rows[1:][is_gap]]], 1)
 
 
 def mirror(angles: np.ndarray) -> np.ndarray:
@@ -164,13 +184,13 @@ class Comparison:
 
     @cached_property
     def angles_a(self) -> np.ndarray:
-        """(k, len(ANGLES)) degrees of A along the path."""
-        return self.a.sequence.angles[self.warping.first]
+        """(k, len(ANGLES)) degrees of A along the path; NaN where unknown, and where it stands still over a gap."""
+        return _angles_along(self.a, self.warping.first)
 
     @cached_property
     def angles_b(self) -> np.ndarray:
-        """(k, len(ANGLES)) degrees of B along the path."""
-        return self.b.sequence.angles[self.warping.second]
+        """(k, len(ANGLES)) degrees of B along the path, likewise."""
+        return _angles_along(self.b, self.warping.second)
 
     @cached_property
     def times_a(self) -> np.ndarray:
@@ -212,6 +232,18 @@ class Comparison:
             range_a=motion_range(self.a.sequence.angles[:, column]),
             range_b=motion_range(self.b.sequence.angles[:, column]),
         )
+
+
+def _angles_along(movement: Movement, rows: np.ndarray) -> np.ndarray:
+    """(k, len(ANGLES)) degrees at rows (k,) that never go back."""
+    angles = movement.sequence.angles[rows]
+    for start, end in movement.gaps:
+        # The other goes on while this one stands at either side of its gap: only coming there and leaving are pairs.
+        before = int(np.searchsorted(movement.times, (start + end) / 2)) - 1
+        comes = int(np.searchsorted(rows, before))
+        leaves = int(np.searchsorted(rows, before + 1, side="right")) - 1
+        angles[comes + 1 : leaves] = np.nan
+    return angles
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> float:

@@ -140,9 +140,15 @@ def _time_rows(comparison: Comparison, progress: np.ndarray) -> str:
     at = [int(np.abs(progress - share).argmin()) for share in np.linspace(0, 1, _NUM_TIMES)]
     rows = (("one", comparison.times_a[at]), ("other", comparison.times_b[at]))
     return "".join(
-        f'<div class="times {kind}">{_spans(number(float(time), 1) for time in times)}</div>'
-        for kind, times in rows
+        f'<div class="times {kind}">{_spans(_seconds(times))}</div>' for kind, times in rows
     )
+
+
+def _seconds(times: np.ndarray) -> list[str]:
+    """With the decimals that tell marks apart."""
+    step = (times[-1] - times[0]) / max(len(times) - 1, 1)
+    decimals = 1 if step <= 0 else int(np.clip(1 - np.floor(np.log10(step)), 1, 3))
+    return [number(float(time), decimals) for time in times]
 
 
 def _spans(texts: Iterable[str]) -> str:
@@ -231,7 +237,7 @@ def _pace_chart(comparison: Comparison) -> str:
         ("warp", _line(_WIDTH * x, _HEIGHT * (1 - y), np.zeros(0, bool))),
     ]
     across, up = (
-        [f"{number(float(time))} s" for time in np.linspace(times[0], times[-1], 3)]
+        [f"{text} s" for text in _seconds(np.linspace(times[0], times[-1], 3))]
         for times in (comparison.times_a, comparison.times_b)
     )
     sides = "".join(f'<span style="bottom:{50 * n}%">{text}</span>' for n, text in enumerate(up))

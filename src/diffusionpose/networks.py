@@ -31,6 +31,7 @@ from diffusionpose.metrics.calibration import calibrated
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.model.pretrained import WEIGHTS, bundled, find_pretrained, sha256_of
 from diffusionpose.nn import heatmaps
+from diffusionpose.nn.diffusion import ddim_steps
 from diffusionpose.paths import check_regular
 
 Precision = Literal["float32", "bfloat16"]
@@ -145,6 +146,8 @@ class TorchNetwork(PoseNetwork):
             raise UsageError(f"num_inference_steps {num_inference_steps}: this model has {most}")
         self.model, self.device = model.to(device).eval(), device
         self.num_inference_steps, self.precision = num_inference_steps, precision
+        # What several steps need is imported here: a signal amid imports can crash Python at its end.
+        ddim_steps(model.config.diffusion, num_inference_steps)
         if precision == "bfloat16":
             self.model.hold_bfloat16()
 

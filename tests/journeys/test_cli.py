@@ -68,6 +68,41 @@ def test_a_partial_video_is_delivered_named_and_ends_with_4(predict, tmp_path):
     assert out.startswith(f"{len(result['frames'])} frames")
 
 
+def test_the_report_of_a_partial_video_is_delivered_named_and_ends_with_4(run, untrained, tmp_path):
+    page = tmp_path / "a.html"
+    source = CLIPS / "01_trunc_faststart.mp4"
+    code, out, err = run("report", source, "--model", untrained, "-o", page, "--look-at", 3)
+    assert (code, out) == (4, f"{page}\n")
+    assert "diffusionpose: partial: TRUNCATED: " in err
+    assert "note: nobody is in frame 3, nor in another" in err
+    assert page.exists()
+
+
+def test_the_report_of_a_folder_of_images_has_its_rate(run, untrained, made_video, tmp_path):
+    folder, page = tmp_path / "images", tmp_path / "a.html"
+    folder.mkdir()
+    for n in range(3):
+        cv2.imwrite(str(folder / f"{n}.png"), np.zeros((96, 128, 3), np.uint8))
+    code, _, err = run("report", folder, "--model", untrained, "--fps", 5, "-o", page)
+    assert (code, err) == (0, "")
+    assert '"times": [0.0, 0.2, 0.4]' in page.read_text()
+
+
+def test_options_that_change_nothing_are_refused(run, predict, made_video, tmp_path):
+    result = tmp_path / "out" / "figure.poses.json"
+    predict(made_video, "--no-video")
+    code, _, err = predict(made_video, "--look-at", 5)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--look-at goes with --report" in err
+    assert predict(made_video, "--report", "--look-at", -1)[0] == 2
+    for option in (("--look-at", 5), ("--seed", 0), ("--model", "tiny"), ("--device", "cpu"), ("--fps", 5)):  # fmt: skip
+        code, _, err = run("report", result, *option, "-o", tmp_path / "a.html")
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"{option[0]} goes with a video, not with a result" in err
+    assert not (tmp_path / "a.html").exists()
+    assert run("report", result, "-o", tmp_path / "a.html")[0] == 0
+
+
 REFUSED = [
     "03_zero_bytes.mp4",
     "04_zero_frames.mp4",

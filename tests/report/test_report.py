@@ -17,7 +17,7 @@ from diffusionpose.nn import heatmaps
 from diffusionpose.poses import VideoPoses
 from diffusionpose.predict import PosePipeline
 from diffusionpose.report import Insight, make_report
-from diffusionpose.report.insight import COLUMNS, SEEDS, Sheet, tiles
+from diffusionpose.report.insight import COLUMNS, MOST_KEPT, SEEDS, Sheet, _Kept, tiles
 from diffusionpose.report.make import embedded_video, thinned
 from diffusionpose.report.page import MISSING, PLACE_UNIT, ReportParts, ellipse, report_html
 from diffusionpose.structures import VideoIssue
@@ -199,6 +199,63 @@ def test_a_whole_report(untrained, made_video, made_boxes, tmp_path, monkeypatch
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("present", "guess", "num_frames", "expected"),
+    [
+        (range(60), None, 60, 30),
+        (range(1000), 500, 1000, 500),
+        (range(36), 30, 36, 18),
+        (range(10), None, 100, 9),
+        ((*range(10), *range(95, 100)), None, 100, 9),
+        ((*range(10), *range(80, 100)), None, 100, 80),
+        ((301,), None, 1000, 301),
+    ],
+)
+def test_the_frame_that_is_nearest_to_the_middle_is_kept(present, guess, num_frames, expected):
+    kept = _Kept(guess, is_asked=False)
+    for frame in present:
+        kept.add(frame, f"someone in {frame}")
+        kept.add(frame, "another")
+    assert kept.nearest(num_frames // 2) == (expected, [f"someone in {expected}", "another"])
+
+
+def test_of_a_video_of_unknown_length_few_frames_are_kept():
+    kept = _Kept(None, is_asked=False)
+    for frame in range(3000):
+        kept.add(frame, "someone")
+        assert len(kept._people) <= MOST_KEPT + 1
+    assert abs(kept.nearest(1500)[0] - 1500) < 3000 / MOST_KEPT
+
+
+@pytest.mark.parametrize(
+    ("asked", "frames", "looked_into", "notes"),
+    [
+        (None, 12, 6, []),
+        (5, 12, 5, []),
+        (2, 12, 3, ["nobody is in frame 2: the report looks into frame 3, the nearest with people"]),
+        (999, 12, 7, ["the video has no frame 999, the last one is 11: the report looks into frame 7, the nearest with people"]),
+        (0, 3, None, ["nobody is in frame 0, nor in another: the report has no look inside the model"]),
+    ],
+)  # fmt: skip
+def test_where_the_look_inside_is_and_why(untrained, made_video, made_boxes, asked, frames, looked_into, notes, tmp_path):  # fmt: skip
+    from diffusionpose.detection import BoxesFile
+
+    boxes = json.loads(made_boxes.read_text())["frames"]
+    later = [one | {"boxes": one["boxes"] if 3 <= one["index"] <= 7 else []} for one in boxes]
+    (tmp_path / "boxes.json").write_text(json.dumps({"frames": later}))
+    pipeline = PosePipeline.from_pretrained(untrained, device="cpu").with_boxes(
+        BoxesFile.load(tmp_path / "boxes.json")
+    )
+    insight = Insight(pipeline.network, asked)
+    with open_video(made_video) as reader:
+        found = list(pipeline.watched_by(insight).stream(islice(reader, frames)))
+    assert len(found) == frames
+    theatres = insight.theatres(frames)
+    assert [one.track_id for one in theatres] == ([] if looked_into is None else [4, 9])
+    assert {one.frame for one in theatres} == ({looked_into} - {None})
+    assert insight.notes(frames) == notes
+
+
 def test_another_video_is_refused(made_video, tmp_path):
     with open_video(made_video) as reader, pytest.raises(DataError, match="the poses are of clip"):
         make_report(POSES, tmp_path / "a.html", reader)
@@ -223,7 +280,7 @@ def test_what_is_looked_into_in_bfloat16_is_what_float32_shows():
         insight = Insight(pipeline.network, frame=1)
         with open_video(DEMO) as reader:
             list(pipeline.watched_by(insight).stream(islice(reader, 3)))
-        theatres.append(insight.theatres[0])
+        theatres.append(insight.theatres(3)[0])
     exact, rounded = theatres
     assert rounded.points.shape == exact.points.shape == (SEEDS, 15, 2)
     assert rounded.points.dtype == np.float64

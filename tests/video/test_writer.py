@@ -42,6 +42,16 @@ def test_written_video_plays_in_browsers(tmp_path: Path) -> None:
         assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
 
 
+def test_frames_are_written_in_order_with_the_durations_that_they_have(tmp_path: Path) -> None:
+    with open_video(CLIPS / "06_vfr.mp4") as reader:
+        path = write(tmp_path / "a.mp4", list(reader))
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    pts = [packet.pts for packet in packets]
+    assert [packet.dts for packet in packets] == pts == sorted(pts)
+    assert [packet.duration for packet in packets[:-1]] == list(np.diff(pts))
+
+
 def test_odd_size_gets_a_doubled_edge(tmp_path: Path) -> None:
     image = np.full((95, 127, 3), (200, 30, 60), np.uint8)
     path = write(tmp_path / "a.mp4", [Frame(i, Fraction(i, 30) + 2, image) for i in range(5)])

@@ -15,6 +15,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -75,15 +76,16 @@ class DdimStep(NamedTuple):
     there: float
 
 
-def ddim_steps(config: DiffusionConfig, number: int) -> list[DdimStep]:
+@lru_cache
+def ddim_steps(config: DiffusionConfig, number: int) -> tuple[DdimStep, ...]:
     """From pure noise to x_0; of the schedule, one step needs nothing."""
     if number == 1:
-        return [DdimStep(config.num_train_timesteps - 1, 0.0, 1.0)]
+        return (DdimStep(config.num_train_timesteps - 1, 0.0, 1.0),)
     scheduler = make_scheduler(config)
     scheduler.set_timesteps(number)
     times = scheduler.timesteps.tolist()
     signal = [float(scheduler.alphas_cumprod[t]) for t in times] + [1.0]
-    return list(map(DdimStep, times, signal, signal[1:]))
+    return tuple(map(DdimStep, times, signal, signal[1:]))
 
 
 def sample(

@@ -19,6 +19,8 @@ LEVELS = 32
 """Of grey: enough for a heatmap, and half the bytes of 256."""
 STEPS = (1, 2, 4, 8)
 SEEDS = 24
+MOST_KEPT = 32
+"""Frames that may turn out to be the middle one; more of them are kept further apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,39 +74,137 @@ def png(picture: np.ndarray) -> bytes:
     return encoded.tobytes()
 
 
+@dataclass(frozen=True, eq=False)
+class _Person:
+    """What denoising somebody again needs: features (frames, ...) of one view, and the way to picture pixels."""
+
+    track_id: int
+    features: Tensor
+    to_image: np.ndarray
+
+
+class _Kept:
+    """People of the frames that may be wanted when the length of the video is known.
+
+    Args:
+        guess: Index of a frame; the nearest one with people is kept.
+        is_asked: Whether it was asked for; else frames that may lie in the middle are kept, too.
+    """
+
+    def __init__(self, guess: int | None, *, is_asked: bool) -> None:
+        self._guess, self._is_asked, self._apart = guess, is_asked, 1
+        self._people: dict[int, list[_Person]] = {}
+
+    def add(self, frame: int, person: _Person) -> None:
+        """Frames come in their order."""
+        is_new = frame not in self._people
+        self._people.setdefault(frame, []).append(person)
+        if is_new:
+            wanted = self._wanted()
+            self._people = {one: people for one, people in self._people.items() if one in wanted}
+
+    def _wanted(self) -> set[int]:
+        frames = list(self._people)
+        wanted = set() if self._guess is None else {_nearest(frames, self._guess)}
+        if self._is_asked:
+            return wanted
+        # The middle is never before half of what was seen: there, only the last one can be the nearest.
+        before = [frame for frame in frames if frame < frames[-1] // 2]
+        rest = [*before[-1:], *(frame for frame in frames if frame >= frames[-1] // 2)]
+        while len(spaced := _spaced(rest, self._apart)) > MOST_KEPT:
+            self._apart *= 2
+        return wanted | {*spaced, frames[-1]}
+
+    def nearest(self, frame: int) -> tuple[int, list[_Person]] | None:
+        """The kept frame that is nearest to this one, and who is in it."""
+        if not self._people:
+            return None
+        found = _nearest(list(self._people), frame)
+        return found, self._people[found]
+
+
+def _nearest(frames: list[int], frame: int) -> int:
+    return min(frames, key=lambda one: abs(one - frame))
+
+
+def _spaced(frames: list[int], apart: int) -> list[int]:
+    out: list[int] = []
+    for frame in frames:
+        if not out or frame - out[-1] >= apart:
+            out.append(frame)
+    return out
+
+
 class Insight:
     """An observer of `PosePipeline.stream`.
 
     Args:
         network: The pipeline's.
-        frame: Index of the frame to look into; None for none.
+        frame: Index of the frame to look into; None for the middle one. Where nobody is in it, the nearest with people.
         seed: Of the noises.
+        expected_frames: How many the video says it has.
     """
 
-    def __init__(self, network: PoseNetwork, frame: int | None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        network: PoseNetwork,
+        frame: int | None = None,
+        seed: int = 0,
+        *,
+        expected_frames: int | None = None,
+    ) -> None:
         self._network, self._frame, self._seed = network, frame, seed
+        guess = expected_frames // 2 if expected_frames and frame is None else frame
+        self._kept = _Kept(guess, is_asked=frame is not None)
         self.sheets: dict[tuple[int, int], Sheet] = {}
         """By track and frame."""
-        self.theatres: list[Theatre] = []
 
     def __call__(self, seen: Seen) -> None:
         to_image = _from_heatmap(seen.affine)
         maps = seen.heatmaps.float().cpu().numpy()
         self.sheets[seen.track_id, seen.frame] = Sheet(png(tiles(maps)), to_image)
-        if seen.frame == self._frame and isinstance(self._network, TorchNetwork):
-            self.theatres.append(self._theatre(seen, to_image))
+        if isinstance(self._network, TorchNetwork):
+            # Without the mirrored view, if there is one; a copy, as the whole batch would stay with a part of it.
+            features = seen.features[:, 0].clone()
+            self._kept.add(seen.frame, _Person(seen.track_id, features, to_image))
+
+    def _chosen(self, num_frames: int) -> tuple[int, list[_Person]] | None:
+        return self._kept.nearest(num_frames // 2 if self._frame is None else self._frame)
+
+    def theatres(self, num_frames: int) -> list[Theatre]:
+        """Of everybody in the frame that is looked into, when all of the video's frames were seen."""
+        chosen = self._chosen(num_frames)
+        if chosen is None:
+            return []
+        frame, people = chosen
+        return [self._theatre(frame, person) for person in people]
+
+    def notes(self, num_frames: int) -> list[str]:
+        """Why it is not the frame that was asked for, or none: nothing where it is."""
+        chosen = self._chosen(num_frames)
+        if self._frame is None or (chosen and chosen[0] == self._frame):
+            return []
+        if not isinstance(self._network, TorchNetwork):
+            return ["an exported model cannot be looked into: the report has no look inside it"]
+        why = (
+            f"the video has no frame {self._frame}, the last one is {num_frames - 1}"
+            if self._frame >= num_frames
+            else f"nobody is in frame {self._frame}"
+        )
+        if chosen is None:
+            return [f"{why}, nor in another: the report has no look inside the model"]
+        return [f"{why}: the report looks into frame {chosen[0]}, the nearest with people"]
 
     @torch.inference_mode()
-    def _theatre(self, seen: Seen, to_image: np.ndarray) -> Theatre:
+    def _theatre(self, frame: int, person: _Person) -> Theatre:
         assert isinstance(self._network, TorchNetwork)
         model, autocast = self._network.model, self._network.autocast
         with autocast():
-            # Without the mirrored view, if there is one.
-            conditions = model.encode(seen.features[None, :, 0])
-        shape, device = model.noise_shape, seen.features.device
+            conditions = model.encode(person.features[None])
+        shape, device = model.noise_shape, person.features.device
 
         def noise(number: int) -> Tensor:
-            key = (self._seed, seen.track_id, seen.frame, number)
+            key = (self._seed, person.track_id, frame, number)
             return seeded_noise(shape, key)[None].to(device)
 
         stages = {}
@@ -115,8 +215,8 @@ class Insight:
                 stages[steps] = torch.cat(path).float().cpu().numpy()
             maps = torch.cat([model.generate(conditions, noise(n)) for n in range(SEEDS)])
         places = heatmaps.decode(maps.float(), model.config.sigma)[0].double().cpu().numpy()
-        points = np.stack([transform(found, to_image) for found in places])
-        return Theatre(seen.frame, seen.track_id, stages, points, to_image)
+        points = np.stack([transform(found, person.to_image) for found in places])
+        return Theatre(frame, person.track_id, stages, points, person.to_image)
 
 
 def _from_heatmap(affine: np.ndarray) -> np.ndarray:

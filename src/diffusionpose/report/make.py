@@ -53,7 +53,7 @@ def compose_report(
         video=video,
         video_size=size,
         sheets=None if insight is None else thinned(insight.sheets, SHEET_BYTES * allowance),
-        theatres=() if insight is None else insight.theatres,
+        theatres=() if insight is None else insight.theatres(len(poses)),
         model_facts=[(name, str(value)) for name, value in poses.header.model.items()],
         timings=timings,
     )

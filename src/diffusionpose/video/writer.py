@@ -24,8 +24,9 @@ WRITER_TIME_BASE = Fraction(1, 90_000)
 MAX_TICKS = 2**53
 
 # In order of preference. Browsers play the first two; the last is what every build of FFmpeg has.
+# No B-frames: MP4 has no durations of its own for frames out of order, and browsers step by them.
 _ENCODERS: dict[str, dict[str, str]] = {
-    "libx264": {"crf": "20", "preset": "veryfast"},
+    "libx264": {"crf": "21", "preset": "veryfast", "bf": "0"},
     "libopenh264": {"rc_mode": "quality"},
     "mpeg4": {"qscale": "3"},
 }

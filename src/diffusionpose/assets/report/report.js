@@ -67,15 +67,17 @@
   }
   function go(frame) {
     state.frame = Math.min(Math.max(0, frame), Math.max(0, numFrames - 1));
-    if (hasVideo && !playing) {
-      // Into the frame, not onto its edge.
-      const next = data.times[state.frame + 1] ?? data.times[state.frame] + 0.02;
-      video.currentTime = (data.times[state.frame] + next) / 2;
-    }
+    if (hasVideo && !playing) seek();
     draw();
+  }
+  function seek() {
+    // Into the frame, not onto its edge; only a little, as a browser may take the nearest start for the frame.
+    const start = data.times[state.frame] || 0, next = data.times[state.frame + 1] ?? start + 0.02;
+    video.currentTime = start + Math.min(0.003, (next - start) / 2);
   }
   function play(wanted) {
     playing = wanted && numFrames > 1;
+    if (tellsPictures) video.cancelVideoFrameCallback(awaited);
     $("play").textContent = playing ? "Pause" : "Play";
     $("play").setAttribute("aria-label", playing ? "Pause" : "Play");
     if (playing && state.frame >= numFrames - 1) state.frame = 0;
@@ -83,21 +85,38 @@
     clockStart = performance.now();
     if (hasVideo) {
       video.playbackRate = Number($("speed").value);
-      if (playing) { video.currentTime = timeStart; video.play().catch(() => play(false)); } else video.pause();
+      if (playing) { seek(); video.play().catch(() => play(false)); } else video.pause();
     }
-    if (playing) tick(); else go(state.frame);
+    if (!playing) { go(state.frame); return; }
+    if (tellsPictures) awaited = video.requestVideoFrameCallback(onPicture);
+    tick();
+  }
+  // A video's clock runs ahead of its picture: where the browser tells which one it shows, poses follow that.
+  const tellsPictures = hasVideo && "requestVideoFrameCallback" in video, LATE = 0.1;
+  let awaited = 0;
+  function onPicture(_, picture) {
+    // Before drawing, which takes its time: of a picture that comes meanwhile we want to hear.
+    awaited = video.requestVideoFrameCallback(onPicture);
+    // On the way to where playing begins, the picture is still the one before.
+    if (!video.seeking) follow(picture.mediaTime);
   }
   function tick() {
     if (!playing) return;
     const rate = Number($("speed").value);
     const time = hasVideo ? video.currentTime : timeStart + rate * (performance.now() - clockStart) / 1000;
+    // Of a picture right after another, browsers may tell nothing: poses must not wait for the next one.
+    const surely = tellsPictures ? time - LATE * rate : time;
+    if (!tellsPictures || frameAt(surely) > state.frame) follow(surely);
+    if (playing) requestAnimationFrame(tick);
+  }
+  function follow(time) {
     const frame = frameAt(time);
     if (frame !== state.frame) { state.frame = frame; draw(); }
-    if (frame >= numFrames - 1 || (hasVideo && video.ended)) { play(false); return; }
-    requestAnimationFrame(tick);
+    if (frame >= numFrames - 1) play(false);
   }
   if (hasVideo) video.addEventListener("seeked", () => draw());
   if (hasVideo) video.addEventListener("loadeddata", () => draw());
+  if (hasVideo) video.addEventListener("ended", () => { if (playing && video.ended) { state.frame = numFrames - 1; play(false); } });
 
   // ---------------------------------------------------------------- skeletons
   function opacity(score) {
@@ -223,10 +242,13 @@
   function frameOf(event, canvas, left) {
     return Math.floor((event.offsetX - left) / (canvas.clientWidth - left) * numFrames);
   }
+  // Half a line of text, so that the outermost marks are not cut.
+  const EDGE = 9;
+  const yOf = (value, low, high, h) => h - EDGE - (value - low) / (high - low) * (h - 2 * EDGE);
   function axes(g, w, h, left, low, high, marks, unit) {
     g.font = "12px system-ui, sans-serif"; g.textBaseline = "middle";
     for (const mark of marks) {
-      const y = h - 4 - (mark - low) / (high - low) * (h - 8);
+      const y = yOf(mark, low, high, h);
       g.strokeStyle = colour("line"); g.lineWidth = 1;
       g.beginPath(); g.moveTo(left, y); g.lineTo(w, y); g.stroke();
       g.fillStyle = colour("quiet"); g.fillText(`${mark}${unit}`, 0, y);
@@ -238,7 +260,7 @@
     for (let frame = 0; frame < numFrames; frame++) {
       const v = value(frame);
       if (v === null) { isOn = false; continue; }
-      const x = xOf(frame, w, left), y = h - 4 - (v - low) / (high - low) * (h - 8);
+      const x = xOf(frame, w, left), y = yOf(v, low, high, h);
       if (isOn) g.lineTo(x, y); else g.moveTo(x, y);
       isOn = true;
     }
@@ -285,7 +307,7 @@
     const low = isLength ? 0 : hasNegative ? -180 : 0, high = isLength ? 2 : 180;
     axes(g, w, h, left, low, high, isLength ? [0, 0.5, 1, 1.5, 2] : hasNegative ? [-180, -90, 0, 90, 180] : [0, 45, 90, 135, 180], isLength ? "" : "\u00b0");
     if (isLength) {
-      const y = h - 4 - data.longest / 2 * (h - 8);
+      const y = yOf(data.longest, low, high, h);
       g.fillStyle = colour("flag"); g.globalAlpha = 0.08; g.fillRect(left, 0, w - left, y); g.globalAlpha = 1;
     }
     for (const n of shown) {
@@ -391,6 +413,16 @@
       return [term, value];
     }));
   }
+  const isWritten = (target) => target.matches("select, textarea, input:not([type=checkbox]):not([type=range])");
+  function onKey(event) {
+    const { key, target } = event;
+    if (event.ctrlKey || event.altKey || event.metaKey || isWritten(target)) return;
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[key];
+    if (key === " ") { event.preventDefault(); if (!event.repeat) play(!playing); }
+    // Space being taken, what has a tick is switched as buttons are pressed.
+    if (key === "Enter" && target.type === "checkbox") target.click();
+    if (step && target.type !== "range") { event.preventDefault(); play(false); go(state.frame + step); }
+  }
   function start() {
     $("summary").textContent = `${counted(numFrames, "frame")}, ${counted(people.length, "person", "people")}` + (data.verdict.status === "ok" ? "" : " \u2013 the video is incomplete");
     $("verdict").textContent = data.verdict.summary;
@@ -420,12 +452,9 @@
     $("speed").addEventListener("change", () => { if (playing) { play(false); play(true); } });
     $("show-heat").addEventListener("change", draw);
     $("scrubber").addEventListener("input", (event) => { if (playing) play(false); go(Number(event.target.value)); });
-    document.addEventListener("keydown", (event) => {
-      if (/^(INPUT|SELECT|BUTTON)$/.test(event.target.tagName) && event.key !== "Escape") return;
-      if (event.key === " ") { event.preventDefault(); play(!playing); }
-      if (event.key === "ArrowLeft") { play(false); go(state.frame - 1); }
-      if (event.key === "ArrowRight") { play(false); go(state.frame + 1); }
-    });
+    document.addEventListener("keydown", onKey);
+    // Else some browsers press the button that has the focus when Space is let go.
+    document.addEventListener("keyup", (event) => { if (event.key === " " && !isWritten(event.target)) event.preventDefault(); });
     new ResizeObserver(() => draw()).observe(document.querySelector("main"));
     flags();
     const first = data.theatres.length ? position.get(data.theatres[0].frame) : 0;
