@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 import threading
 import weakref
 from fractions import Fraction
@@ -251,6 +254,24 @@ def test_streaming_gives_frames_in_order_as_they_come(untrained, made_video, mad
         frame, poses = next(iter(stream.stream(reader)))
         assert frame.index == poses.index == 0
         assert frame.image.shape == (120, 160, 3)
+
+
+def test_one_step_is_light(untrained, made_video, tmp_path):
+    """What takes as long to import as torch stays away, and what it leaves in the folder for temporary files."""
+    code = (
+        "import sys, diffusionpose\n"
+        "diffusionpose.PosePipeline.from_pretrained(sys.argv[1], device='cpu')(sys.argv[2])\n"
+        "print([m for m in ('diffusers', 'torch._dynamo', 'lightning') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, untrained, made_video],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_only_a_bounded_number_of_frames_is_alive_at_a_time(untrained):

@@ -44,18 +44,19 @@ def report(
     from diffusionpose.results import PAGE
     from diffusionpose.video import open_video
 
-    name = Path(source).name.removesuffix(".json").removesuffix(".poses")
-    is_result = source.endswith(".json")
-    target = out or Path((name if is_result else Path(source).stem or "video") + PAGE)
-    check_target(target, [source], overwrite=overwrite)
-    if video is not None and not is_result:
-        raise UsageError("--video goes with a NAME.poses.json: leave it out")
-    if is_result:
+    if source.endswith(".json"):
         _refuse_options_of_videos(context)
+        name = Path(source).name.removesuffix(".json").removesuffix(".poses")
+        target = out or Path(f"{name}{PAGE}")
+        check_target(target, [source], overwrite=overwrite)
         _of_result(Path(source), video, target, hide_faces)
         print(target)
         return
+    if video is not None:
+        raise UsageError("--video goes with a NAME.poses.json: leave it out")
     with open_video(source, fps=fps) as reader:
+        target = out or Path(f"{reader.info.stem}{PAGE}")
+        check_target(target, [source], overwrite=overwrite)
         pipeline = PosePipeline.from_pretrained(model, device=device, seed=seed)
         watching = Watching(pipeline, reader, look_at, hide_faces=hide_faces)
         frames = [poses for _, poses in watching.pipeline.stream(reader)]
@@ -75,11 +76,11 @@ def _refuse_options_of_videos(context: typer.Context) -> None:
 
 
 def _of_result(source: Path, video: Path | None, target: Path, hide_faces: bool) -> None:
-    from diffusionpose.poses import VideoPoses
     from diffusionpose.report import make_report
+    from diffusionpose.results import read_result
     from diffusionpose.video import open_video
 
-    poses = VideoPoses.load(source)
+    poses = read_result(source)
     if video is None:
         make_report(poses, target, None)
         return

@@ -13,6 +13,7 @@ from diffusionpose.errors import DataError, UsageError
 from diffusionpose.formats import counted
 from diffusionpose.plausibility import judge
 from diffusionpose.poses import VideoPoses
+from diffusionpose.results import read_result
 from diffusionpose.skeleton import SIDES
 from diffusionpose.warping import AngleSequence, Warping, angle_difference, warp
 
@@ -332,4 +333,4 @@ def load_movement(path: Path, track_id: int | None, *, mirrored: bool = False) -
     Raises:
         DataError: Also if the file is none of ours.
     """
-    return movement_of(VideoPoses.load(path), track_id, mirrored=mirrored)
+    return movement_of(read_result(path), track_id, mirrored=mirrored)

@@ -147,7 +147,7 @@ class TorchNetwork(PoseNetwork):
         self.model, self.device = model.to(device).eval(), device
         self.num_inference_steps, self.precision = num_inference_steps, precision
         # What several steps need is imported here: a signal amid imports can crash Python at its end.
-        ddim_steps(model.config.diffusion, num_inference_steps)
+        ddim_steps(most, num_inference_steps)
         if precision == "bfloat16":
             self.model.hold_bfloat16()
 

@@ -211,6 +211,14 @@ def test_what_is_left_of_an_earlier_run_is_named(predict, made_video, tmp_path):
     assert "left from before" not in again[2]
 
 
+def test_only_the_json_is_a_result(run, tmp_path):
+    (tmp_path / "a.coco.json").write_text("{}")
+    for verb in (["report"], ["compare", tmp_path / "a.coco.json"], ["convert"]):
+        code, _, err = run(*verb, tmp_path / "a.coco.json")
+        assert code == 1
+        assert "only the NAME.poses.json holds the whole result: give that" in err
+
+
 def test_a_folder_s_name_has_no_suffix(run, untrained, tmp_path):
     for name in ("walk.1", "walk.2"):
         (tmp_path / name).mkdir()

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import torch
 
-from diffusionpose.config import DiffusionConfig
 from diffusionpose.nn.diffusion import (
     add_noise,
     ddim_steps,
@@ -12,6 +11,8 @@ from diffusionpose.nn.diffusion import (
     to_heatmaps,
     to_signal,
 )
+
+STEPS = 1000
 
 
 def cosine_alphas(steps):
@@ -25,13 +26,13 @@ def cosine_alphas(steps):
 
 
 def test_schedule_is_cosine():
-    found = make_scheduler(DiffusionConfig()).alphas_cumprod.double().numpy()
+    found = make_scheduler(STEPS).alphas_cumprod.double().numpy()
     np.testing.assert_allclose(found, cosine_alphas(1000), rtol=1e-4, atol=1e-9)
     assert found[-1] < 1e-8
 
 
 def test_forward_process():
-    scheduler = make_scheduler(DiffusionConfig())
+    scheduler = make_scheduler(STEPS)
     x_0, noise = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     t = torch.tensor([0, 700])
     a = torch.tensor(cosine_alphas(1000)[[0, 700]], dtype=torch.float32).view(2, 1, 1, 1)
@@ -48,16 +49,16 @@ def test_one_step_is_the_networks_own_x_0():
         calls.append((x_t, t))
         return answer
 
-    assert torch.equal(sample(DiffusionConfig(), denoise, noise, 1), answer)
+    assert torch.equal(sample(STEPS, denoise, noise, 1), answer)
     assert len(calls) == 1
     assert torch.equal(calls[0][0], noise)
     assert calls[0][1].tolist() == [999, 999]
 
 
 def test_one_step_goes_where_the_scheduler_has_it():
-    scheduler = make_scheduler(DiffusionConfig())
+    scheduler = make_scheduler(STEPS)
     scheduler.set_timesteps(1)
-    (step,) = ddim_steps(DiffusionConfig(), 1)
+    (step,) = ddim_steps(STEPS, 1)
     assert [step.t] == scheduler.timesteps.tolist()
     assert step.here == pytest.approx(float(scheduler.alphas_cumprod[step.t]), abs=1e-8)
     assert step.there == float(scheduler.final_alpha_cumprod) == 1
@@ -72,7 +73,7 @@ def test_steps_run_from_the_last_timestep_down_and_end_at_x_0(steps):
         seen.append(int(t[0]))
         return truth
 
-    out = sample(DiffusionConfig(), denoise, torch.randn(1, 2, 4, 4), steps)
+    out = sample(STEPS, denoise, torch.randn(1, 2, 4, 4), steps)
     assert seen[0] == 999
     assert seen == sorted(seen, reverse=True)
     assert len(seen) == steps
@@ -88,7 +89,7 @@ def test_ddim_step_equals_equation_12_of_the_ddim_paper():
         inputs.append(x_t)
         return x_0
 
-    sample(DiffusionConfig(), denoise, noise, 2)
+    sample(STEPS, denoise, noise, 2)
     bars = cosine_alphas(1000)
     here, there = bars[999], bars[499]
     implied = (noise - np.sqrt(here) * x_0) / np.sqrt(1 - here)

@@ -52,7 +52,7 @@ class DiffusionPose(nn.Module):
     @cached_property
     def scheduler(self) -> "diffusion.DDIMScheduler":
         """The schedule of training."""
-        return diffusion.make_scheduler(self.config.diffusion)
+        return diffusion.make_scheduler(self.config.diffusion.num_train_timesteps)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path) -> "DiffusionPose":
@@ -191,7 +191,7 @@ class DiffusionPose(nn.Module):
         on_step: Callable[[Tensor], None] | None = None,
     ) -> Float[Tensor, "batch joints height width"]:
         """Inference: DDIM from noise to heatmaps; `on_step` is shown the noise and what every step makes of it, as heatmaps."""
-        scale = self.config.diffusion.signal_scale
+        scale, most = self.config.diffusion.signal_scale, self.config.diffusion.num_train_timesteps
 
         def predict_x_0(x_t: Tensor, t: Tensor) -> Tensor:
             # float32: where a heatmap is nearly 0, half precision cannot hold it beside the offset of the signal.
@@ -201,5 +201,5 @@ class DiffusionPose(nn.Module):
             if on_step is not None:
                 on_step(diffusion.to_heatmaps(x_t, scale))
 
-        x_0 = diffusion.sample(self.config.diffusion, predict_x_0, noise, num_inference_steps, show)
+        x_0 = diffusion.sample(most, predict_x_0, noise, num_inference_steps, show)
         return diffusion.to_heatmaps(x_0, scale)

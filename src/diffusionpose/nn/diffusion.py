@@ -22,8 +22,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diffusionpose.config import DiffusionConfig
-
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 else:
@@ -33,13 +31,13 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 """(x_t, t of shape (batch,)) -> x_0."""
 
 
-def make_scheduler(config: DiffusionConfig) -> DDIMScheduler:
+def make_scheduler(num_train_timesteps: int) -> DDIMScheduler:
     """The cosine schedule with x_0 prediction; steps end at t = 0 and start at T - 1 (`trailing`)."""
     # Not with the module: it takes as long to import as torch, and one step does without it.
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     return DDIMScheduler(
-        num_train_timesteps=config.num_train_timesteps,
+        num_train_timesteps=num_train_timesteps,
         beta_schedule="squaredcos_cap_v2",
         prediction_type="sample",
         timestep_spacing="trailing",
@@ -77,11 +75,11 @@ class DdimStep(NamedTuple):
 
 
 @lru_cache
-def ddim_steps(config: DiffusionConfig, number: int) -> tuple[DdimStep, ...]:
+def ddim_steps(num_train_timesteps: int, number: int) -> tuple[DdimStep, ...]:
     """From pure noise to x_0; of the schedule, one step needs nothing."""
     if number == 1:
-        return (DdimStep(config.num_train_timesteps - 1, 0.0, 1.0),)
-    scheduler = make_scheduler(config)
+        return (DdimStep(num_train_timesteps - 1, 0.0, 1.0),)
+    scheduler = make_scheduler(num_train_timesteps)
     scheduler.set_timesteps(number)
     times = scheduler.timesteps.tolist()
     signal = [float(scheduler.alphas_cumprod[t]) for t in times] + [1.0]
@@ -89,7 +87,7 @@ def ddim_steps(config: DiffusionConfig, number: int) -> tuple[DdimStep, ...]:
 
 
 def sample(
-    config: DiffusionConfig,
+    num_train_timesteps: int,
     denoise: Denoiser,
     noise: Float[Tensor, "batch joints height width"],
     num_inference_steps: int = 1,
@@ -108,7 +106,7 @@ def sample(
     x_t = noise
     show = on_step or (lambda _: None)
     show(x_t)
-    for t, here, there in ddim_steps(config, num_inference_steps):
+    for t, here, there in ddim_steps(num_train_timesteps, num_inference_steps):
         x_0 = denoise(x_t, torch.full((x_t.shape[0],), t, device=x_t.device))
         if there == 1.0:
             # The last step ends at x_0 itself; with one step nothing is divided by sqrt(alphas_cumprod) = 2e-9.
