@@ -489,6 +489,9 @@ def test_what_only_true_times_show_costs_only_the_smoothing(untrained, tmp_path)
         {"batch_size": 0},
         {"num_inference_steps": 0},
         {"detect_every": -1},
+        {"num_hypotheses": 1.5},
+        {"seed": "a"},
+        {"batch_size": True},
     ],
 )
 def test_options_out_of_range(options):

@@ -177,7 +177,7 @@ def _seconds_a_window(size: str) -> tuple[float, float]:
     device = torch.device("cpu")
     networks = (load_network(size, device), load_network(size, device, precision="bfloat16"))
     config = networks[0].config
-    width, height = config.image_size
+    height, width = config.image_size
     cuts = torch.zeros(config.num_frames, 3, height, width, dtype=torch.uint8)
     noise = torch.zeros(1, 1, *networks[0].noise_shape)
     times: tuple[list[float], list[float]] = ([], [])

@@ -72,7 +72,11 @@ class PredictOptions:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("num_inference_steps", "num_hypotheses", "batch_size", "detect_every"):
+        counts = ("num_inference_steps", "num_hypotheses", "batch_size", "detect_every")
+        for name in ("seed", *counts):
+            if type(getattr(self, name)) is not int:
+                raise UsageError(f"{name} must be a whole number, not {getattr(self, name)!r}")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.precision not in ("float32", "bfloat16"):

@@ -80,6 +80,29 @@ def test_one_step_generation_is_one_call_of_the_decoder_at_the_last_step():
         )
 
 
+@torch.inference_mode()
+def test_what_would_be_broadcast_or_fail_late_is_told():
+    model = DiffusionPose(ModelConfig(backbone=SMALL)).eval()
+    images, noise = torch.zeros(1, 3, 3, 256, 192), torch.zeros(1, 15, 64, 48)
+    conditions = model.encode(model.extract(images))
+    for call, message in (
+        (
+            lambda: model.extract(images.transpose(3, 4)),
+            r"images is .*, not \(any, any, 3, 256, 192",
+        ),
+        (lambda: model.encode(model.extract(images[:, :2])), r"features is .*, not \(any, 3, any"),
+        (
+            lambda: model.generate(conditions, noise.repeat(2, 1, 1, 1)),
+            r"x_t .*not \(1, 15, 64, 48",
+        ),
+        (lambda: model.generate(conditions, noise[:, :14]), r"x_t is \(1, 14, 64, 48\), not"),
+        (lambda: model.generate(conditions, noise, 0), "0 DDIM steps: the schedule has 1 to 1000"),
+        (lambda: model.generate(conditions, noise, 1001), "1001 DDIM steps"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
 def test_corrupt_at_the_last_step_is_pure_noise_and_at_the_first_almost_the_signal():
     model = small_model()
     heatmaps, noise = torch.rand(2, *model.noise_shape), torch.randn(2, *model.noise_shape)

@@ -11,6 +11,7 @@
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from types import EllipsisType
 
 import torch
 from einops import rearrange
@@ -147,12 +148,15 @@ class DiffusionPose(nn.Module):
         self, images: Shaped[Tensor, "batch frames 3 image_height image_width"]
     ) -> Float[Tensor, "batch frames tokens dim"]:
         """Backbone features of RGB crops in [0, 255]; a frame's features do not depend on its neighbours."""
+        height, width = self.config.image_size
+        _check_shape("images", images, (..., ..., 3, height, width))
         flat = normalise(rearrange(images, "b f c h w -> (b f) c h w"))
         flat = flat.contiguous(memory_format=torch.channels_last)
         return rearrange(self.backbone(flat), "(b f) n d -> b f n d", b=images.shape[0])
 
     def encode(self, features: Float[Tensor, "batch frames tokens dim"]) -> Conditions:
         """Spatio-Temporal Feature Encoder: position and feature conditions."""
+        _check_shape("features", features, (..., self.config.num_frames, ..., ...))
         return self.encoder(features)
 
     def denoise(
@@ -162,6 +166,10 @@ class DiffusionPose(nn.Module):
         conditions: Conditions,
     ) -> Float[Tensor, "batch joints height width"]:
         """One pass of the denoiser: heatmaps (x_0 before scaling) from noisy ones."""
+        # Others would be broadcast.
+        batch = conditions.features.shape[0]
+        _check_shape("x_t", x_t, (batch, *self.noise_shape))
+        _check_shape("t", t, (batch,))
         return self.decoder(x_t, t, conditions)
 
     def forward(
@@ -203,3 +211,19 @@ class DiffusionPose(nn.Module):
 
         x_0 = diffusion.sample(most, predict_x_0, noise, num_inference_steps, show)
         return diffusion.to_heatmaps(x_0, scale)
+
+
+def _check_shape(name: str, tensor: Tensor, wanted: tuple[int | EllipsisType, ...]) -> None:
+    """Says what is wrong where torch would say it late, or not at all; any number goes for an ellipsis.
+
+    Raises:
+        ValueError: If the shape is another.
+    """
+    if torch.compiler.is_compiling():
+        return  # sizes are symbols there
+    found = tensor.shape
+    if len(found) != len(wanted) or any(
+        want is not ... and size != want for size, want in zip(found, wanted, strict=True)
+    ):
+        text = ", ".join("any" if want is ... else str(want) for want in wanted)
+        raise ValueError(f"{name} is {tuple(found)}, not ({text})")

@@ -76,7 +76,13 @@ class DdimStep(NamedTuple):
 
 @lru_cache
 def ddim_steps(num_train_timesteps: int, number: int) -> tuple[DdimStep, ...]:
-    """From pure noise to x_0; of the schedule, one step needs nothing."""
+    """From pure noise to x_0; of the schedule, one step needs nothing.
+
+    Raises:
+        ValueError: If the schedule has not so many.
+    """
+    if not 1 <= number <= num_train_timesteps:
+        raise ValueError(f"{number} DDIM steps: the schedule has 1 to {num_train_timesteps}")
     if number == 1:
         return (DdimStep(num_train_timesteps - 1, 0.0, 1.0),)
     scheduler = make_scheduler(num_train_timesteps)
