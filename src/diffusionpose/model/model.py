@@ -11,7 +11,7 @@
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from types import EllipsisType
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -213,7 +213,7 @@ class DiffusionPose(nn.Module):
         return diffusion.to_heatmaps(x_0, scale)
 
 
-def _check_shape(name: str, tensor: Tensor, wanted: tuple[int | EllipsisType, ...]) -> None:
+def _check_shape(name: str, tensor: Tensor, wanted: tuple[Any, ...]) -> None:
     """Says what is wrong where torch would say it late, or not at all; any number goes for an ellipsis.
 
     Raises:
