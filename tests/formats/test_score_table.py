@@ -98,3 +98,10 @@ def test_malformed_published_files_are_named(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ConfigError, match=rf"figures\.yaml.*({message})"):
         PublishedFigures.read(path)
+
+
+def test_names_in_tables_are_escaped_and_stay_on_one_line():
+    rows = tuple(ScoreRow(name, (1.0,)) for name in ("1..2..3", "a~", "b\nc"))
+    latex = as_latex(ScoreTable("t", ("Mean",), rows[:2]))
+    assert latex.splitlines()[5:7] == [r"1..2..3 & 1.0 \\", r"a\textasciitilde{} & 1.0 \\"]
+    assert "| b c | 1.0 |" in as_markdown(ScoreTable("t", ("Mean",), rows))

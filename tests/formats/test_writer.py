@@ -2,10 +2,12 @@
 
 import gc
 import os
+import re
 import signal
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,8 +16,8 @@ import pytest
 
 from diffusionpose.errors import DiffusionPoseError, UsageError
 from diffusionpose.formats import FORMATS, PosesWriter, open_writers, read_poses
-from diffusionpose.structures import FramePoses, PersonPose, VideoVerdict
-from tests.formats.helpers import FRAMES, HEADER, NAN, TEMPORARY, VERDICT, make_person
+from diffusionpose.structures import NO_TRACK, FramePoses, PersonPose, VideoVerdict
+from tests.formats.helpers import FRAMES, HEADER, NAN, TEMPORARY, VERDICT, make_person, written
 
 
 def test_all_formats_side_by_side(tmp_path):
@@ -185,3 +187,29 @@ def test_memory_does_not_grow_with_the_video(tmp_path, num_frames):
     few, many = _peak_of(200, tmp_path), _peak_of(num_frames, tmp_path)
     assert (tmp_path / f"clip{num_frames}.poses.json").stat().st_size > 150 * num_frames
     assert many < few + 20_000
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (FramePoses(0, Fraction(1)), "frame 0 comes after frame 0"),
+        (FramePoses(1, Fraction(1), (make_person(3), make_person(3))), "two people have one track id"),
+        (FramePoses(1, Fraction(1), (make_person(3, NAN),)), "a box or score is not finite"),
+        (FramePoses(1, Fraction(1), (replace(make_person(3), box_score=NAN),)), "a box or score is not finite"),
+    ],
+)  # fmt: skip
+def test_frames_that_no_reader_understands_are_refused(tmp_path, frame, message):
+    def write():
+        with PosesWriter(HEADER, [(tmp_path / "a.json", "json")]) as writer:
+            writer.write(FramePoses(0, Fraction(0)))
+            writer.write(frame)
+
+    with pytest.raises(ValueError, match=re.escape(message)):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_people_without_a_track_are_fine(tmp_path):
+    two = FramePoses(0, Fraction(0), (make_person(NO_TRACK), make_person(NO_TRACK)))
+    written(tmp_path / "a.json", "json", [two])
+    assert [one.track_id for one in read_poses(tmp_path / "a.json")[1][0].people] == [-1, -1]

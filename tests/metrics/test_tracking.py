@@ -5,6 +5,7 @@ import pytest
 
 from diffusionpose.errors import DataError
 from diffusionpose.metrics.tracking import Hota, PoseTrackMota
+from diffusionpose.skeleton import POSETRACK15
 from tests.metrics.made import pair, whole_person
 
 pytest.importorskip("motmetrics")
@@ -130,3 +131,21 @@ def test_who_lies_in_an_ignore_region_is_on_no_side():
     metric = PoseTrackMota([pair(truth, found, regions=[left])])
     # In the first frame only a prediction is left: poseval's stand-in. Three frames of one person count besides.
     assert mean(metric) == pytest.approx(100 * (1 - 2 / 4))
+
+
+@pytest.mark.parametrize("metric", [PoseTrackMota, Hota])
+def test_a_joint_that_is_nowhere_annotated_has_no_figure(metric):
+    nose = POSETRACK15.index("nose")
+    truth = frames([(1, 2)] * 5)
+    for people in truth:
+        for one in people:
+            one.keypoints[nose] = np.nan
+    values = metric([pair(truth, frames([(7, 9)] * 5))]).joints(np.ones(1))
+    assert np.isnan(values.pop("nose"))
+    assert list(values.values()) == pytest.approx([100] * 14)
+
+
+def test_whose_id_is_lacking_is_said():
+    nobodys = [[whole_person(LEFT)]] * 5
+    with pytest.raises(DataError, match="one: truth: a person without a track id"):
+        PoseTrackMota([pair(nobodys, TRUTH)])
