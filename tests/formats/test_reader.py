@@ -155,3 +155,15 @@ def test_one_of_y_missing_is_refused_as_one_of_x_is(tmp_path):
 def test_what_is_no_result_is_of_no_video(tmp_path, facts):
     (tmp_path / "a.json").write_text(f'{{\n"video": {facts},\n}}')
     assert not is_result_of(tmp_path / "a.json", HEADER.video)
+
+
+@pytest.mark.parametrize(("time", "exact"), [(0.0, "0/1"), (-0.5, "-1/2")])
+def test_times_that_do_not_increase_are_refused(tmp_path, time, exact):
+    text = written(tmp_path / "a.json", "json")
+    changed = text.replace(
+        '"time": 0.033367, "time_exact": "1001/30000"', f'"time": {time}, "time_exact": "{exact}"'
+    )
+    assert changed != text
+    (tmp_path / "b.json").write_text(changed)
+    with pytest.raises(DataError, match=r"frame 1: time \S+ s does not come after 0\.0 s"):
+        read_poses(tmp_path / "b.json")

@@ -104,4 +104,7 @@ def test_names_in_tables_are_escaped_and_stay_on_one_line():
     rows = tuple(ScoreRow(name, (1.0,)) for name in ("1..2..3", "a~", "b\nc"))
     latex = as_latex(ScoreTable("t", ("Mean",), rows[:2]))
     assert latex.splitlines()[5:7] == [r"1..2..3 & 1.0 \\", r"a\textasciitilde{} & 1.0 \\"]
-    assert "| b c | 1.0 |" in as_markdown(ScoreTable("t", ("Mean",), rows))
+    broken = ScoreTable("t\nu", ("Mean",), rows[2:], rows[2:], "their\npage")
+    whole = ScoreTable("t u", ("Mean",), *[(ScoreRow("b c", (1.0,)),)] * 2, "their page")
+    for shown in (as_latex, as_markdown, as_text):
+        assert shown(broken) == shown(whole)

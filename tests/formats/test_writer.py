@@ -193,6 +193,7 @@ def test_memory_does_not_grow_with_the_video(tmp_path, num_frames):
     ("frame", "message"),
     [
         (FramePoses(0, Fraction(1)), "frame 0 comes after frame 0"),
+        (FramePoses(1, Fraction(0)), "frame 1: time 0.0 s does not come after 0.0 s"),
         (FramePoses(1, Fraction(1), (make_person(3), make_person(3))), "two people have one track id"),
         (FramePoses(1, Fraction(1), (make_person(3, NAN),)), "a box or score is not finite"),
         (FramePoses(1, Fraction(1), (replace(make_person(3), box_score=NAN),)), "a box or score is not finite"),

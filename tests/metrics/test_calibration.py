@@ -83,3 +83,15 @@ def test_a_hundred_joints_are_believed():
 def test_a_score_of_one_is_in_the_last_bin():
     found = reliability(np.array([1.0, 0.0]), np.array([1.0, 0.0]))
     assert found.count.tolist() == [1, 0, 0, 0, 0, 0, 0, 0, 0, 1]
+
+
+def test_scores_that_are_none_are_refused_where_they_count():
+    right = np.array([1.0, 0.0, 1.0, np.nan])
+    scores = np.array([0.5, np.nan, -0.1, np.nan])
+    with pytest.raises(ValueError, match="2 of 3 scores are NaN or below 0"):
+        reliability(scores, right)
+    assert reliability(np.array([0.5, 0.5, 0.5, np.nan]), right).count.sum() == 3
+
+
+def test_without_joints_there_is_no_calibration_error():
+    assert np.isnan(reliability(np.array([0.5]), np.array([np.nan])).error)

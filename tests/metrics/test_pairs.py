@@ -8,7 +8,8 @@ import pytest
 from diffusionpose.annotations import AnnotatedFrame
 from diffusionpose.errors import DataError
 from diffusionpose.metrics.pairs import VideoPair, frame_notes, matched_people, pair_videos
-from tests.metrics.made import video, whole_person
+from diffusionpose.metrics.pck import VideoPck
+from tests.metrics.made import pair, person, video, whole_person
 
 
 def test_both_sides_of_a_pair_have_as_many_frames():
@@ -46,3 +47,14 @@ def test_people_are_matched_by_the_joints_and_the_size_of_the_truth():
         frames = AnnotatedFrame("a", (truth,)), AnnotatedFrame("a", tuple(found))
         ((_, chosen),) = matched_people(*frames, same_people=False)
         assert chosen is whole
+
+
+def test_people_without_an_area_are_matched_by_distance():
+    """With one joint and no box there is no size, and all similarities are 0."""
+    head = (0, 0, 30, 40)
+    truth = [person({"nose": place}, head) for place in ((50, 50), (200, 50))]
+    found = [person({"nose": place}) for place in ((201, 50), (51, 50))]
+    frames = AnnotatedFrame("a", tuple(truth)), AnnotatedFrame("a", tuple(found))
+    assert [one for _, one in matched_people(*frames, same_people=False)] == found[::-1]
+    row = VideoPck([pair([truth], [found])], "head").row(np.ones(1))
+    assert row[0] == row[-1] == 100

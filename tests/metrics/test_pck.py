@@ -158,3 +158,12 @@ def test_small_heads_are_not_flat_and_the_jointless_need_none():
     one = pair([[truth, made_person({})]], [[truth]])
     assert VideoPck([one], "head").warnings == []
     assert not any("head box" in note for note in PoseTrackAP([one]).warnings)
+
+
+def test_people_whose_torso_has_no_extent_are_counted_as_left_out():
+    truth, found = crowd(0, num_frames=1)
+    shoulder, hip = (POSETRACK15.index(joint) for joint in ("left_shoulder", "right_hip"))
+    truth[0][0].keypoints[hip] = truth[0][0].keypoints[shoulder]
+    truth[0][1].keypoints[hip] = np.nan
+    (note,) = VideoPck([pair(truth, found)]).warnings
+    assert note.startswith("2 of 3 people are left out")

@@ -13,7 +13,7 @@ from diffusionpose.errors import DataError
 from diffusionpose.metrics.base import bootstrap
 from diffusionpose.metrics.pairs import VideoPair, frame_notes, pair_videos
 from diffusionpose.metrics.posetrack_ap import PoseTrackAP
-from diffusionpose.skeleton import POSETRACK15, POSETRACK17
+from diffusionpose.skeleton import POSETRACK17
 from tests.metrics.made import pair, person, video, whole_person
 from tests.oracles.posetrack_ap import posetrack_ap
 
@@ -273,7 +273,6 @@ def test_perfect_predictions_score_100():
     people = [[whole_person((100, 120)), whole_person((300, 120))]]
     _, row = figures(PoseTrackAP([pair(people, people)]))
     assert set(row.values()) == {100.0}
-    assert POSETRACK15.num_joints == 15
 
 
 def test_only_joints_that_are_predicted_are_said_to_be_nowhere_annotated():

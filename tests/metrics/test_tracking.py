@@ -6,6 +6,7 @@ import pytest
 from diffusionpose.errors import DataError
 from diffusionpose.metrics.tracking import Hota, PoseTrackMota
 from diffusionpose.skeleton import POSETRACK15
+from diffusionpose.structures import NO_TRACK
 from tests.metrics.made import pair, whole_person
 
 pytest.importorskip("motmetrics")
@@ -107,8 +108,9 @@ def test_ids_that_cannot_be_are_named(ids, message):
             metric([pair(TRUTH, frames(ids))])
 
 
-def test_people_without_ids_are_named():
-    found = [[whole_person(LEFT)]] * 5
+@pytest.mark.parametrize("nobody", [None, NO_TRACK])
+def test_people_without_ids_are_named(nobody):
+    found = [[whole_person(LEFT, track_id=nobody)]] * 5
     with pytest.raises(DataError, match="one: predictions: a person without a track id"):
         Hota([pair(TRUTH, found)])
 
