@@ -2,12 +2,10 @@
 
 import gc
 import os
-import re
 import signal
 import subprocess
 import sys
 import tracemalloc
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -87,7 +85,7 @@ def test_staged_files_wait_for_publish(tmp_path):
 
 
 def _frame(index: int = 5, **person) -> FramePoses:
-    return FramePoses(index, Fraction(0), (PersonPose(**{**vars(make_person()), **person}),))
+    return FramePoses(index, Fraction(1), (PersonPose(**{**vars(make_person()), **person}),))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +95,9 @@ def _frame(index: int = 5, **person) -> FramePoses:
         (_frame(keypoints=np.zeros((2, 3))), r"keypoints are \(2, 3\), not \(3, 3\)"),
         (_frame(box=np.array([0, 0, NAN, 1])), "not finite"),
         (_frame(score=np.inf), "not finite"),
-        (FramePoses(5, Fraction(0), (make_person(1), make_person(1))), "one track id"),
+        (_frame(box_score=NAN), "not finite"),
+        (FramePoses(5, Fraction(0)), r"frame 5: time 0\.0 s does not come after 0\.0 s"),
+        (FramePoses(5, Fraction(1), (make_person(1), make_person(1))), "one track id"),
     ],
 )
 def test_frames_that_no_reader_could_use_are_refused(tmp_path, frame, said):
@@ -187,27 +187,6 @@ def test_memory_does_not_grow_with_the_video(tmp_path, num_frames):
     few, many = _peak_of(200, tmp_path), _peak_of(num_frames, tmp_path)
     assert (tmp_path / f"clip{num_frames}.poses.json").stat().st_size > 150 * num_frames
     assert many < few + 20_000
-
-
-@pytest.mark.parametrize(
-    ("frame", "message"),
-    [
-        (FramePoses(0, Fraction(1)), "frame 0 comes after frame 0"),
-        (FramePoses(1, Fraction(0)), "frame 1: time 0.0 s does not come after 0.0 s"),
-        (FramePoses(1, Fraction(1), (make_person(3), make_person(3))), "two people have one track id"),
-        (FramePoses(1, Fraction(1), (make_person(3, NAN),)), "a box or score is not finite"),
-        (FramePoses(1, Fraction(1), (replace(make_person(3), box_score=NAN),)), "a box or score is not finite"),
-    ],
-)  # fmt: skip
-def test_frames_that_no_reader_understands_are_refused(tmp_path, frame, message):
-    def write():
-        with PosesWriter(HEADER, [(tmp_path / "a.json", "json")]) as writer:
-            writer.write(FramePoses(0, Fraction(0)))
-            writer.write(frame)
-
-    with pytest.raises(ValueError, match=re.escape(message)):
-        write()
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_several_people_without_a_track_are_fine(tmp_path):

@@ -56,5 +56,5 @@ def test_people_without_an_area_are_matched_by_distance():
     found = [person({"nose": place}) for place in ((201, 50), (51, 50))]
     frames = AnnotatedFrame("a", tuple(truth)), AnnotatedFrame("a", tuple(found))
     assert [one for _, one in matched_people(*frames, same_people=False)] == found[::-1]
-    row = VideoPck([pair([truth], [found])], "head").row(np.ones(1))
-    assert row[0] == row[-1] == 100
+    metric = VideoPck([pair([truth], [found])], "head")
+    assert metric.joints(np.ones(1))["nose"] == 100
