@@ -12,8 +12,6 @@ from tests.data.made import posetrack_root
 from tests.data.test_clips import CONFIG, QUIET
 
 SIZE = CONFIG.image_size
-
-
 STILL = {"scale": 0.0, "shift": 0.0, "rotation_share": 0.0}
 
 
