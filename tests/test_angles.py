@@ -65,3 +65,9 @@ def test_turning_the_picture_changes_the_trunk_only():
     before, after = (joint_angles(p, POSETRACK15.joints) for p in (places, places @ turn))
     np.testing.assert_allclose(before[:-1], after[:-1], atol=1e-9)
     assert abs(after[-1] - before[-1]) == pytest.approx(90)
+
+
+def test_limbs_without_length_have_no_angle():
+    assert np.isnan(angle("left_elbow", left_elbow=(10, 10))), "an upper arm without length"
+    level = {f"{side}_shoulder": (x, 60) for side, x in (("left", 10), ("right", -10))}
+    assert np.isnan(angle("trunk", **level))

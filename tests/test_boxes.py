@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusionpose.boxes import pairwise_iou, suppress_duplicates
+from diffusionpose.boxes import MAX_CANDIDATES, clip_to_image, pairwise_iou, suppress_duplicates
 from diffusionpose.structures import Boxes
 
 
@@ -37,3 +37,24 @@ def test_suppression_keeps_what_a_plain_loop_keeps(seed: int, count: int, max_io
         if all(pairwise_iou(boxes.boxes[[index]], boxes.boxes[[k]])[0, 0] <= max_iou for k in kept):
             kept.append(int(index))
     assert suppress_duplicates(boxes, max_iou).scores.tolist() == boxes.scores[kept].tolist()
+
+
+def test_boxes_apart_in_both_directions_share_nothing():
+    assert pairwise_iou(np.array([[0.0, 0, 10, 10]]), np.array([[20.0, 20, 30, 30]])) == 0
+
+
+def test_of_very_many_boxes_the_best_are_kept():
+    count = MAX_CANDIDATES + 1
+    assert count == 301
+    corners = np.stack([10 * np.arange(count), np.zeros(count)], 1)
+    boxes = Boxes(np.concatenate([corners, corners + 5], 1), np.linspace(0, 1, count))
+    kept = suppress_duplicates(boxes, 0.5)
+    assert len(kept) == MAX_CANDIDATES
+    assert kept.scores.min() > 0
+
+
+def test_boxes_are_clipped_to_the_image_and_dropped_without_an_area_there():
+    boxes = np.array([[-5.0, -5, 200, 200], [100, 10, 120, 20], [10, 60, 20, 70], [5, 5, 5, 9]])
+    found = clip_to_image(boxes, np.array([1.2, 0.5, 0.5, 0.5]), np.zeros((50, 100, 3), np.uint8))
+    assert found.boxes.tolist() == [[0, 0, 100, 50]]
+    assert found.scores.tolist() == [1]

@@ -114,8 +114,6 @@ def test_what_cannot_be_compared_is_named():
         movement_of(nobody)
     with pytest.raises(DataError, match="no angle of person 1 is known"):
         movement_of(poses_of([0, 10], missing=(0, 1)))
-    with pytest.raises(DataError, match="times of its frames do not increase"):
-        movement_of(replace(poses, exact_times=(Fraction(1), Fraction(1))))
 
 
 def test_a_mirror_exchanges_sides_and_turns_the_trunk():

@@ -108,3 +108,63 @@ def test_an_error_in_front_drops_what_waits():
         feed()
     timer.join()
     assert len(seen) <= 1
+
+
+def test_behind_is_no_further_behind_than_its_length():
+    gate, done, put = threading.Event(), [], []
+
+    def slow(item):
+        gate.wait(5)
+        done.append(item)
+
+    with Behind(slow, 2) as behind:
+
+        def produce():
+            for item in range(10):
+                behind(item)
+                put.append(item)
+
+        producer = threading.Thread(target=produce)
+        producer.start()
+        time.sleep(0.2)
+        assert len(put) <= 3
+        gate.set()
+        producer.join()
+    assert done == list(range(10))
+
+
+def test_after_an_error_nothing_more_is_done():
+    gate, calls = threading.Event(), []
+
+    def fail(item):
+        gate.wait(5)
+        calls.append(item)
+        raise ValueError("full")
+
+    def feed():
+        with Behind(fail, 4) as behind:
+            for item in range(3):
+                behind(item)
+            gate.set()
+
+    with pytest.raises(ValueError, match="full"):
+        feed()
+    assert calls == [0]
+
+
+def test_an_error_is_raised_at_one_of_the_next_items():
+    given = []
+
+    def fail(item):
+        raise ValueError("full")
+
+    def feed():
+        with Behind(fail, 2) as behind:
+            for item in range(50):
+                given.append(item)
+                behind(item)
+                time.sleep(0.02)
+
+    with pytest.raises(ValueError, match="full"):
+        feed()
+    assert len(given) < 10

@@ -93,3 +93,46 @@ def test_short_limbs_are_shown_and_not_judged():
 def test_no_such_track():
     with pytest.raises(KeyError, match="no track 5"):
         judge(poses_of(usual()), 5)
+
+
+def stretched(length, at=4, **places):
+    """Who stands, in one frame with a left forearm of that length, of 20 usually."""
+    figures = usual()
+    figures[at] = figure(head_top=(0, -20), nose=(0, -10), left_wrist=(10, 30 + length), **places)
+    return figures
+
+
+@pytest.mark.parametrize(
+    ("length", "whys"), [(27.8, 0), (28.4, 1), (29.8, 1), (30.4, 3), (10.2, 0), (9.8, 2)]
+)
+def test_limbs_are_long_from_1_4_on_and_jump_from_a_half_on(length, whys):
+    assert len(judge(poses_of(stretched(length)), 1).flags) == whys
+
+
+@pytest.mark.parametrize(("score", "num_flags"), [(0.3, 3), (0.29, 0)])
+def test_joints_are_judged_from_that_score_on(score, num_flags):
+    scores = [np.full((15, 1), 0.9) for _ in range(9)]
+    scores[4][POSETRACK15.index("left_wrist")] = score
+    assert len(judge(poses_of(stretched(70), scores), 1).flags) == num_flags
+
+
+@pytest.mark.parametrize(
+    ("places", "what", "why"),
+    [
+        ({"left_wrist": (10, 11)}, "left_elbow", "180 degrees, beyond 165"),
+        ({"left_knee": (10, 31), "left_ankle": (10, 1)}, "left_hip", "180 degrees, beyond 160"),
+    ],
+)
+def test_elbows_and_hips_have_their_bands(places, what, why):
+    figures = usual()
+    figures[2] = figure(head_top=(0, -20), nose=(0, -10), **places)
+    (flag,) = judge(poses_of(figures), 1).flags
+    assert (flag.frame, flag.what, flag.why) == (2, what, why)
+
+
+def test_flags_are_in_order_of_frames_which_have_the_videos_numbers():
+    figures = stretched(70, at=6)
+    figures[2] = figure(head_top=(0, -20), nose=(0, -10), right_ankle=(-10, 61))
+    frames = [replace(frame, index=frame.index + 100) for frame in poses_of(figures).frames()]
+    flags = judge(VideoPoses.from_frames(HEADER, frames, VERDICT), 1).flags
+    assert [flag.frame for flag in flags] == [102, 106, 106, 107]

@@ -143,6 +143,7 @@ def test_repr_is_one_short_line():
         ({"keypoints": np.zeros((3, 4, 2))}, r"keypoints is \(3, 4, 2\), not \(3, 3, 2\)"),
         ({"exact_times": (Fraction(0),)}, r"frame_indices is \(3,\), not \(1,\)"),
         ({"frame_indices": [0, 2, 1]}, "frame_indices do not increase"),
+        ({"exact_times": (Fraction(0), Fraction(1), Fraction(1))}, "exact_times do not increase"),
         ({"frame_index": [2, 0, 0]}, "frame_index is not sorted"),
         ({"frame_index": [0, 0, 9]}, "not in frame_indices"),
         ({"track_id": [3, 3, 4]}, "the same track id"),

@@ -5,10 +5,19 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from scipy.interpolate import PchipInterpolator
 
+from diffusionpose import postprocess
 from diffusionpose.errors import UsageError
 from diffusionpose.poses import VideoPoses
-from diffusionpose.postprocess import Butterworth, OneEuro, fill_gaps, parse_smoother, smooth
+from diffusionpose.postprocess import (
+    Butterworth,
+    OneEuro,
+    drop_weak,
+    fill_gaps,
+    parse_smoother,
+    smooth,
+)
 from diffusionpose.structures import NO_TRACK, FramePoses, PersonPose
 from tests.formats.helpers import VERDICT, make_header
 
@@ -161,3 +170,76 @@ def test_a_cutoff_beyond_the_frame_rate_is_refused():
         UsageError, match=r"needs more than 30 frames a second: take less than 12 Hz"
     ):
         smooth(make_poses(found), parse_smoother("butterworth:14"))
+
+
+def test_frames_that_are_a_little_uneven_are_filtered_by_their_times_too():
+    time = (np.arange(60) + 0.2 * (np.arange(60) % 2)) / 30
+    path = np.stack([1000 * time, time], 1)
+    found = Butterworth(6.0)(time, path, 100.0)
+    np.testing.assert_allclose(found, path, atol=0.01)
+
+
+def test_a_path_that_is_too_short_once_it_is_even_stays():
+    time = np.concatenate([[0.0], np.cumsum([1 / 30] * 8 + [1 / 35] * 7)])
+    path = np.random.default_rng(0).normal(0, 1, (16, 2))
+    np.testing.assert_array_equal(Butterworth(6.0)(time, path, 100.0), path)
+
+
+def test_weak_joints_become_missing_ones():
+    poses = make_poses(straight())  # scores from 0.5 in frame 0 to 0.61 in frame 11
+    found = drop_weak(replace(poses, filled=np.ones_like(poses.filled)), 0.53)
+    weak = np.isin(found.frame_index, (0, 1, 2))
+    assert np.isnan(found.keypoints[weak]).all()
+    assert (found.keypoint_scores[weak] == 0).all()
+    assert not found.filled[weak].any()
+    np.testing.assert_array_equal(found.keypoints[~weak], poses.keypoints[~weak])
+    assert (found.keypoint_scores[~weak] >= 0.53).all()
+    assert found.filled[~weak].all()
+
+
+def test_who_comes_back_has_the_lower_scores_and_only_joints_that_can_be_told():
+    paths = straight()
+    paths[4:8, 1] = NAN
+    poses = make_poses(paths, absent=(5, 6))
+    mine = poses.track_id == 3
+    box_score, score, filled = poses.box_score.copy(), poses.score.copy(), poses.filled.copy()
+    box_score[mine & (poses.frame_index == 4)] = 0.35
+    score[mine & (poses.frame_index == 7)] = 0.25
+    filled[mine & (poses.frame_index == 9), 0] = True
+    found = fill_gaps(replace(poses, box_score=box_score, score=score, filled=filled), 2)
+    for index in (5, 6):
+        back = found[index].people[1]
+        assert (back.box_score, back.score, back.filled) == (0.35, 0.25, (0, 2))
+        np.testing.assert_array_equal(back.keypoints[1], [np.nan, np.nan, 0])
+    assert found[9].people[1].filled == (0,), "what was filled before stays marked"
+
+
+def test_a_filled_path_bends_with_its_neighbours():
+    paths = np.repeat(np.stack([np.arange(12.0) ** 2, np.arange(12.0)], -1)[:, None], 3, 1)
+    holed = paths.copy()
+    holed[6, 0] = NAN
+    found = fill_gaps(make_poses(holed), 1).track(3).keypoints
+    assert abs(found[6, 0, 0] - 36) < 0.3, "straight it would be 37"
+
+
+def test_a_path_is_told_once_a_joint_however_many_gaps_it_has(monkeypatch):
+    paths = straight(60)
+    paths[1:-1:2] = NAN
+    calls = []
+
+    def told(times, points):
+        calls.append(len(times))
+        return PchipInterpolator(times, points)
+
+    monkeypatch.setattr(postprocess, "PchipInterpolator", told)
+    found = fill_gaps(make_poses(paths), 1)
+    assert calls == [31] * 3
+    np.testing.assert_allclose(found.track(3).keypoints, straight(60), atol=1e-9)
+
+
+def test_a_joint_that_is_missing_beside_a_persons_gap_too_may_be_missing_in_it():
+    paths = straight()
+    paths[4:6, 1] = NAN
+    found = fill_gaps(make_poses(paths, absent=(6, 7)), 2)
+    back = found[6].people[1]
+    assert np.isnan(back.keypoints[:, 0]).tolist() == [False, True, False]

@@ -15,7 +15,7 @@ from diffusionpose.annotations import AnnotatedPerson, AnnotatedVideo
 from diffusionpose.data.annotated_sets import Clips
 from diffusionpose.data.clips import Clip, ClipDataset, ClipRecord, noise_of
 from diffusionpose.data.detections import Detections
-from diffusionpose.data.posetrack import usable_box
+from diffusionpose.data.posetrack import clipped_boxes, usable_box
 from diffusionpose.networks import PoseNetwork
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.geometry import transform
@@ -50,16 +50,23 @@ def true_boxes(videos: Sequence[AnnotatedVideo]) -> list[PersonBox]:
 
 
 def detected_boxes(videos: Sequence[AnnotatedVideo], detections: Detections) -> list[PersonBox]:
-    """The detections in frames with people; others do not count in any metric."""
+    """The detections in frames with people, clipped to the image as true boxes are.
+
+    Other frames do not count in any metric. A box without an area in an image of known size is left out.
+    """
     found = []
     for at, video in enumerate(videos):
         for index, frame in enumerate(video.frames):
             if not frame.people:
                 continue
             boxes = detections.boxes_at(frame)
+            clipped = clipped_boxes(boxes.boxes.astype(np.float64), frame.size)
+            kept = (clipped[:, 2:] > clipped[:, :2]).all(-1)
             found += [
-                PersonBox(at, index, number, boxes.boxes[number].astype(np.float64), float(score))
-                for number, score in enumerate(boxes.scores)
+                PersonBox(at, index, number, box, float(score))
+                for number, (box, score) in enumerate(
+                    zip(clipped[kept], boxes.scores[kept], strict=True)
+                )
             ]
     return found
 

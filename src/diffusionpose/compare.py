@@ -94,7 +94,7 @@ def movement_of(
         mirrored: Exchange left and right, as a mirror does.
 
     Raises:
-        DataError: If nobody has a track, no angle of that person is known, or times do not increase.
+        DataError: If nobody has a track, or no angle of that person is known.
         UsageError: If there is no such person.
     """
     video = poses.header.video.name
@@ -111,8 +111,6 @@ def movement_of(
         raise DataError(f"{video}: no angle of person {track_id} is known in any frame")
     angles = mirror(angles[known]) if mirrored else angles[known]
     durations = frame_durations(poses.frame_times)
-    if not (durations > 0).all():
-        raise DataError(f"{video}: the times of its frames do not increase")
     sequence = AngleSequence(angles, durations[known])
     times = poses.frame_times
     gaps = _gaps(np.flatnonzero(known), times, times + durations)

@@ -64,7 +64,7 @@ class VideoPoses:
         header: Video, skeleton, model and settings.
         verdict: What reading the video to its end found.
         frame_indices: (num_frames,) int64, increasing: every frame, also those without people.
-        exact_times: Time of each of these frames, seconds.
+        exact_times: Time of each of these frames, seconds, increasing.
         frame_index: (n,) int64, the frame of each row, one of `frame_indices`.
         track_id: (n,) int64, `NO_TRACK` where unknown.
         box: (n, 4) xyxy pixels.
@@ -116,6 +116,8 @@ class VideoPoses:
     def _check(self) -> None:
         if (np.diff(self.frame_indices) <= 0).any():
             raise ValueError("frame_indices do not increase")
+        if (np.diff(self.frame_times) <= 0).any():
+            raise ValueError("exact_times do not increase")
         if (np.diff(self.frame_index) < 0).any():
             raise ValueError("frame_index is not sorted")
         if not np.isin(self.frame_index, self.frame_indices).all():

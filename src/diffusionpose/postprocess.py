@@ -118,9 +118,11 @@ class Butterworth:
         if len(points) <= _PADDING:
             return points
         steps = np.diff(times)
-        step = float(np.median(steps))
-        even = times[0] + step * np.arange(round((times[-1] - times[0]) / step) + 1)
-        is_even = bool((np.abs(steps - step) <= EVEN * step).all())
+        middle = float(np.median(steps))
+        is_even = bool((np.abs(steps - middle) <= EVEN * middle).all())
+        # From the first time to the last: beyond its ends a path cannot be told.
+        num_steps = round((times[-1] - times[0]) / middle)
+        even, step = np.linspace(times[0], times[-1], num_steps + 1, retstep=True)
         self.check_rate(1 / step)
         # Two passes narrow the band; a wider one for each makes up for it.
         sections = butter(_ORDER, self.cutoff / _NARROWED, fs=1 / step, output="sos")
@@ -193,7 +195,8 @@ def fill_gaps(poses: VideoPoses, most: int) -> VideoPoses:
     """Joints that are missing for a few frames get a path between their neighbours in time, and are marked.
 
     The path is monotone between known places (Fritsch and Carlson 1980); a filled joint has the lower score of the two that
-    the gap lies between. People who are missing for a few frames come back in them, all of their joints filled.
+    the gap lies between. People who are missing for a few frames come back in them, with every joint whose own gap is not
+    longer than that.
 
     Args:
         poses: With tracks.
@@ -246,11 +249,14 @@ def _filled_track(poses: VideoPoses, track_id: int, most: int) -> dict[str, np.n
     for joint in range(len(poses.header.joints)):
         path, scores = track.keypoints[:, joint], track.keypoint_scores[:, joint]
         known = ~np.isnan(path[:, 0])
-        for gap in _gaps(known, most):
-            inside = np.arange(gap.start, gap.stop)[kept[gap]]
-            path[inside] = PchipInterpolator(track.times[known], path[known])(track.times[inside])
-            scores[inside] = min(scores[gap.start - 1], scores[gap.stop])
-            filled[inside, joint] = True
+        gaps = _gaps(known, most)
+        # Once a joint: it takes as long as the track.
+        between = PchipInterpolator(track.times[known], path[known]) if gaps else None
+        for gap in gaps:
+            assert between is not None
+            path[gap] = between(track.times[gap])
+            scores[gap] = min(scores[gap.start - 1], scores[gap.stop])
+            filled[gap, joint] = True
     columns = {
         "frame_index": track.frame_indices,
         "track_id": np.full(len(track), track_id),

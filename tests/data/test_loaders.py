@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diffusionpose.annotations import AnnotatedFrame
 from diffusionpose.data.coco import load_coco
-from diffusionpose.data.posetrack import load_posetrack
+from diffusionpose.data.posetrack import load_posetrack, usable_joints
 from diffusionpose.errors import DataError
 from diffusionpose.skeleton import POSETRACK15, POSETRACK17, remap
 from tests.data.made import (
@@ -18,6 +19,7 @@ from tests.data.made import (
     posetrack_root,
     put,
 )
+from tests.metrics.made import person
 
 
 def test_posetrack_people_and_their_neighbours(tmp_path):
@@ -375,3 +377,28 @@ def test_malformed_coco_files_name_the_place(tmp_path, path, value, message):
     edit(root / "train.json", put(path, value))
     with pytest.raises(DataError, match=r"train\.json: " + message):
         load_coco(root, Path("train.json"), Path("images"))
+
+
+def test_records_know_further_frames_and_track_ids(tmp_path):
+    root = posetrack_root(tmp_path)
+
+    def change(content):
+        content["annotations"][1]["track_id"] = 7
+        del content["annotations"][2]["track_id"]
+
+    edit(first_file(root), change)
+    first, second, third, *_ = load_posetrack(root, "val")
+    assert [path.stem for path in second.further] == ["000000", "000004"]
+    assert [first.track_id, second.track_id, third.track_id] == [0, 7, -1]
+
+
+def test_joints_strictly_inside_any_region_do_not_count():
+    triangle = np.array([[0.0, 0], [10, 0], [10, 10]])
+    square = np.array([[50.0, 50], [60, 50], [60, 60], [50, 60]])
+    places = {"nose": (8, 2), "left_wrist": (55, 55), "left_knee": (10, 5), "left_hip": (30, 30)}
+    one = person(places)
+    frame = AnnotatedFrame("a.jpg", (one,), ignore_regions=(triangle, square))
+    found = usable_joints(one, frame, "posetrack17")
+    kept = np.isfinite(found[:, 0])
+    expected = person({name: places[name] for name in ("left_knee", "left_hip")})
+    assert kept.tolist() == np.isfinite(expected.keypoints[:, 0]).tolist()

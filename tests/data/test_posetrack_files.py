@@ -4,7 +4,12 @@ import os
 import numpy as np
 import pytest
 
-from diffusionpose.data.posetrack_files import find_annotations, find_splits, read_posetrack
+from diffusionpose.data.posetrack_files import (
+    find_annotations,
+    find_splits,
+    label_version,
+    read_posetrack,
+)
 from diffusionpose.errors import DataError
 from diffusionpose.skeleton import POSETRACK15, POSETRACK17
 from tests.data.made import figure, posetrack17_root, posetrack_root
@@ -257,3 +262,49 @@ def test_roots_without_annotations_say_what_was_looked_for(tmp_path):
         find_annotations(tmp_path, "val")
     with pytest.raises(DataError, match="no such folder"):
         find_annotations(tmp_path / "nothing", "val")
+
+
+def test_polygons_of_unequal_length_are_named(tmp_path):
+    content = content18(nose=(50, 60, 1))
+    content["images"][1] |= {"ignore_regions_x": [[0, 9, 9]], "ignore_regions_y": [[0, 0]]}
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"images\[1\]\.ignore_regions_x.*a polygon of 3 x but 2 y"):
+        read_posetrack(path)
+
+
+def test_without_names_joints_are_posetrack18s(tmp_path):
+    content = content18(nose=(50, 60, 1))
+    del content["categories"]
+    content["annotations"][0]["score"] = 0.25
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content))
+    (one,) = read_posetrack(path).frames[1].people
+    np.testing.assert_array_equal(one.keypoints[0], [50, 60])
+    assert one.score == 0.25
+
+
+def test_scores_of_joints_that_are_not_there_do_not_count(tmp_path):
+    content = content18(nose=(50, 60, 1))
+    content["annotations"][0]["scores"] = [0.5] * 17
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content))
+    (one,) = read_posetrack(path).frames[1].people
+    assert np.isfinite(one.scores).tolist() == [True] + [False] * 14
+
+
+@pytest.mark.parametrize(
+    ("folder", "content", "version"),
+    [
+        ("posetrack18_v0.2", {}, "0.2"),
+        ("posetrack18_v045", {}, "0.45"),
+        ("v0.45", {"version": 0.2}, "0.2"),
+        ("v0.45", {"version": "0.1", "info": {"version": "0.2"}}, "0.2"),
+        ("posetrack", {}, None),
+    ],
+)
+def test_the_version_of_labels_is_the_files_or_the_folders(tmp_path, folder, content, version):
+    (tmp_path / folder).mkdir()
+    path = tmp_path / folder / "a.json"
+    path.write_text(json.dumps(content))
+    assert label_version(path) == version

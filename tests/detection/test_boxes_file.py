@@ -37,7 +37,6 @@ def test_a_boxes_file_gives_its_boxes(tmp_path: Path) -> None:
     assert boxes.scores.tolist() == [0.5, 1.0]
     assert boxes.track_ids.tolist() == [3, 0]
     assert len(given_boxes.boxes_at(2)) == len(given_boxes.boxes_at(3)) == 0
-    assert given_boxes.has_track_ids
     assert given_boxes.last_index == 7
     assert given_boxes.name == "boxes.json"
 
@@ -45,7 +44,6 @@ def test_a_boxes_file_gives_its_boxes(tmp_path: Path) -> None:
 def test_a_boxes_file_may_leave_ids_out(tmp_path: Path) -> None:
     content = {"frames": [frame(0, {"box": [1, 2, 3, 4]})]}
     given_boxes = BoxesFile.load(write(tmp_path / "boxes.json", content))
-    assert not given_boxes.has_track_ids
     assert given_boxes.boxes_at(0).track_ids.tolist() == [NO_TRACK]
     empty = BoxesFile.load(write(tmp_path / "empty.json", {"frames": []}))
     assert empty.last_index == -1

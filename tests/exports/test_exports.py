@@ -11,7 +11,8 @@ import pytest
 
 from diffusionpose.errors import MissingExtraError, UsageError
 from diffusionpose.exports import EXPORTS, ExportOptions, StagedExports, check_exports
-from diffusionpose.exports.openpose import BODY_25
+from diffusionpose.exports.motion import OPENSIM_NAMES, metres_per_pixel
+from diffusionpose.exports.openpose import BODY_25, body_25
 from diffusionpose.poses import VideoPoses
 from diffusionpose.skeleton import POSETRACK15
 from diffusionpose.structures import NO_TRACK, FramePoses, PersonPose
@@ -223,3 +224,104 @@ def test_names_that_are_not_utf_8(tmp_path):
         staged.publish()
     assert len(list(folder.iterdir())) == len(staged.paths) == 8
     assert "r?.person7.trc" in (folder / "r\udcff.person7.trc").read_text()
+
+
+def scale_of(*changes):
+    """Metres a pixel of a person in a frame for each function of the figure's keypoints."""
+    frames = []
+    for index, change in enumerate(changes):
+        one = person(1)
+        points = one.keypoints.copy()
+        points[:, :2] = change(points[:, :2])
+        frames.append(FramePoses(index, Fraction(index, 25), (replace(one, keypoints=points),)))
+    poses = VideoPoses.from_frames(HEADER, frames, VERDICT)
+    return metres_per_pixel(poses.track(1), poses.header.joints, 1.8)
+
+
+def test_the_scale_is_that_of_upright_frames_and_of_both_legs():
+    def longer(points):
+        points = points.copy()
+        points[POSETRACK15.index("left_ankle"), 1] += 20
+        return points
+
+    upright, bent, collapsed = (lambda p: p), (lambda p: 0.5 * p), (lambda p: 0 * p)
+    assert scale_of(*[bent] * 9, upright, upright) == pytest.approx(SCALE)
+    assert scale_of(*[collapsed] * 9, upright) == pytest.approx(SCALE)
+    assert scale_of(longer) == pytest.approx(SCALE * 140 / 150)
+
+
+def test_trc_starts_with_the_persons_first_frame(tmp_path):
+    two = sorted(made(tmp_path, "trc"))[0]
+    lines = two.read_text().splitlines()
+    assert lines[2].split("\t") == ["25", "25", "1", "15", "m", "25", "3", "1"]
+    assert [line.split("\t")[0] for line in lines[6:]] == ["3"]
+
+
+def test_markers_keep_their_sides():
+    sided = {
+        f"{side}_{joint}": side[0].upper() + joint.capitalize()
+        for side in ("left", "right")
+        for joint in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+    }
+    assert {
+        "nose": "Nose",
+        "head_bottom": "Neck",
+        "head_top": "Head",
+    } | sided == OPENSIM_NAMES
+
+
+def test_missing_markers_are_invalid_in_c3d(tmp_path):
+    ezc3d = pytest.importorskip("ezc3d")
+    seven = sorted(made(tmp_path, "c3d"))[1]
+    residuals = ezc3d.c3d(str(seven))["data"]["meta_points"]["residuals"][0]
+    wrist = POSETRACK15.index("left_wrist")
+    assert residuals[wrist].tolist() == [0, -1, -1, 0]
+
+
+@pytest.mark.parametrize(("shift", "first"), [(65_532, 65_534), (65_533, 0)])
+def test_c3d_counts_in_its_header_as_far_as_two_bytes_go(tmp_path, shift, first):
+    ezc3d = pytest.importorskip("ezc3d")
+    later = [replace(frame, index=frame.index + shift) for frame in POSES.frames()]
+    poses = VideoPoses.from_frames(HEADER, later, VERDICT)
+    two = sorted(made(tmp_path, "c3d", poses=poses))[0]
+    assert ezc3d.c3d(str(two))["header"]["points"]["first_frame"] == first
+
+
+def test_body_25_is_openposes_and_its_middles_have_the_lower_score():
+    assert BODY_25 == (
+        "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist",
+        "mid_hip", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle",
+        "right_eye", "left_eye", "right_ear", "left_ear", "left_big_toe", "left_small_toe", "left_heel",
+        "right_big_toe", "right_small_toe", "right_heel",
+    )  # fmt: skip
+    one = person(1)
+    one.keypoints[POSETRACK15.index("left_shoulder"), 2] = 0.5
+    one.keypoints[POSETRACK15.index("right_hip"), 2] = 0.25
+    found = body_25(one.keypoints, POSETRACK15.joints)
+    assert found[[1, 8], 2].tolist() == [0.5, 0.25]
+
+
+def test_npz_and_parquet_have_what_the_poses_have(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    slow = [replace(frame, time=Fraction(frame.index, 10)) for frame in POSES.frames()]
+    poses = VideoPoses.from_frames(HEADER, slow, VERDICT)
+    table, arrays = made(tmp_path, "parquet", "npz", poses=poses)
+    assert parquet.read_table(table)["time"].to_pylist() == poses.time.repeat(15).tolist()
+    with np.load(arrays) as found:
+        assert found["limbs"].tolist() == [list(limb) for limb in poses.header.limbs]
+        for name in set(found) - {"joints", "limbs"}:
+            np.testing.assert_array_equal(found[name], getattr(poses, name), err_msg=name)
+
+
+def test_angles_have_two_decimals(tmp_path):
+    one = person(1)
+    one.keypoints[POSETRACK15.index("left_wrist"), :2] += (1, 0)
+    poses = VideoPoses.from_frames(HEADER, [FramePoses(0, Fraction(0), (one,))], VERDICT)
+    (path,) = made(tmp_path, "angles", poses=poses)
+    assert path.read_text().splitlines()[1].endswith(",left_elbow,2.86")
+
+
+def test_nobody_is_smaller_than_0_3_metres():
+    check_exports(["trc"], ExportOptions(0.3))
+    with pytest.raises(UsageError, match=r"0\.3 to 3, not 0\.2"):
+        check_exports(["trc"], ExportOptions(0.2))

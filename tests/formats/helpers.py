@@ -116,7 +116,7 @@ def results(draw) -> tuple[PosesHeader, list[FramePoses], VideoVerdict]:
     )
     frames, time = [], draw(st.fractions(-1, 1, max_denominator=10**6))
     for index in sorted(draw(st.sets(st.integers(0, 10**6), max_size=4))):
-        time += draw(st.fractions(0, 100, max_denominator=90000))
+        time += draw(st.fractions(Fraction(1, 90000), 100, max_denominator=90000))
         ids = draw(st.lists(st.integers(0, 9), unique=True, max_size=3)) + draw(
             st.lists(st.just(NO_TRACK), max_size=1)
         )

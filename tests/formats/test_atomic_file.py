@@ -4,7 +4,11 @@ import stat
 import subprocess
 import sys
 
+import pytest
+
+from diffusionpose.errors import UsageError
 from diffusionpose.formats import AtomicFile
+from diffusionpose.formats.atomic_file import check_target
 from tests.formats.helpers import TEMPORARY, written
 
 
@@ -35,3 +39,10 @@ def test_a_process_that_ends_before_it_publishes_leaves_nothing(tmp_path):
     names = [str(tmp_path / name) for name in ("done", "left")]
     assert subprocess.run([sys.executable, "-c", program, *names]).returncode == 143
     assert [path.name for path in tmp_path.iterdir()] == ["done"]
+
+
+def test_a_source_that_is_gone_is_no_hindrance(tmp_path):
+    (tmp_path / "there").touch()
+    check_target(tmp_path / "there", [tmp_path / "gone"], overwrite=True)
+    with pytest.raises(UsageError, match="is the source itself"):
+        check_target(tmp_path / "there", [tmp_path / "there"], overwrite=True)

@@ -83,3 +83,23 @@ def test_nothing_is_replaced_unless_asked(tmp_path):
     assert read_posetrack(tmp_path / "000342_mpii_test.json").frames
     with pytest.raises(UsageError, match="there are posetrack17, posetrack18"):
         write_predictions([predictions()], tmp_path, "coco")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_people_without_points_are_not_written(tmp_path, layout):
+    nobody = person({}, track_id=3, has_points=False)
+    one = whole_person((100, 100), track_id=1)
+    (path,) = write_predictions([video("v", [nobody, one])], tmp_path, layout)
+    (frame,) = read_posetrack(path).frames
+    assert [found.track_id for found in frame.people] == [1]
+
+
+def test_posetrack18_has_both_boxes_and_the_persons_category(tmp_path):
+    one = whole_person((100, 100), track_id=1)
+    (path,) = write_predictions([video("v", [one])], tmp_path, "posetrack18")
+    (found,) = read_posetrack(path).frames[0].people
+    np.testing.assert_allclose(found.box, one.box, atol=1e-3)
+    np.testing.assert_allclose(found.head_box, one.head_box, atol=1e-3)
+    content = json.loads(path.read_text())
+    (category,) = content["categories"]
+    assert {each["category_id"] for each in content["annotations"]} == {category["id"]}

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 
 from diffusionpose.errors import DataError
 from diffusionpose.formats import is_result_of, read_poses
-from tests.formats.helpers import GOLDEN_JSON, HEADER, results, strict, written
+from diffusionpose.structures import FramePoses
+from tests.formats.helpers import GOLDEN_JSON, HEADER, make_person, results, strict, written
 
 
 @settings(deadline=None, max_examples=60)
@@ -116,3 +118,52 @@ def test_keys_of_later_versions_are_ignored(tmp_path):
         _with_person(mood="good").replace('"schema_version"', '"new": {}, "schema_version"')
     )
     assert read_poses(path)[0] == HEADER
+
+
+def with_filled():
+    return replace(make_person(3), filled=(0, 2))
+
+
+def test_filled_joints_are_written_and_read_back(tmp_path):
+    frames = [FramePoses(0, Fraction(0), (make_person(4), with_filled()))]
+    text = written(tmp_path / "a.json", "json", frames)
+    people = strict(text)["frames"][0]["people"]
+    assert [one.get("filled") for one in people] == [None, [0, 2]]
+    assert [one.filled for one in read_poses(tmp_path / "a.json")[1][0].people] == [(), (0, 2)]
+    rows = written(tmp_path / "a.csv", "csv", frames).splitlines()[1:]
+    assert [row[-1] for row in rows] == ["0", "0", "0", "1", "0", "1"]
+    (tmp_path / "b.json").write_text(text.replace('"filled": [0, 2]', '"filled": [0, 3]'))
+    with pytest.raises(DataError, match="frame 0: filled names joint 3 of 3"):
+        read_poses(tmp_path / "b.json")
+
+
+def test_times_that_differ_by_a_microsecond_and_more_are_refused(tmp_path):
+    text = written(tmp_path / "a.json", "json")
+    (tmp_path / "b.json").write_text(text.replace('"time": 0.066733', '"time": 0.066743'))
+    with pytest.raises(DataError, match=r"frame 2: time is 0\.066743"):
+        read_poses(tmp_path / "b.json")
+
+
+def test_one_of_y_missing_is_refused_as_one_of_x_is(tmp_path):
+    text = written(tmp_path / "a.json", "json")
+    (tmp_path / "b.json").write_text(text.replace("[10.0, 20.0, 0.9]", "[10.0, null, 0.9]"))
+    with pytest.raises(DataError, match="one of x and y is null"):
+        read_poses(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize("facts", ["5", "[1]", "null"])
+def test_what_is_no_result_is_of_no_video(tmp_path, facts):
+    (tmp_path / "a.json").write_text(f'{{\n"video": {facts},\n}}')
+    assert not is_result_of(tmp_path / "a.json", HEADER.video)
+
+
+@pytest.mark.parametrize(("time", "exact"), [(0.0, "0/1"), (-0.5, "-1/2")])
+def test_times_that_do_not_increase_are_refused(tmp_path, time, exact):
+    text = written(tmp_path / "a.json", "json")
+    changed = text.replace(
+        '"time": 0.033367, "time_exact": "1001/30000"', f'"time": {time}, "time_exact": "{exact}"'
+    )
+    assert changed != text
+    (tmp_path / "b.json").write_text(changed)
+    with pytest.raises(DataError, match=r"frame 1: time \S+ s does not come after 0\.0 s"):
+        read_poses(tmp_path / "b.json")

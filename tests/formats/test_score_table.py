@@ -98,3 +98,13 @@ def test_malformed_published_files_are_named(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ConfigError, match=rf"figures\.yaml.*({message})"):
         PublishedFigures.read(path)
+
+
+def test_names_in_tables_are_escaped_and_stay_on_one_line():
+    rows = tuple(ScoreRow(name, (1.0,)) for name in ("1..2..3", "a~", "b\nc"))
+    latex = as_latex(ScoreTable("t", ("Mean",), rows[:2]))
+    assert latex.splitlines()[5:7] == [r"1..2..3 & 1.0 \\", r"a\textasciitilde{} & 1.0 \\"]
+    broken = ScoreTable("t\nu", ("Mean",), rows[2:], rows[2:], "their\npage")
+    whole = ScoreTable("t u", ("Mean",), *[(ScoreRow("b c", (1.0,)),)] * 2, "their page")
+    for shown in (as_latex, as_markdown, as_text):
+        assert shown(broken) == shown(whole)

@@ -14,8 +14,8 @@ import pytest
 
 from diffusionpose.errors import DiffusionPoseError, UsageError
 from diffusionpose.formats import FORMATS, PosesWriter, open_writers, read_poses
-from diffusionpose.structures import FramePoses, PersonPose, VideoVerdict
-from tests.formats.helpers import FRAMES, HEADER, NAN, TEMPORARY, VERDICT, make_person
+from diffusionpose.structures import NO_TRACK, FramePoses, PersonPose, VideoVerdict
+from tests.formats.helpers import FRAMES, HEADER, NAN, TEMPORARY, VERDICT, make_person, written
 
 
 def test_all_formats_side_by_side(tmp_path):
@@ -85,7 +85,7 @@ def test_staged_files_wait_for_publish(tmp_path):
 
 
 def _frame(index: int = 5, **person) -> FramePoses:
-    return FramePoses(index, Fraction(0), (PersonPose(**{**vars(make_person()), **person}),))
+    return FramePoses(index, Fraction(1), (PersonPose(**{**vars(make_person()), **person}),))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,9 @@ def _frame(index: int = 5, **person) -> FramePoses:
         (_frame(keypoints=np.zeros((2, 3))), r"keypoints are \(2, 3\), not \(3, 3\)"),
         (_frame(box=np.array([0, 0, NAN, 1])), "not finite"),
         (_frame(score=np.inf), "not finite"),
-        (FramePoses(5, Fraction(0), (make_person(1), make_person(1))), "one track id"),
+        (_frame(box_score=NAN), "not finite"),
+        (FramePoses(5, Fraction(0)), r"frame 5: time 0\.0 s does not come after 0\.0 s"),
+        (FramePoses(5, Fraction(1), (make_person(1), make_person(1))), "one track id"),
     ],
 )
 def test_frames_that_no_reader_could_use_are_refused(tmp_path, frame, said):
@@ -185,3 +187,9 @@ def test_memory_does_not_grow_with_the_video(tmp_path, num_frames):
     few, many = _peak_of(200, tmp_path), _peak_of(num_frames, tmp_path)
     assert (tmp_path / f"clip{num_frames}.poses.json").stat().st_size > 150 * num_frames
     assert many < few + 20_000
+
+
+def test_several_people_without_a_track_are_fine(tmp_path):
+    two = FramePoses(0, Fraction(0), (make_person(NO_TRACK), make_person(NO_TRACK)))
+    written(tmp_path / "a.json", "json", [two])
+    assert [one.track_id for one in read_poses(tmp_path / "a.json")[1][0].people] == [-1, -1]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffusionpose.config import CalibrationConfig, ModelConfig
-from diffusionpose.metrics.calibration import calibrated, fit, logit, reliability
+from diffusionpose.metrics.calibration import MARGIN, calibrated, fit, logit, reliability
 
 
 def sample(number, scales, shifts, seed=0):
@@ -65,3 +65,33 @@ def test_order_stays_and_ends_are_finite():
 def test_impossible_calibrations_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         ModelConfig.model_validate({"calibration": fields | {"measured_on": "x"}})
+
+
+def test_logits_are_clipped_close_to_the_ends():
+    np.testing.assert_allclose(logit(np.array([0.5, 0.99])), [0, np.log(99)], atol=1e-12)
+    assert logit(np.array([0.0]))[0] == pytest.approx(np.log(MARGIN / (1 - MARGIN)))
+    assert MARGIN == 1e-3
+
+
+def test_a_hundred_joints_are_believed():
+    scores, right = sample(5_000, (2.0, 2.0, 2.0), (0.5, 0.5, 0.5))
+    right[100:, 2] = np.nan
+    right[:100, 2] = 0
+    assert fit(scores, right, "made").shift[2] < -2
+
+
+def test_a_score_of_one_is_in_the_last_bin():
+    found = reliability(np.array([1.0, 0.0]), np.array([1.0, 0.0]))
+    assert found.count.tolist() == [1, 0, 0, 0, 0, 0, 0, 0, 0, 1]
+
+
+def test_scores_that_are_none_are_refused_where_they_count():
+    right = np.array([1.0, 0.0, 1.0, np.nan])
+    scores = np.array([0.5, np.nan, -0.1, np.nan])
+    with pytest.raises(ValueError, match="2 of 3 scores are NaN or below 0"):
+        reliability(scores, right)
+    assert reliability(np.array([0.5, 0.5, 0.5, np.nan]), right).count.sum() == 3
+
+
+def test_without_joints_there_is_no_calibration_error():
+    assert np.isnan(reliability(np.array([0.5]), np.array([np.nan])).error)

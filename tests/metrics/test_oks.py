@@ -11,6 +11,7 @@ from diffusionpose.metrics.similarity import (
     object_keypoint_similarity,
     person_area,
 )
+from diffusionpose.skeleton import COCO17, POSETRACK15
 from tests.metrics.made import pair, person, whole_person
 
 pytest.importorskip("faster_coco_eval")
@@ -116,3 +117,47 @@ def test_people_without_a_score_are_counted():
     metric = OksAP([pair([[whole_person((100, 100))]], found)])
     assert metric.row(np.ones(1))[0] == pytest.approx(100)
     assert metric.warnings[0].startswith("1 predicted people have no score")
+
+
+def test_frames_without_truth_and_people_without_points_do_not_count_in_oks():
+    pytest.importorskip("faster_coco_eval")
+    one = whole_person((100, 100), score=0.5)
+    stranger = whole_person((400, 100), score=0.9)
+    nowhere = replace(stranger, keypoints=np.full((15, 2), np.nan), has_points=False)
+    for truth, found in (([[one], []], [[one], [stranger]]), ([[one]], [[one, nowhere]])):
+        np.testing.assert_allclose(OksAP([pair(truth, found)]).row(np.ones(1)), 100)
+
+
+def test_a_missing_joint_is_nowhere_not_at_the_origin():
+    pytest.importorskip("faster_coco_eval")
+    truth = whole_person((0, 0))
+    found = replace(truth, keypoints=truth.keypoints.copy())
+    near = np.argsort(np.linalg.norm(truth.keypoints, axis=1))[:4]
+    found.keypoints[near] = np.nan
+    # 11 of 15 are right: 0.73, above five of the ten thresholds.
+    assert OksAP([pair([[truth]], [[found]])]).row(np.ones(1))[0] == pytest.approx(50)
+
+
+@pytest.mark.parametrize("high", [0.1, 0.9])
+def test_without_a_score_of_its_own_a_person_has_the_mean_of_the_joints(high):
+    pytest.importorskip("faster_coco_eval")
+    right = replace(whole_person((100, 100)), score=np.nan, scores=np.full(15, 0.5))
+    wrong = replace(whole_person((400, 100)), score=np.nan, scores=np.full(15, 0.1))
+    wrong.scores[0] = high
+    metric = OksAP([pair([[right]], [[wrong, right]])])
+    assert metric.row(np.ones(1))[0] == pytest.approx(100)
+
+
+def test_sigmas_are_cocos():
+    evaluation = pytest.importorskip("pycocotools.cocoeval")
+    ours = dict(zip(POSETRACK15.joints, OKS_SIGMAS, strict=True))
+    theirs = dict(
+        zip(COCO17.joints, evaluation.Params(iouType="keypoints").kpt_oks_sigmas, strict=True)
+    )
+    for joint in POSETRACK15.joints:
+        assert ours[joint] == pytest.approx(theirs.get(joint, theirs["left_shoulder"])), joint
+
+
+def test_a_box_turned_inside_out_has_no_area():
+    assert person_area(person({}, box=np.array([10.0, 20, 0, 0]))) == 0
+    assert person_area(person({}, box=np.array([10.0, 0, 0, 20]))) == 0

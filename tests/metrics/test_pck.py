@@ -125,3 +125,45 @@ def test_people_without_a_torso_are_counted():
     truth, found = crowd(0, num_frames=1)
     truth[0][0].keypoints[POSETRACK15.index("right_hip")] = np.nan
     assert "1 of 3 people are left out" in VideoPck([pair(truth, found)]).warnings[0]
+
+
+def test_pckh_is_over_all_joints_without_people_whose_head_is_flat():
+    truth = whole_person((100, 150))
+    row = VideoPck([pair([[truth]], [[truth]])], "head").row(np.ones(1))
+    np.testing.assert_allclose(row, 100)
+    flat = replace(whole_person((400, 150)), head_box=np.array([5.0, 6.0, 5.0, 6.0]))
+    far = replace(flat, keypoints=flat.keypoints + 500)
+    both = pair([[truth, flat]], [[truth, far]], same_people=True)
+    np.testing.assert_allclose(VideoPck([both], "head").row(np.ones(1)), 100)
+
+
+def test_only_people_with_joints_are_counted_as_left_out():
+    truth, found = crowd(0, num_frames=1)
+    truth[0][0].keypoints[POSETRACK15.index("right_hip")] = np.nan
+    truth[0].append(made_person({}, head_box=(5, 6, 5, 6)))
+    one = pair(truth, found)
+    assert "1 of 3 people are left out" in VideoPck([one]).warnings[0]
+    assert VideoPck([one], "head").warnings == []
+    assert PoseTrackAP([one]).warnings == PoseTrackAP([pair([truth[0][:3]], found)]).warnings
+
+
+def test_people_who_are_the_same_are_not_matched_again():
+    people = [whole_person((120, 150)), whole_person((420, 150))]
+    row = VideoPck([pair([people], [people[::-1]], same_people=True)]).row(np.ones(1))
+    assert row[-1] == 0
+
+
+def test_small_heads_are_not_flat_and_the_jointless_need_none():
+    truth = replace(whole_person((100, 100)), head_box=np.array([5.0, 6.0, 8.0, 10.0]))
+    one = pair([[truth, made_person({})]], [[truth]])
+    assert VideoPck([one], "head").warnings == []
+    assert not any("head box" in note for note in PoseTrackAP([one]).warnings)
+
+
+def test_people_whose_torso_has_no_extent_are_counted_as_left_out():
+    truth, found = crowd(0, num_frames=1)
+    shoulder, hip = (POSETRACK15.index(joint) for joint in ("left_shoulder", "right_hip"))
+    truth[0][0].keypoints[hip] = truth[0][0].keypoints[shoulder]
+    truth[0][1].keypoints[hip] = np.nan
+    (note,) = VideoPck([pair(truth, found)]).warnings
+    assert note.startswith("2 of 3 people are left out")

@@ -13,7 +13,7 @@ from diffusionpose.errors import DataError
 from diffusionpose.metrics.base import bootstrap
 from diffusionpose.metrics.pairs import VideoPair, frame_notes, pair_videos
 from diffusionpose.metrics.posetrack_ap import PoseTrackAP
-from diffusionpose.skeleton import POSETRACK15, POSETRACK17
+from diffusionpose.skeleton import POSETRACK17
 from tests.metrics.made import pair, person, video, whole_person
 from tests.oracles.posetrack_ap import posetrack_ap
 
@@ -273,4 +273,20 @@ def test_perfect_predictions_score_100():
     people = [[whole_person((100, 120)), whole_person((300, 120))]]
     _, row = figures(PoseTrackAP([pair(people, people)]))
     assert set(row.values()) == {100.0}
-    assert POSETRACK15.num_joints == 15
+
+
+def test_only_joints_that_are_predicted_are_said_to_be_nowhere_annotated():
+    found = person({"right_ankle": (100, 100, 0.9), "nose": (5, 5, 0.7)})
+    notes = PoseTrackAP([pair([[person(TRUTH_A, HEAD)]], [[found]])]).warnings
+    assert [note.split(" ")[0] for note in notes if "nowhere annotated" in note] == ["nose"]
+
+
+def test_a_triangle_is_an_ignore_region_two_corners_are_not_and_regions_add_up():
+    pytest.importorskip("shapely")
+    triangle = np.array([[200.0, 200], [300, 200], [300, 300]])
+    line = np.array([[0.0, 0], [500, 500]])
+    elsewhere = np.array([[900.0, 900], [990, 900], [990, 990], [900, 990]])
+    truth = person({"nose": (50, 50)}, HEAD)
+    found = person({"nose": (50, 50, 0.5), "left_wrist": (290, 210, 0.5)})
+    one = pair([[truth]], [[found]], regions=[triangle, line, elsewhere])
+    assert PoseTrackAP([one]).warnings == []  # the wrist is not predicted

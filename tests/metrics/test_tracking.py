@@ -5,6 +5,8 @@ import pytest
 
 from diffusionpose.errors import DataError
 from diffusionpose.metrics.tracking import Hota, PoseTrackMota
+from diffusionpose.skeleton import POSETRACK15
+from diffusionpose.structures import NO_TRACK
 from tests.metrics.made import pair, whole_person
 
 pytest.importorskip("motmetrics")
@@ -106,8 +108,9 @@ def test_ids_that_cannot_be_are_named(ids, message):
             metric([pair(TRUTH, frames(ids))])
 
 
-def test_people_without_ids_are_named():
-    found = [[whole_person(LEFT)]] * 5
+@pytest.mark.parametrize("nobody", [None, NO_TRACK])
+def test_people_without_ids_are_named(nobody):
+    found = [[whole_person(LEFT, track_id=nobody)]] * 5
     with pytest.raises(DataError, match="one: predictions: a person without a track id"):
         Hota([pair(TRUTH, found)])
 
@@ -130,3 +133,21 @@ def test_who_lies_in_an_ignore_region_is_on_no_side():
     metric = PoseTrackMota([pair(truth, found, regions=[left])])
     # In the first frame only a prediction is left: poseval's stand-in. Three frames of one person count besides.
     assert mean(metric) == pytest.approx(100 * (1 - 2 / 4))
+
+
+@pytest.mark.parametrize("metric", [PoseTrackMota, Hota])
+def test_a_joint_that_is_nowhere_annotated_has_no_figure(metric):
+    nose = POSETRACK15.index("nose")
+    truth = frames([(1, 2)] * 5)
+    for people in truth:
+        for one in people:
+            one.keypoints[nose] = np.nan
+    values = metric([pair(truth, frames([(7, 9)] * 5))]).joints(np.ones(1))
+    assert np.isnan(values.pop("nose"))
+    assert list(values.values()) == pytest.approx([100] * 14)
+
+
+def test_whose_id_is_lacking_is_said():
+    nobodys = [[whole_person(LEFT)]] * 5
+    with pytest.raises(DataError, match="one: truth: a person without a track id"):
+        PoseTrackMota([pair(nobodys, TRUTH)])

@@ -13,7 +13,7 @@ from diffusionpose.model.losses import (
     markov_loss,
     total_loss,
 )
-from diffusionpose.nn.heatmaps import encode
+from diffusionpose.nn.heatmaps import encode, soft_argmax
 from diffusionpose.skeleton import POSETRACK15
 
 NUM_LIMBS = len(POSETRACK15.limbs)
@@ -178,3 +178,81 @@ def test_total_loss_is_equation_5():
     found = parts(alpha=0.25)
     assert found.markov > 0
     torch.testing.assert_close(found.total, found.heatmap + 0.25 * found.markov)
+
+
+def test_limbs_that_are_all_alike_may_be_off_by_a_pixel():
+    truth = torch.full((1, NUM_LIMBS), 10.0)
+    valid = torch.ones(1, NUM_LIMBS, dtype=torch.bool)
+    for reduction in ("paper", "mean"):
+        loss = length_loss(truth + 1, truth, valid, reduction)
+        assert float(loss) == pytest.approx(0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["paper", "mean"])
+def test_limbs_that_do_not_count_change_nothing(reduction):
+    predicted, truth, valid = lengths_off_by(torch.linspace(0, 2, NUM_LIMBS), torch.float64)
+    expected = length_loss(predicted[:, :8], truth[:, :8], valid[:, :8], reduction)
+    valid[:, 8:] = False
+    truth[:, 8:] = 50.0
+    torch.testing.assert_close(length_loss(predicted, truth, valid, reduction), expected)
+
+
+def test_angles_at_joints_that_are_lacking_are_left_out_of_the_mean():
+    truth, wrist, elbow = pose(seed=1), 7, 5
+    assert (POSETRACK15.joints[wrist], POSETRACK15.joints[elbow]) == ("left_wrist", "left_elbow")
+    predicted = truth + torch.randn_like(truth)
+    labelled = LABELLED.clone()
+    labelled[:, wrist] = False
+    found = angle_loss(predicted, truth, labelled, POSETRACK15)
+    # 19 angles, of which the wrist has a part in one.
+    without = angle_loss(predicted, truth, LABELLED, POSETRACK15) * 19
+    hub = predicted[:, elbow], truth[:, elbow]
+    cosines = [
+        torch.cosine_similarity(points[:, wrist] - at, points[:, 3] - at, dim=-1)
+        for points, at in zip((predicted, truth), hub, strict=True)
+    ]
+    torch.testing.assert_close(found, (without - (cosines[0] - cosines[1]).square()) / 18)
+    # A true forearm without length has no angle either.
+    flat = truth.clone()
+    flat[:, wrist] = flat[:, elbow]
+    torch.testing.assert_close(angle_loss(predicted, flat, LABELLED, POSETRACK15), found)
+
+
+def test_every_part_is_divided_by_the_number_that_is_given():
+    predicted, target = torch.rand(2, 15, 8, 6), torch.rand(2, 15, 8, 6)
+    labelled = torch.rand(2, 15) > 0.5
+    own, given = labelled.sum(), torch.tensor(40)
+    for loss in (heatmap_loss, location_loss):
+        torch.testing.assert_close(
+            loss(predicted, target, labelled, given),
+            loss(predicted, target, labelled) * own / given,
+        )
+    config = LossConfig(alpha=0.0, location=0.5)
+    found = total_loss(
+        predicted, target, torch.zeros(2, 15, 2), labelled, POSETRACK15, config, given
+    )
+    heatmap = heatmap_loss(predicted, target, labelled, given)
+    location = location_loss(predicted, target, labelled, given)
+    torch.testing.assert_close(found.total, heatmap + 0.5 * location)
+
+
+def test_location_loss_leaves_unlabelled_joints_out():
+    predicted, target = torch.rand(2, 15, 8, 6), torch.rand(2, 15, 8, 6)
+    labelled = torch.rand(2, 15) > 0.5
+    expected = location_loss(
+        predicted[labelled][None], target[labelled][None], labelled[labelled][None]
+    )
+    torch.testing.assert_close(location_loss(predicted, target, labelled), expected)
+
+
+def test_the_markov_loss_is_of_the_configured_centre_and_reduction():
+    torch.manual_seed(0)
+    keypoints = pose(torch.float32)
+    target = encode(keypoints, (64, 48), 2.0)
+    predicted = target + 0.3 * torch.rand_like(target)
+    for temperature, reduction in ((10.0, "paper"), (10.0, "mean"), (50.0, "paper")):
+        config = LossConfig(softargmax_temperature=temperature, length_reduction=reduction)
+        found = total_loss(predicted, target, keypoints, LABELLED, POSETRACK15, config)
+        points = soft_argmax(predicted, temperature)
+        expected = markov_loss(points, keypoints, LABELLED, POSETRACK15, reduction)
+        torch.testing.assert_close(found.markov, expected)

@@ -6,7 +6,7 @@ from transformers import VitPoseBackbone, VitPoseBackboneConfig
 from diffusionpose import DiffusionPose
 from diffusionpose.config import BackboneConfig, DecoderConfig, EncoderConfig, ModelConfig
 from diffusionpose.errors import CheckpointError
-from diffusionpose.nn.vitpose_weights import backbone_config, convert
+from diffusionpose.nn.vitpose_weights import convert
 
 DIM, DEPTH, EXPERTS = 64, 2, 3
 GRID = (16, 12)
@@ -85,23 +85,6 @@ def test_both_layouts_give_the_reference_features(tmp_path, experts, layout, con
         expected = truth(pixels, **arguments).feature_maps[-1]
         found = model.backbone(pixels)
     torch.testing.assert_close(found, expected.reshape(found.shape), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("experts", [1, EXPERTS])
-def test_sizes_come_from_the_tensors(experts):
-    state = reference(experts).state_dict()
-    for tensors in (state, original_layout(state)):
-        found = backbone_config(tensors)
-        assert (found.hidden_size, found.depth, found.mlp_ratio) == (DIM, DEPTH, 4)
-
-
-@pytest.mark.parametrize(("width", "heads"), [(384, 12), (768, 12), (1024, 16), (1280, 16)])
-def test_heads_of_the_published_sizes(width, heads):
-    tensors = {
-        "backbone.pos_embed": torch.zeros(1, 193, width),
-        "backbone.blocks.0.mlp.fc1.weight": torch.zeros(4 * width, width),
-    }
-    assert backbone_config(tensors).num_heads == heads
 
 
 def test_position_embeddings_are_interpolated():

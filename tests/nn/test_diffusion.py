@@ -109,3 +109,16 @@ def test_noise_is_decided_by_its_key_alone():
     assert not torch.equal(a, seeded_noise((15, 64, 48), (0, 31, 7)))
     assert abs(float(a.mean())) < 0.02
     assert abs(float(a.std()) - 1) < 0.02
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_every_step_is_shown(steps):
+    noise, answer, shown, inputs = torch.randn(1, 2, 4, 4), torch.rand(1, 2, 4, 4), [], []
+
+    def denoise(x_t, t):
+        inputs.append(x_t)
+        return answer
+
+    out = sample(STEPS, denoise, noise, steps, shown.append)
+    assert len(shown) == steps + 1
+    assert all(torch.equal(a, b) for a, b in zip(shown, [*inputs, out], strict=True))

@@ -107,3 +107,24 @@ def test_crop_and_heatmap_pixels():
     corner = torch.tensor([[-0.5, -0.5], [191.5, 255.5]])
     torch.testing.assert_close(crop_to_heatmap(corner), torch.tensor([[-0.5, -0.5], [47.5, 63.5]]))
     torch.testing.assert_close(heatmap_to_crop(crop_to_heatmap(corner)), corner)
+
+
+def test_the_centre_does_not_depend_on_the_height():
+    maps = encode(torch.tensor([[20.3, 30.7]]), SIZE, 2.0)
+    torch.testing.assert_close(soft_argmax(0.1 * maps), soft_argmax(maps))
+
+
+def test_what_is_below_zero_counts_as_zero():
+    torch.manual_seed(0)
+    maps = torch.randn(20, *SIZE)
+    for found, expected in zip(decode(maps, 2.0), decode(maps.clamp_min(0), 2.0), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_the_border_itself_is_on_the_map():
+    assert inside(torch.tensor([[-0.5, -0.5], [47.5, 63.5]]), SIZE).all()
+
+
+def test_a_peak_is_moved_by_a_pixel_at_most():
+    found, _ = decode(encode(torch.tensor([[20.0, -3.0]]), SIZE, 2.0), 2.0)
+    torch.testing.assert_close(found, torch.tensor([[20.0, -1.0]]), atol=1e-3, rtol=0)

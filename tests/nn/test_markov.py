@@ -180,3 +180,20 @@ def test_finite_for_huge_tiny_and_zero_states():
         y.sum().backward()
         assert torch.isfinite(y).all()
         assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+def test_a_layer_that_floods_long_enough_is_exact(rule):
+    layer, states = layer_and_states(POSETRACK15, rule=rule)
+    exact = layer(states)
+    layer.num_iterations = 6
+    torch.testing.assert_close(layer(states), exact)
+
+
+def test_messages_are_float32_under_autocast():
+    layer, states = layer_and_states(POSETRACK15)
+    layer, states = layer.float(), states.float()
+    expected = layer(states)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(states)
+    torch.testing.assert_close(found, expected)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusionpose.annotations import AnnotatedFrame, AnnotatedPerson, AnnotatedVideo
-from diffusionpose.data.coco import CocoPerson, read_coco
+from diffusionpose.data.coco import CocoPerson, annotated_images, read_coco
 from diffusionpose.data.frames import VideoImages, locate_images
 from diffusionpose.data.posetrack import frame_names
 from diffusionpose.data.posetrack_files import find_annotations, label_version, read_posetrack
@@ -83,7 +83,7 @@ def coco_set(
         root: Of the data set.
         annotations: The file, relative to the root.
         images: The folder, relative to the root.
-        stride: Keep the people of every n-th image.
+        stride: Keep the people of every n-th image, as `annotated_images`.
         subset: File of the images wanted, relative to the root (`Subset`).
 
     Raises:
@@ -93,7 +93,7 @@ def coco_set(
     by_image: dict[int, list[CocoPerson]] = {}
     for person in people:
         by_image.setdefault(person.image_id, []).append(person)
-    kept = list(by_image)[::stride]
+    kept = annotated_images(people, stride)
     videos = [_still(image, files[image], images, by_image[image]) for image in kept]
 
     def clip(video: int, frame: int) -> tuple[Path, Path, Path]:

@@ -6,6 +6,7 @@ when both are labelled, which is where PoseTrack's annotators put the bottom of 
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +94,11 @@ def read_coco(
     return kept, people
 
 
+def annotated_images(people: Sequence[CocoPerson], stride: int) -> list[int]:
+    """Every n-th of the images with annotations, in the file's order, whether or not training takes anybody in it."""
+    return list(dict.fromkeys(person.image_id for person in people))[::stride]
+
+
 def load_coco(
     root: Path,
     annotations: Path,
@@ -109,14 +115,13 @@ def load_coco(
         images: The image folder, relative to the root.
         skeleton: As `read_coco`.
         subset: As `read_coco`.
-        stride: Keep the people of every n-th image.
+        stride: Keep the people of every n-th image, as `annotated_images`.
 
     Raises:
         DataError: As `read_coco`.
     """
     files, people = read_coco(root, annotations, skeleton, subset)
-    teaching = [person for person in people if person.teaches]
-    kept = set(list(dict.fromkeys(person.image_id for person in teaching))[::stride])
+    kept = set(annotated_images(people, stride))
     records, seen = [], Counter[int]()
     for person in people:
         number = seen[person.image_id]

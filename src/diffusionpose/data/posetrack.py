@@ -130,14 +130,15 @@ def usable_box(
         return None
     for box in (person.box, keypoint_box(keypoints, BOX_FACTORS[layout])):
         if box is not None:
-            clipped = _clipped(box, frame.size)
+            clipped = clipped_boxes(box, frame.size)
             if (clipped[2:] > clipped[:2]).all():
                 return clipped
     return None
 
 
-def _clipped(box: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    return box if size is None else np.clip(box, 0, [size[1], size[0], size[1], size[0]])
+def clipped_boxes(boxes: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """(..., 4) xyxy boxes within an image of (height, width); as they are where its size is not known."""
+    return boxes if size is None else np.clip(boxes, 0, [size[1], size[0], size[1], size[0]])
 
 
 def _ignored(keypoints: np.ndarray, regions: tuple[np.ndarray, ...]) -> np.ndarray:

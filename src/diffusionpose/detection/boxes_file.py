@@ -84,11 +84,6 @@ class BoxesFile:
         return cls({frame.index: _as_boxes(frame) for frame in given.frames}, Path(path).name)
 
     @property
-    def has_track_ids(self) -> bool:
-        """Whether the file names the people itself."""
-        return any((boxes.track_ids != NO_TRACK).any() for boxes in self._frames.values())
-
-    @property
     def last_index(self) -> int:
         """The highest frame index in the file, -1 when it has none."""
         return max(self._frames, default=-1)

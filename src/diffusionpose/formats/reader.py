@@ -1,5 +1,6 @@
 """Reading `NAME.poses.json` back; whatever is wrong with a file is a `DataError` that says what was found."""
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -125,7 +126,7 @@ def _verdict(record: VerdictRecord) -> VideoVerdict:
 
 
 def _frames(records: Iterable[FrameRecord], num_joints: int) -> Iterator[FramePoses]:
-    last_index = -1
+    last_index, last_time = -1, -math.inf
     for record in records:
         if record.index <= last_index:
             raise ValueError(f"frame {record.index} comes after frame {last_index}")
@@ -133,7 +134,12 @@ def _frames(records: Iterable[FrameRecord], num_joints: int) -> Iterator[FramePo
             raise ValueError(
                 f"frame {record.index}: time is {record.time}, time_exact {ratio_text(record.time_exact)}"
             )
-        last_index = record.index
+        time = float(record.time_exact)
+        if time <= last_time:
+            raise ValueError(
+                f"frame {record.index}: time {time} s does not come after {last_time} s"
+            )
+        last_index, last_time = record.index, time
         people = tuple(_person(person, record.index, num_joints) for person in record.people)
         frame = FramePoses(record.index, record.time_exact, people)
         check_track_ids(frame)

@@ -64,18 +64,21 @@ def as_text(table: ScoreTable) -> str:
     for column in table.columns:
         shown.add_column(column, justify="right", no_wrap=True)
     for row in table.measured:
-        shown.add_row(row.name, *_figures(row))
+        shown.add_row(_one_line(row.name), *_figures(row))
         if row.intervals is not None:
             shown.add_row(f"  {INTERVAL}", *_ranges(row))
     for row in table.published:
-        shown.add_row(f"  {row.name}", *_figures(row))
+        shown.add_row(f"  {_one_line(row.name)}", *_figures(row))
     console = Console(file=StringIO(), width=160, no_color=True, highlight=False, markup=False)
     console.print(shown)
     assert isinstance(console.file, StringIO)
-    lines = [table.title, *console.file.getvalue().splitlines()]
+    lines = [_one_line(table.title), *console.file.getvalue().splitlines()]
     if table.published:
         # Across all columns, which rich's tables cannot.
-        lines[-len(table.published) : -len(table.published)] = ["", f"{table.published_heading}:"]
+        lines[-len(table.published) : -len(table.published)] = [
+            "",
+            f"{_one_line(table.published_heading)}:",
+        ]
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
@@ -106,7 +109,7 @@ def as_latex(table: ScoreTable) -> str:
         """A row."""
         return f"{' & '.join(_escaped_latex(cell) for cell in cells)} \\\\"
 
-    lines = [f"% {' '.join(table.title.split())}"]
+    lines = [f"% {_one_line(table.title)}"]
     lines += [f"\\begin{{tabular}}{{l{'c' * len(table.columns)}}}", "\\toprule"]
     lines += [line(["Method", *table.columns]), "\\midrule"]
     for row in table.measured:
@@ -137,15 +140,19 @@ def _ranges(row: ScoreRow) -> list[str]:
     ]
 
 
+def _one_line(text: str) -> str:
+    """A line break would end the row."""
+    return " ".join(text.split())
+
+
 def _escaped_markdown(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return _one_line(text).replace("|", "\\|")
 
 
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
-    "..": "--",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
 
@@ -156,4 +163,4 @@ def _escaped_latex(text: str) -> str:
         part.lstrip("-").replace(".", "").isdigit() for part in text.split("..")
     ):
         return text.replace("..", "--")
-    return "".join(_LATEX.get(character, character) for character in text)
+    return "".join(_LATEX.get(character, character) for character in _one_line(text))

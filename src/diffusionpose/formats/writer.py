@@ -1,5 +1,6 @@
 """`PosesWriter` and the formats that it writes, named in `FORMATS`."""
 
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -93,7 +94,7 @@ class PosesWriter:
 
     def __init__(self, header: PosesHeader, targets: Iterable[tuple[Path, str]]) -> None:
         self._header = header
-        self._last_index = -1
+        self._last_index, self._last_time = -1, -math.inf
         self._state: Literal["open", "staged", "published", "discarded"] = "open"
         self._outputs: list[_Output] = []
         self._names: list[str] = []
@@ -132,7 +133,7 @@ class PosesWriter:
         """
         self._expect("open")
         self._check(frame)
-        self._last_index = frame.index
+        self._last_index, self._last_time = frame.index, float(frame.time)
         frame = rounded_frame(frame)
         for output in self._outputs:
             with explained(output.file.path):
@@ -187,6 +188,10 @@ class PosesWriter:
         """What no reader could make sense of is refused at the frame that brings it."""
         if frame.index <= self._last_index:
             raise ValueError(f"frame {frame.index} comes after frame {self._last_index}")
+        if float(frame.time) <= self._last_time:
+            raise ValueError(
+                f"frame {frame.index}: time {float(frame.time)} s does not come after {self._last_time} s"
+            )
         shape = (len(self._header.joints), 3)
         for person in frame.people:
             if np.shape(person.keypoints) != shape:

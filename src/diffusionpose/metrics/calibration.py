@@ -82,16 +82,29 @@ class Reliability:
 
     @property
     def error(self) -> float:
-        """Expected calibration error: mean distance of score and share, by joints."""
+        """Expected calibration error: mean distance of score and share, by joints; NaN without joints."""
+        if not self.count.any():
+            return float("nan")
         filled = self.count > 0
         distance = np.abs(self.score - self.right)[filled]
         return float((distance * self.count[filled]).sum() / self.count.sum())
 
 
 def reliability(scores: np.ndarray, right: np.ndarray, bins: int = BINS) -> Reliability:
-    """Args: scores and whether joints are right, of one shape; NaN where there is no truth."""
+    """How far scores are chances.
+
+    Args:
+        scores: Of any shape, at least 0.
+        right: Likewise 1 for right, 0 for wrong, NaN where there is no truth.
+        bins: How many.
+
+    Raises:
+        ValueError: If a score that there is truth for is NaN or below 0.
+    """
     known = np.isfinite(right)
     scores, right = scores[known], right[known]
+    if wrong := int((~(scores >= 0)).sum()):
+        raise ValueError(f"{wrong} of {len(scores)} scores are NaN or below 0")
     place = np.minimum((scores * bins).astype(int), bins - 1)
     count = np.bincount(place, minlength=bins)
     sums = [np.bincount(place, values, minlength=bins) for values in (scores, right)]

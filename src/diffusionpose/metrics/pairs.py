@@ -9,8 +9,11 @@ from scipy.optimize import linear_sum_assignment
 
 from diffusionpose.annotations import AnnotatedFrame, AnnotatedPerson, AnnotatedVideo
 from diffusionpose.errors import DataError
-from diffusionpose.metrics.similarity import object_keypoint_similarity, person_area
+from diffusionpose.metrics.similarity import nearness, object_keypoint_similarity, person_area
 from diffusionpose.paths import bare_name
+
+TIE = 1e-9
+"""Similarities that differ by less are the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +117,8 @@ def matched_people(
 ) -> Iterator[tuple[AnnotatedPerson, AnnotatedPerson | None]]:
     """Each person of the truth with the one prediction that is theirs; None where there is none left.
 
-    Unless they are known to be the same people, the pairing has the greatest sum of object keypoint similarities.
+    Unless they are known to be the same people, the pairing has the greatest sum of object keypoint similarities; where
+    these are the same, as all are 0 for people without an area, who is nearer decides.
     """
     if same_people:
         yield from zip(truth.people, predicted.people, strict=True)
@@ -123,6 +127,7 @@ def matched_people(
         [
             [
                 object_keypoint_similarity(found.keypoints, true.keypoints, person_area(true))
+                + TIE * nearness(found.keypoints, true.keypoints)
                 for found in predicted.people
             ]
             for true in truth.people

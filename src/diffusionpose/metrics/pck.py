@@ -26,7 +26,7 @@ LIMB_JOINTS = tuple(
 class Pck:
     """PCK at `threshold` times the torso, left shoulder to right hip, of each person; mean over joints.
 
-    People without those two joints are left out, as are unlabelled joints.
+    People without those two joints, or with both in one place, are left out, as are unlabelled joints.
 
     Args:
         skeleton: Order of the keypoints.
@@ -122,11 +122,13 @@ class VideoPck(JointMetric):
             for person in frame.people
             if person.has_joints
         ]
-        without = sum(not np.isfinite(person.keypoints[torso]).all() for person in people)
+        ends = np.array([person.keypoints[torso] for person in people]).reshape(-1, 2, 2)
+        lengths = np.linalg.norm(ends[:, 0] - ends[:, 1], axis=-1)
+        without = int((~(lengths > 0)).sum())  # NaN where an end is missing
         if without:
             self.warnings.append(
                 f"{without} of {len(people)} people are left out: no left shoulder or no right hip is annotated, from "
-                "which the torso is measured"
+                "which the torso is measured, or both lie in one place"
             )
 
     def values(self, weights: np.ndarray) -> np.ndarray:

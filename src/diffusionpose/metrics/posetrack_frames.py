@@ -151,10 +151,10 @@ def _distances(
     predicted: Sequence[AnnotatedPerson], truth: Sequence[AnnotatedPerson], lengths: np.ndarray
 ) -> np.ndarray:
     gaps = np.linalg.norm(_stacked(predicted)[:, None] - _stacked(truth), axis=-1)
-    # A head box without extent: 0 / 0 is NaN, and matches nothing, as in poseval.
+    # A joint that is not there, and 0 / 0 of a head box without extent, are NaN and match nothing, as in poseval.
     with np.errstate(divide="ignore", invalid="ignore"):
         distances = gaps / lengths[:, None]
-    return np.where(np.isfinite(gaps) & ~np.isnan(distances), distances, np.inf)
+    return np.where(np.isnan(distances), np.inf, distances)
 
 
 def _outside(

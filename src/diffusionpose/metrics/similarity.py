@@ -51,3 +51,20 @@ def object_keypoint_similarity(predicted: np.ndarray, truth: np.ndarray, area: f
     squared = ((predicted - truth)[known] ** 2).sum(axis=1)
     spread = 2 * (area + np.spacing(1)) * (2 * OKS_SIGMAS[known]) ** 2
     return float(np.nan_to_num(np.exp(-squared / spread)).mean())
+
+
+def nearness(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over the joints of the truth of 1 / (1 + d), in [0, 1], whatever the person's size.
+
+    Args:
+        predicted: (15, 2) pixels; a missing joint counts 0.
+        truth: (15, 2) pixels, NaN where missing.
+
+    Returns:
+        NaN where the truth has no joint.
+    """
+    known = np.isfinite(truth[:, 0])
+    if not known.any():
+        return float("nan")
+    distance = np.linalg.norm((predicted - truth)[known], axis=1)
+    return float(np.nan_to_num(1 / (1 + distance)).mean())

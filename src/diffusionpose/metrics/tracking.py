@@ -21,6 +21,7 @@ from diffusionpose.metrics.posetrack_frames import (
     flat_head_note,
     posetrack_frames,
 )
+from diffusionpose.structures import NO_TRACK
 
 NUM_JOINTS = 15
 
@@ -64,7 +65,7 @@ def joint_tracks(pair: VideoPair) -> list[FrameTracks]:
 
 def _track_ids(people: Sequence[AnnotatedPerson], pair: VideoPair, origin: str) -> np.ndarray:
     ids = [person.track_id for person in people]
-    if None in ids:
+    if None in ids or NO_TRACK in ids:
         raise DataError(
             f"{pair.truth.name}: {origin}: a person without a track id; this metric needs one of each person"
         )

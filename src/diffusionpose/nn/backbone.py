@@ -6,8 +6,6 @@
 | `HybridBackbone` | the same idea for small machines: ViT blocks behind MobileNetV2 with a feature pyramid |
 """
 
-from typing import Protocol
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -20,14 +18,6 @@ from diffusionpose.nn.mobilenet import MobileNetV2FPN
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """ImageNet's, as ViTPose was trained with."""
-
-
-class Backbone(Protocol):
-    """What the model asks of a backbone."""
-
-    def __call__(
-        self, images: Float[Tensor, "batch 3 height width"]
-    ) -> Float[Tensor, "batch tokens dim"]: ...
 
 
 def normalise(images: Tensor) -> Tensor:

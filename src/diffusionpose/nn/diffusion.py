@@ -32,7 +32,7 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
 def make_scheduler(num_train_timesteps: int) -> DDIMScheduler:
-    """The cosine schedule with x_0 prediction; steps end at t = 0 and start at T - 1 (`trailing`)."""
+    """The cosine schedule with x_0 prediction; steps start at T - 1 (`trailing`): of 1000, four are 999, 749, 499, 249."""
     # Not with the module: it takes as long to import as torch, and one step does without it.
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 

@@ -17,12 +17,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from diffusionpose.config import BackboneConfig
 from diffusionpose.errors import CheckpointError
 
 COCO_EXPERT = 0
-_HEADS = {384: 12, 768: 12, 1024: 16, 1280: 16}
-"""ViTPose's heads by width; tensor shapes do not tell."""
 _ASPECT = 4 / 3
 """Rows by columns of every ViTPose input."""
 
@@ -57,23 +54,6 @@ def convert(
     state = _merge_experts(_split_qkv(state), expert)
     position = state["embeddings.position_embeddings"]
     return state | {"embeddings.position_embeddings": resize_position(position, grid)}
-
-
-def backbone_config(tensors: Mapping[str, Tensor]) -> BackboneConfig:
-    """Width and depth from the tensors' shapes.
-
-    Raises:
-        CheckpointError: If it is no ViTPose backbone.
-    """
-    state = _unified(tensors)
-    position = state.get("embeddings.position_embeddings")
-    if position is None:
-        raise CheckpointError("no ViTPose backbone: it has no position embeddings")
-    dim = position.shape[-1]
-    layers = [int(m[1]) for name in state if (m := re.match(r"encoder\.layer\.(\d+)\.", name))]
-    ratio = state["encoder.layer.0.mlp.fc1.weight"].shape[0] // dim
-    heads = _HEADS.get(dim, max(dim // 64, 1))
-    return BackboneConfig(hidden_size=dim, depth=max(layers) + 1, num_heads=heads, mlp_ratio=ratio)
 
 
 def _unified(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
