@@ -35,14 +35,15 @@ def recipe(root, **changes):
         "model": model,
         "train": [source],
         "augment": still | {"occlusion": 0.0, "still_motion": 0.0},
-        "loss": {"location": 0.01, "alpha": 1e-4},
+        # Processors differ in the last digits: this much of the location loss leaves them a margin.
+        "loss": {"location": 0.03, "alpha": 1e-4},
         "optimizer": {
             "learning_rate": 2e-3,
             "warmup_steps": 10,
             "schedule": "cosine",
             "ema_decay": 0.9,
         },
-        "epochs": 250,
+        "epochs": 300,
         "batch_size": 3,
         "workers": 0,
         "final_timestep_share": 1.0,
