@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from diffusionpose.candidates import Candidate, Sighting
 from diffusionpose.structures import Boxes
-from diffusionpose.tracking import Tracker, _Sighting, _Track
+from diffusionpose.tracking import Tracker
 from tests.test_tracking import boxes_of, ids_of, judged, path_of, person, track
 
 
@@ -80,7 +81,7 @@ def test_people_of_a_frame_are_in_the_order_of_their_ids():
 
 
 def moving(centres, fps=30):
-    return _Track([_Sighting(n, n / fps, person(x), 0.9) for n, x in enumerate(centres)])
+    return Candidate([Sighting(n, n / fps, person(x), 0.9) for n, x in enumerate(centres)])
 
 
 def test_an_unseen_person_slows_down():

@@ -12,26 +12,19 @@ Coordinates are pixels of the displayed image, boxes xyxy.
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from diffusionpose.boxes import box_areas, pairwise_intersection, pairwise_iou, suppress_duplicates
+from diffusionpose.candidates import Candidate, Sighting
 from diffusionpose.structures import NO_TRACK, Boxes
 
 SMOOTHING_SECONDS = 0.08
 """Standard deviation of the smoothing window. Measured on white jitter at 30 frames a second against a
 person who jumps by half a height: 0.12 steadies no better, and loses 7 more points of worst IoU."""
-VELOCITY_SECONDS = 0.25
-"""A sighting this old has 1/e of the weight of a new one in the estimate of the velocity."""
-COASTING_SECONDS = 0.5
-"""An unseen person slows down with this time constant: an old velocity must not carry far."""
-VELOCITY_SIGHTINGS = 16
-"""The velocity comes from this many sightings at most."""
-JITTER_SECONDS = 0.05
-"""A box trembles by about 5 % of the height, and a person moves at about one height a second."""
 REACH, REACH_PER_SECOND, MAX_REACH = 0.3, 1.5, 1.0
 """How far from its prediction a person may turn up, in heights: at once, more per second, at most."""
 MAX_SIZE_RATIO = 2.2
@@ -47,8 +40,6 @@ MISSED_RUN_DECAY = 0.95
 
 DOUBTFUL = 0.625
 """From this share of the detector's `start_score` on, boxes that stay make a person if the pose in them convinces."""
-CONVINCING = 0.5
-"""So high is a person's pose, in the mean of all looks at it: who is asked often must not come through by luck."""
 BESIDE = 0.3
 """Doubtful people share at most this part of their box, or of the other's, with anybody better known: half a person is
 not another one."""
@@ -65,76 +56,6 @@ class TrackedFrame:
 
     index: int
     boxes: Boxes
-
-
-@dataclass(frozen=True, eq=False)
-class _Sighting:
-    """A box of the `place`-th frame fed: `time` in seconds, `box` (4,) float64 xyxy pixels."""
-
-    place: int
-    time: float
-    box: np.ndarray
-    score: float
-
-
-@dataclass(eq=False)
-class _Track:
-    """A candidate for a person.
-
-    It gets its `number` when it is first given out; `num_nested` counts the runs in a row in which
-    it lay in somebody else's box. `looks` are what was said of its pose while the detector doubted, the next one not
-    before place `ask_from`.
-    """
-
-    sightings: list[_Sighting] = field(default_factory=list)
-    number: int = NO_TRACK
-    num_nested: int = 0
-    looks: list[float] = field(default_factory=list)
-    ask_from: int = 0
-
-    @property
-    def last(self) -> _Sighting:
-        return self.sightings[-1]
-
-    @property
-    def is_sure(self) -> bool:
-        """Whether it has been given out on the detector's word."""
-        return self.number != NO_TRACK and not self.looks
-
-    @property
-    def convinces(self) -> bool:
-        """Whether its pose makes it a person where the detector doubts."""
-        return bool(self.looks) and sum(self.looks) >= CONVINCING * len(self.looks)
-
-    def around(self, place: int) -> tuple[_Sighting | None, _Sighting | None]:
-        """The last sighting at or before a frame, and the first one at or after it."""
-        places = [sighting.place for sighting in self.sightings]
-        after = bisect_left(places, place)
-        before = bisect_right(places, place) - 1
-        return (
-            self.sightings[before] if before >= 0 else None,
-            self.sightings[after] if after < len(places) else None,
-        )
-
-    def predict(self, time: float) -> np.ndarray:
-        """The box (4,) expected at that time: recent motion carried on, slowing down."""
-        recent = self.sightings[-VELOCITY_SIGHTINGS:]
-        ages = np.array([min(one.time - self.last.time, 0.0) for one in recent])
-        centres = np.stack([(one.box[:2] + one.box[2:]) / 2 for one in recent])
-        weights = np.exp(ages / VELOCITY_SECONDS)
-        weights /= weights.sum()
-        ages, centres = ages - weights @ ages, centres - weights @ centres
-        # Ridge regression: jitter between a few close sightings must not look like speed.
-        ridge = JITTER_SECONDS**2 / len(recent)
-        slope = (weights * ages) @ centres / (weights @ ages**2 + ridge)
-        elapsed = 1 - np.exp(-max(time - self.last.time, 0.0) / COASTING_SECONDS)
-        # Only the centre moves on: a box that shrinks behind an obstacle would vanish.
-        return self.last.box + np.tile(slope * COASTING_SECONDS * elapsed, 2)
-
-    def forget(self, place: int) -> None:
-        """Drop the sightings that no frame from `place` on needs."""
-        first = bisect_left([sighting.place for sighting in self.sightings], place) - 1
-        del self.sightings[: max(0, min(first, len(self.sightings) - VELOCITY_SIGHTINGS))]
 
 
 class Tracker:
@@ -174,7 +95,7 @@ class Tracker:
         self._trust_boxes = trust_boxes
         self._pending: deque[tuple[int, int, float]] = deque()
         self._runs: list[int] = []
-        self._tracks: list[_Track] = []
+        self._tracks: list[Candidate] = []
         self._newest, self._newest_index = -1, -1
         self._next_number = 1
         self._judge: Judge | None = None
@@ -229,14 +150,14 @@ class Tracker:
         self._tracks = [one for one in self._tracks if self._is_alive(one, time)]
         return Boxes(boxes.boxes, boxes.scores, np.array([track.number for track in owners]))
 
-    def _associate(self, time: float, boxes: Boxes) -> list[_Track]:
+    def _associate(self, time: float, boxes: Boxes) -> list[Candidate]:
         """Prolong tracks with the boxes of the newest frame, start new ones.
 
         Returns:
             The tracks that have a sighting in the frame, in the order of its boxes.
         """
         sightings = [
-            _Sighting(self._newest, time, box.astype(np.float64), float(score))
+            Sighting(self._newest, time, box.astype(np.float64), float(score))
             for box, score in zip(boxes.boxes, boxes.scores, strict=True)
         ]
         strong = [one for one in sightings if one.score >= self._start_score]
@@ -249,13 +170,13 @@ class Tracker:
         for one in (*strong, *weak):
             others = [other.box for other in owners]
             if one not in owners and (self._trust_boxes or not _is_nested(one.box, others)):
-                owners[one] = _Track([one])
+                owners[one] = Candidate([one])
                 self._tracks.append(owners[one])
         if not self._trust_boxes:
             self._drop_shadows([one for one in self._tracks if one.last.place == self._newest])
         return [owners[one] for one in sightings if one in owners]
 
-    def _drop_shadows(self, seen: Sequence[_Track]) -> None:
+    def _drop_shadows(self, seen: Sequence[Candidate]) -> None:
         """End the silent tracks that have become a part of an older one: they would steal its box."""
         for place, track in enumerate(seen):
             is_nested = _is_nested(track.last.box, [older.last.box for older in seen[:place]])
@@ -266,17 +187,17 @@ class Tracker:
             if track.number != NO_TRACK or track.num_nested < SHADOW_RUNS
         ]
 
-    def _is_alive(self, track: _Track, time: float) -> bool:
+    def _is_alive(self, track: Candidate, time: float) -> bool:
         unseen = time - track.last.time
         return unseen <= self._lost_seconds or self._newest - track.last.place <= self._patience
 
     def _match(
         self,
-        tracks: Sequence[_Track],
-        sightings: Sequence[_Sighting],
+        tracks: Sequence[Candidate],
+        sightings: Sequence[Sighting],
         time: float,
         least_iou: float = 0.0,
-    ) -> dict[_Sighting, _Track]:
+    ) -> dict[Sighting, Candidate]:
         """Best assignment of sightings to tracks, which are prolonged with them."""
         if not tracks or not sightings:
             return {}
@@ -295,8 +216,8 @@ class Tracker:
 
     def _costs(
         self,
-        tracks: Sequence[_Track],
-        sightings: Sequence[_Sighting],
+        tracks: Sequence[Candidate],
+        sightings: Sequence[Sighting],
         time: float,
         least_iou: float,
     ) -> np.ndarray:
@@ -395,12 +316,12 @@ class Tracker:
         # One run more than the window holds: the frames since then must know that somebody looked.
         del self._runs[: max(0, bisect_left(self._runs, place - self.lag) - 1)]
 
-    def _number(self, track: _Track) -> None:
+    def _number(self, track: Candidate) -> None:
         if track.number == NO_TRACK:
             track.number = self._next_number
             self._next_number += 1
 
-    def _is_person(self, track: _Track, place: int) -> bool:
+    def _is_person(self, track: Candidate, place: int) -> bool:
         """Whether a track is sure, is seen often enough from `place` on, or convinces."""
         if self._lasts(track, place, self._start_score, self._runs_since(self._newest - self.lag)):
             # The detector's word is enough, from now on.
@@ -408,7 +329,7 @@ class Tracker:
             return True
         return track.is_sure or track.convinces
 
-    def _lasts(self, track: _Track, place: int, score: float, num_runs: int) -> bool:
+    def _lasts(self, track: Candidate, place: int, score: float, num_runs: int) -> bool:
         """Whether enough sightings from `place` on have that score."""
         num_good = sum(one.place >= place and one.score >= score for one in track.sightings)
         return num_good >= min(self._min_hits, num_runs // 2 + 1)
@@ -416,7 +337,7 @@ class Tracker:
     def _runs_since(self, place: int) -> int:
         return len(self._runs) - bisect_left(self._runs, place)
 
-    def _state(self, track: _Track, place: int, time: float) -> tuple[np.ndarray, float] | None:
+    def _state(self, track: Candidate, place: int, time: float) -> tuple[np.ndarray, float] | None:
         """Box (4,) and score of a track in a frame; None where the person is not known to be."""
         before, after = track.around(place)
         if before is None:
@@ -442,7 +363,7 @@ class Tracker:
         """Detector runs in the frames after one, up to and with another."""
         return bisect_right(self._runs, up_to) - bisect_right(self._runs, after)
 
-    def _smoothed(self, track: _Track, centre: _Sighting) -> np.ndarray:
+    def _smoothed(self, track: Candidate, centre: Sighting) -> np.ndarray:
         """The box (4,) of a sighting, steadied by those around it."""
         near = [
             one
