@@ -81,17 +81,16 @@ def predict_files(
     wanted.check_rate(reader.steady_rate)
     header = pipeline.header(reader.info)
     with ExitStack() as stack:
-        writer = stack.enter_context(open_writers(wanted.streamed, out, name, wanted.noted(header)))
-        film = stack.enter_context(_film(out / f"{name}{FILM}", reader)) if video else None
+        enter = stack.enter_context
+        writer = enter(open_writers(wanted.streamed, out, name, wanted.noted(header)))
+        film = enter(_film(out / f"{name}{FILM}", reader)) if video else None
         draw = Drawing(film, pipeline.network.config.skeleton_graph, hide_faces=hide_faces)
         keeps = wanted.changes_tracks or bool(wanted.exports) or bool(also)
         made = _Finished(writer, draw, wanted, keeps=keeps, on_frame=on_frame)
         whole = _finish_frames(pipeline, reader, made, header).rounded()
-        exports = stack.enter_context(
-            StagedExports(whole, wanted.exports, out, name, wanted.export)
-        )
+        exports = enter(StagedExports(whole, wanted.exports, out, name, wanted.export))
         staged = [
-            stack.enter_context(staged_text(out / f"{name}{suffix}", text_of(whole)))
+            enter(staged_text(out / f"{name}{suffix}", text_of(whole)))
             for suffix, text_of in also.items()
         ]
         writer.stage(reader.verdict)
