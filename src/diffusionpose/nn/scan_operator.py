@@ -79,7 +79,7 @@ def _kept_shape(u: Tensor, a: Tensor) -> tuple[Any, ...]:
     return (batch, -(-length // KEEP_EVERY), -(-dim // _CHANNELS) * _CHANNELS, a.shape[1])
 
 
-def _operator(device: str | None = None) -> Callable[[Callable[..., Any]], Any]:
+def _operator(device: str = "default") -> Callable[[Callable[..., Any]], Any]:
     """Makes a function an operator of torch, of its name, for one kind of device or for all.
 
     `library.custom_op` would do the same, but imports torch's compiler, which takes a second, at the first call.
@@ -88,7 +88,7 @@ def _operator(device: str | None = None) -> Callable[[Callable[..., Any]], Any]:
     def register(function: Callable[..., Any]) -> Any:
         name = f"diffusionpose::{function.__name__}"
         library.define(name, library.infer_schema(function, mutates_args=()))
-        library.impl(name, device or "default", function)
+        library.impl(name, device, function)
         return getattr(torch.ops.diffusionpose, function.__name__).default
 
     return register
