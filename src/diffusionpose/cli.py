@@ -125,7 +125,10 @@ def _common(
 
 
 ReportOption = Annotated[
-    bool, typer.Option("--report", help="Also NAME.report.html: everything on one page, offline.")
+    bool,
+    typer.Option(
+        "--report", help="Also write NAME.report.html: everything on one page that opens offline."
+    ),
 ]
 DataOption = Annotated[
     Path | None, typer.Option(help="The folder that DATA stands for in the recipe.")
@@ -163,7 +166,7 @@ def predict(
     overwrite: OverwriteOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
-    """Poses of the people in a video: OUT/NAME.poses.json and the annotated OUT/NAME.mp4."""
+    """Find the poses of the people in a video: OUT/NAME.poses.json and the annotated OUT/NAME.mp4."""
     from diffusionpose.detection import BoxesFile
     from diffusionpose.predict import PosePipeline
     from diffusionpose.predict_files import predict_files
@@ -259,7 +262,7 @@ def say(outcome: "Outcome", quiet: bool) -> None:
 
 @app.command()
 def convert(
-    result: Annotated[Path, typer.Argument(help="A NAME.poses.json.")],
+    result: Annotated[Path, typer.Argument(help="A NAME.poses.json file.")],
     formats: Annotated[
         str,
         typer.Option(
@@ -267,24 +270,26 @@ def convert(
             help="Comma-separated: json, csv, posetrack, coco, parquet, npz, openpose, trc, c3d, angles.",
         ),
     ] = "csv",
-    out: Annotated[Path | None, typer.Option(help="Folder; that of the result by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the files; that of the result by default.")
+    ] = None,
     min_score: MinScoreOption = 0.0,
     smooth: SmoothOption = None,
     fill_gaps: FillGapsOption = 0,
     angles: AnglesOption = False,
     height_m: HeightOption = None,
     person: Annotated[
-        list[int] | None, typer.Option(help="Id of who is wanted; more than once for several.")
+        list[int] | None, typer.Option(help="Only the person with this track id; may be repeated.")
     ] = None,
     start: Annotated[
-        float | None, typer.Option(help="Leave out frames before that time, in seconds.")
+        float | None, typer.Option(help="Leave out frames before this time, in seconds.")
     ] = None,
-    end: Annotated[float | None, typer.Option(help="Leave out frames after it.")] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that are there.")
-    ] = False,
+    end: Annotated[
+        float | None, typer.Option(help="Leave out frames after this time, in seconds.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
-    """Other formats of a result; gaps filled, paths smoothed, a part cut out, if asked for."""
+    """Write a result in other formats; if asked to, fill gaps, smooth paths, and cut out a part."""
     from diffusionpose.results import convert as convert_result
 
     wanted = result_options(names_of(formats), min_score, smooth, fill_gaps, angles, height_m)
@@ -305,7 +310,7 @@ def convert(
 
 @app.command()
 def models() -> None:
-    """Model sizes with parameters and FLOPs a window, and which of them come with weights."""
+    """List model sizes with parameters and FLOPs per window, and which of them come with weights."""
     from rich.console import Console
     from rich.table import Table
 
@@ -334,13 +339,15 @@ def models() -> None:
 
 @app.command()
 def export(
-    model: Annotated[str, typer.Argument(help="Bundled name, folder, or owner/name.")] = "tiny",
+    model: Annotated[
+        str, typer.Argument(help="Bundled name, folder, or owner/name on the Hugging Face hub.")
+    ] = "tiny",
     out: Annotated[Path, typer.Option(help="The ONNX file.")] = Path("diffusionpose.onnx"),
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file if it is there.")
+        bool, typer.Option("--overwrite", help="Replace the file if it exists.")
     ] = False,
 ) -> None:
-    """The one-step model as ONNX (opset 20), checked against torch (extra: export)."""
+    """Write the one-step model as ONNX (opset 20), checked against torch (extra: export)."""
     _need_extra("onnxscript", "export")
     from diffusionpose.export import export_onnx
 
@@ -357,7 +364,7 @@ app.command("app")(serve_app)
 
 @app.command()
 def doctor() -> None:
-    """What this installation has and whether its parts work; exit code 1 if one does not."""
+    """Show what this installation has and whether its parts work; exit code 1 if one does not."""
     from diffusionpose.doctor import examine
 
     is_whole = True
@@ -370,7 +377,7 @@ def doctor() -> None:
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="Recipe, a YAML file.")],
+    config: Annotated[Path, typer.Argument(help="Recipe: a YAML file.")],
     data: DataOption = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME by default.")] = None,
     settings: Annotated[
@@ -399,20 +406,20 @@ def train(
 
 @app.command()
 def ablate(
-    suite: Annotated[Path, typer.Argument(help="Rows, seeds and tables, a YAML file.")],
+    suite: Annotated[Path, typer.Argument(help="YAML file of rows, seeds and tables.")],
     data: DataOption = None,
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/ablations"),
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Change a setting of every row: a.b=value. May be repeated."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Runs side by side.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 2,
     plots: Annotated[Path | None, typer.Option(help="Folder for pictures of the results.")] = None,
     only_report: Annotated[
-        bool, typer.Option("--only-report", help="Train nothing, show what is done.")
+        bool, typer.Option("--only-report", help="Train nothing; show the results so far.")
     ] = False,
 ) -> None:
-    """Train and evaluate every row of a suite and print its tables; goes on where it was (extra: train)."""
+    """Train and evaluate every row of a suite and print its tables; continues where it stopped (extra: train)."""
     _need_extra("lightning", "train")
     from diffusionpose.ablate import Job, check_inputs, jobs_of, read_suite, run_all
     from diffusionpose.ablation_report import report

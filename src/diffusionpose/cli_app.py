@@ -12,23 +12,28 @@ from diffusionpose.errors import MissingExtraError
 
 
 def serve_app(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; another than this machine's own is public.")
+        str,
+        typer.Option(
+            help="Address to listen on; unless it is local, other machines can reach the page."
+        ),
     ] = "127.0.0.1",
-    max_upload_mb: Annotated[float, typer.Option(min=0.001, help="Largest video.")] = 500,
+    max_upload_mb: Annotated[
+        float, typer.Option(min=0.001, help="Largest video, in 10^6 bytes.")
+    ] = 500,
     keep_minutes: Annotated[
-        float, typer.Option(min=0.01, help="Results are deleted after so long.")
+        float, typer.Option(min=0.01, help="Minutes after which results are deleted.")
     ] = 60,
-    time_limit: Annotated[float, typer.Option(min=1, help="Seconds that a job may work.")] = 3600,
+    time_limit: Annotated[float, typer.Option(min=1, help="Seconds that a job may run.")] = 3600,
     memory_limit: Annotated[
-        float, typer.Option(min=0.1, help="GiB that a job may hold (on Linux).")
+        float, typer.Option(min=0.1, help="GiB of memory that a job may use (on Linux).")
     ] = 8,
     model: Annotated[str, typer.Option(help="As in predict.")] = "tiny",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
 ) -> None:
-    """A page on this machine: drop a video, watch, take the results (extra: app)."""
+    """Serve a page on this machine: drop a video, watch the progress, take the results (extra: app)."""
     for package in ("starlette", "uvicorn"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "app")

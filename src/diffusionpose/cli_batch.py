@@ -47,19 +47,19 @@ def batch(
     ],
     out: Annotated[Path, typer.Option(help="Folder for results and ledger.jsonl.")] = Path("poses"),
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Videos side by side; one for two cores by default.")
+        int | None, typer.Option(min=1, help="Videos at a time; by default one per two cores.")
     ] = None,
     time_limit: Annotated[
-        float | None, typer.Option(help="Seconds for each video; none by default.")
+        float | None, typer.Option(help="Seconds for each video; no limit by default.")
     ] = None,
     memory_limit: Annotated[
-        float | None, typer.Option(help="GiB for each video; none by default. Linux only.")
+        float | None, typer.Option(help="GiB for each video; no limit by default. Linux only.")
     ] = None,
     ray: Annotated[
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="On a Ray cluster (extra: ray): auto, HOST:PORT, or local for one on this machine.",
+            help="Run on a Ray cluster (extra: ray): auto, HOST:PORT, or local for one on this machine.",
         ),
     ] = None,
     model: ModelOption = "tiny",
@@ -85,7 +85,7 @@ def batch(
     overwrite: OverwriteOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only name what is not ok.")] = False,
 ) -> None:
-    """predict for many videos: what is done stays done when it is stopped and started again.
+    """Run predict on many videos; stopped and started again, it does not repeat finished ones.
 
     Exit code 0 when all are ok, 4 when some are not.
     """

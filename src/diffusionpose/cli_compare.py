@@ -9,32 +9,31 @@ from diffusionpose.errors import UsageError
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(help="A NAME.poses.json.")],
-    b: Annotated[Path, typer.Argument(help="Another, or the same with another person.")],
+    a: Annotated[Path, typer.Argument(help="A NAME.poses.json file.")],
+    b: Annotated[Path, typer.Argument(help="Another one, or the same with another person.")],
     person_a: Annotated[
-        int | None, typer.Option(min=0, help="Track id in A; who is seen in most frames.")
+        int | None,
+        typer.Option(min=0, help="Track id in A; by default the person seen in the most frames."),
     ] = None,
-    person_b: Annotated[int | None, typer.Option(min=0, help="Track id in B, likewise.")] = None,
+    person_b: Annotated[int | None, typer.Option(min=0, help="The same for B.")] = None,
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Compare the left of A with the right of B.")
     ] = False,
     band: Annotated[
         float,
         typer.Option(
-            help="How far moments may be shifted, as a share of the whole: 0.01 to 1, no limit."
+            help="How far matched moments may be shifted, as a share of the whole: 0.01 to 1 (no limit)."
         ),
     ] = 0.25,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="CSV file of the aligned angles.")
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(help="HTML file: the table and charts, offline.")
+        Path | None, typer.Option(help="HTML file of the table and charts; opens offline.")
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that are there.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
-    """Joint angles of two people, the slower warped onto the faster: mean and largest differences, ranges of motion."""
+    """Compare the joint angles of two people, aligned in time: mean and largest differences, ranges of motion."""
     from diffusionpose.compare import as_csv, as_text, load_movement
     from diffusionpose.compare import compare as compare_movements
     from diffusionpose.compare_page import compare_html

@@ -15,23 +15,25 @@ data_app = typer.Typer(
 
 @data_app.command("check")
 def check_data(
-    root: Annotated[Path, typer.Argument(help="A PoseTrack17, 18, 21 or COCO root.")],
+    root: Annotated[
+        Path, typer.Argument(help="Root folder of a PoseTrack17, 18, 21 or COCO data set.")
+    ],
     split: Annotated[
-        str | None, typer.Option(help="Only this split, as train; every one by default.")
+        str | None, typer.Option(help="Only this split, such as train; all by default.")
     ] = None,
     layout: Annotated[
         str, typer.Option(help="auto, posetrack17, posetrack18 (also 21) or coco.")
     ] = "auto",
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON too.")
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the report as JSON.")
     ] = None,
     images: Annotated[
         bool, typer.Option(help="Look for the images and decode every one of them.")
     ] = True,
 ) -> None:
-    """Every problem of a data set, with file and JSON path, and what of it training can use.
+    """Report every problem of a data set, with file and JSON path, and what training can use of it.
 
-    Exit code 0 when there is none, 1 when there are some or nothing is there to check, 2 for wrong usage.
+    Exit code 0 when there are no problems, 1 when there are some or nothing to check, 2 for wrong usage.
     """
     from diffusionpose.data.check import check_data as check
     from diffusionpose.formats.atomic_file import AtomicFile, explained
@@ -57,19 +59,19 @@ def check_data(
 @data_app.command("synth")
 def synthesise_data(
     out: Annotated[
-        Path, typer.Argument(help="Folder of the data set; the same call goes on in it.")
+        Path, typer.Argument(help="Folder for the data set; repeating the call continues in it.")
     ],
-    motion: Annotated[Path, typer.Option(help="Folder of BVH files as CMU's motions come in.")],
+    motion: Annotated[Path, typer.Option(help="Folder of BVH files in the form of CMU's motions.")],
     garments: Annotated[Path, typer.Option(help="Folder of MakeHuman's clothes, shoes and hair.")],
-    backgrounds: Annotated[Path, typer.Option(help="Folder of photos to stand before.")],
-    clips: Annotated[int, typer.Option(help="Of three frames each.")] = 1000,
-    size: Annotated[int, typer.Option(help="Sides of the pictures, pixels.")] = 288,
-    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    backgrounds: Annotated[Path, typer.Option(help="Folder of photos for the backgrounds.")],
+    clips: Annotated[int, typer.Option(help="Number of clips, of three frames each.")] = 1000,
+    size: Annotated[int, typer.Option(help="Side length of the pictures in pixels.")] = 288,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     split: Annotated[str, typer.Option(help="Name of the split.")] = "train",
 ) -> None:
-    """People made up, in motion, with joints known exactly: a PoseTrack18 root to train with (docs/how-to/synthetic-people.md).
+    """Make a data set of synthetic people with exact joints: a PoseTrack18 root to train on (docs/how-to/synthetic-people.md).
 
-    Exit code 0, 1 when motions, garments or photos cannot be used, 2 for wrong usage.
+    Exit code 0 when it is made, 1 when motions, garments or photos cannot be used, 2 for wrong usage.
     """
     from diffusionpose.synthesis.make import SynthesisOptions, synthesise
 

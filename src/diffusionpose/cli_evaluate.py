@@ -11,45 +11,45 @@ import typer
 
 def evaluate(
     model: Annotated[
-        str | None, typer.Option(help="As in predict; runs over --data. Or --truth, --predictions.")
+        str | None, typer.Option(help="As in predict, over --data; else --truth and --predictions.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Data set root, with images.")] = None,
-    truth: Annotated[Path | None, typer.Option(help="Annotation files: a folder, or one.")] = None,
-    predictions: Annotated[Path | None, typer.Option(help="Likewise, of the same names.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Root of the data set, with images.")] = None,
+    truth: Annotated[Path | None, typer.Option(help="Annotation file, or a folder.")] = None,
+    predictions: Annotated[Path | None, typer.Option(help="Prediction files, same names.")] = None,
     metric: Annotated[
         str,
-        typer.Option(help="posetrack-ap, pck, pckh; with extra eval: oks, mota; with hota: hota."),
+        typer.Option(help="posetrack-ap, pck, pckh; oks, mota (extra eval); hota (extra hota)."),
     ] = "posetrack-ap",
-    split: Annotated[str, typer.Option(help="Folder of the root's annotations.")] = "val",
+    split: Annotated[str, typer.Option(help="Split: a folder with annotations.")] = "val",
     layout: Annotated[
         str, typer.Option(help="Of --data: posetrack or coco; written: posetrack17, posetrack18.")
     ] = "posetrack",
-    annotations: Annotated[Path | None, typer.Option(help="coco: file under --data.")] = None,
-    images: Annotated[Path | None, typer.Option(help="coco: folder under --data.")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="For coco: file under --data.")] = None,
+    images: Annotated[Path | None, typer.Option(help="For coco: folder under --data.")] = None,
     boxes: Annotated[str, typer.Option(help="truth, or a file or folder of detections.")] = "truth",
     box_score: Annotated[float, typer.Option(help="Drop detections that score less.")] = 0.2,
-    subset: Annotated[Path | None, typer.Option(help="Only these: file under --data.")] = None,
-    stride: Annotated[int, typer.Option(help="Every n-th annotated frame of a video.")] = 1,
+    subset: Annotated[Path | None, typer.Option(help="Only the videos or frames in it.")] = None,
+    stride: Annotated[int, typer.Option(help="Use every n-th annotated frame of a video.")] = 1,
     steps: Annotated[int, typer.Option(help="DDIM steps.")] = 1,
     flip_test: Annotated[bool, typer.Option(help="Average with the mirrored crop.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the noise, and of the resamples.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="People a pass; changes speed only.")] = 16,
+    seed: Annotated[int, typer.Option(help="Seed of the noise and of the resamples.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="People per pass; changes speed only.")] = 16,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     engine: Annotated[
         str | None, typer.Option(help="As in predict: torch, onnxruntime or openvino.")
     ] = None,
-    resamples: Annotated[int, typer.Option(help="Of the videos, for intervals; 0: none.")] = 1000,
+    resamples: Annotated[int, typer.Option(help="Resamples for the intervals; 0 for none.")] = 1000,
     table_format: Annotated[
-        str, typer.Option("--format", help="Of the table: text, markdown or latex.")
+        str, typer.Option("--format", help="Format of the table: text, markdown or latex.")
     ] = "text",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all of it here.")] = None,
-    published: Annotated[Path | None, typer.Option(help="YAML of published figures.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="All results, as JSON.")] = None,
+    published: Annotated[Path | None, typer.Option(help="YAML file of published figures.")] = None,
     worst: Annotated[Path | None, typer.Option(help="Picture of the 20 worst people.")] = None,
-    write_predictions: Annotated[Path | None, typer.Option(help="Folder, for poseval.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files.")] = False,
+    write_predictions: Annotated[Path | None, typer.Option(help="Predictions for poseval.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
-    """Figures of a model over an annotated data set, or of files of predictions beside files of truth."""
+    """Measure a model on an annotated data set, or files of predictions against files of ground truth."""
     from diffusionpose.evaluate import evaluate as evaluate_options
     from diffusionpose.evaluate_files import Deliveries
     from diffusionpose.evaluate_options import EvaluateOptions

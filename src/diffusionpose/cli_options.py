@@ -37,11 +37,13 @@ MinScoreOption = Annotated[
     float, typer.Option(help="Joints with a lower score become missing, before gaps are filled.")
 ]
 FillGapsOption = Annotated[
-    int, typer.Option(min=0, help="Fill gaps of up to so many frames; filled joints are marked.")
+    int, typer.Option(min=0, help="Fill gaps of up to this many frames; filled joints are marked.")
 ]
 AnglesOption = Annotated[
     bool,
-    typer.Option("--angles", help="Also NAME.angles.csv: elbows, knees, shoulders, hips, trunk."),
+    typer.Option(
+        "--angles", help="Also write NAME.angles.csv: elbows, knees, shoulders, hips, trunk."
+    ),
 ]
 BlurFacesOption = Annotated[
     bool, typer.Option("--blur-faces", help="Cover faces in the annotated video.")
@@ -50,38 +52,44 @@ HeightOption = Annotated[
     float | None, typer.Option(help="The person's height in metres, for trc and c3d.")
 ]
 BoxesOption = Annotated[
-    Path | None, typer.Option(help="JSON file of person boxes, instead of the detector.")
+    Path | None, typer.Option(help="JSON file of person boxes, used instead of the detector.")
 ]
 DetectorOption = Annotated[
     str | None,
     typer.Option(help="YOLOX .onnx file, or a transformers detector (folder or owner/name)."),
 ]
-DetectEveryOption = Annotated[int, typer.Option(help="Detect on every n-th frame, track between.")]
+DetectEveryOption = Annotated[
+    int, typer.Option(help="Detect people in every n-th frame, track them in between.")
+]
 HoldCropsOption = Annotated[
     bool,
-    typer.Option(help="Keep a crop while the person stays inside: faster; off, as in the paper."),
+    typer.Option(help="Keep a crop while the person stays inside: faster. The paper does not."),
 ]
 FpsOption = Annotated[
     float | None, typer.Option(help="Images per second of a folder of images; 25 when left out.")
 ]
 FlipTestOption = Annotated[
-    bool, typer.Option(help="Average with the mirrored crop: slower, steadier.")
+    bool, typer.Option(help="Average with the mirrored crop: slower, but steadier.")
 ]
 OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Replace files that are not of this video.")
+    bool, typer.Option("--overwrite", help="Replace files that are not from this video.")
 ]
 VideoOption = Annotated[bool, typer.Option(help="Write the annotated video.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 PrecisionOption = Annotated[str, typer.Option(help="float32 or bfloat16.")]
-SeedOption = Annotated[int, typer.Option(help="Of the noise that heatmaps start from.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of the noise that heatmaps start from.")]
 StepsOption = Annotated[int, typer.Option(help="DDIM steps.")]
-HypothesesOption = Annotated[int, typer.Option(help="Noises a person and frame, averaged.")]
-BatchSizeOption = Annotated[int, typer.Option(help="People a pass; changes speed, not results.")]
+HypothesesOption = Annotated[
+    int, typer.Option(help="Noise samples per person and frame, averaged.")
+]
+BatchSizeOption = Annotated[int, typer.Option(help="People per pass; changes speed, not results.")]
 
 
 LookOption = Annotated[
     int | None,
-    typer.Option(min=0, help="Frame of the report's look inside the model; the middle one."),
+    typer.Option(
+        min=0, help="Frame in which the report looks inside the model; by default the middle one."
+    ),
 ]
 
 

@@ -33,11 +33,11 @@ def report(
     look_at: LookOption = None,
     fps: FpsOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of the noise that heatmaps start from.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the noise that heatmaps start from.")] = 0,
     hide_faces: Annotated[bool, typer.Option("--blur-faces", help="Cover faces.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
-    """A video with its poses, scores, plausibility and a look inside the model: one page that opens offline."""
+    """Write a page that opens offline: a video with its poses, scores, plausibility and a look inside the model."""
     from diffusionpose.formats import check_target, write_text
     from diffusionpose.poses import VideoPoses
     from diffusionpose.predict import PosePipeline
