@@ -54,9 +54,9 @@ function choose(file) {
   state.file = file;
   const most = state.settings?.max_upload_bytes ?? Infinity;
   const isTooLarge = file.size > most;
-  problem(isTooLarge ? `This video has ${megabytes(file.size)}; no more than ${megabytes(most)} are taken here.` : "");
+  problem(isTooLarge ? `This video has ${megabytes(file.size)}; the limit here is ${megabytes(most)}.` : "");
   $("chosen").textContent = file.name;
-  $("drop-hint").textContent = `${megabytes(file.size)}. Choose again to take another.`;
+  $("drop-hint").textContent = `${megabytes(file.size)}. Choose again to replace it.`;
   $("drop").classList.add("full");
   $("go").disabled = isTooLarge;
 }
@@ -91,7 +91,7 @@ function isWrong(field) {
 
 function firstWrongField() {
   if (needsHeight() && !$("height").value) return [$("height"), "TRC and C3D are in metres: give the person’s height."];
-  const ranges = { "height": "The height is in metres, 0.3 to 3.", "min-score": "How sure joints must be is a number from 0 to 1.", "fill-gaps": "Gaps can have 0 to 250 frames.", "detect-every": "People can be looked for in every 1 to 30 frames." };
+  const ranges = { "height": "The height is in metres, 0.3 to 3.", "min-score": "The score must be a number from 0 to 1.", "fill-gaps": "Gaps can have 0 to 250 frames.", "detect-every": "People can be looked for every 1 to 30 frames." };
   for (const [id, text] of Object.entries(ranges)) {
     if ((id !== "height" || needsHeight()) && isWrong($(id))) return [$(id), text];
   }
@@ -185,7 +185,7 @@ async function poll() {
   } catch (error) {
     if (jobId !== state.jobId) return;
     if (error.status) return trouble(error.message);
-    if (!$("result").hidden) return trouble("The server does not answer, and the time of these results is over.");
+    if (!$("result").hidden) return trouble("The server does not answer, and these results have expired.");
     $("work-hint").textContent = "The server does not answer. Trying again …";
     say("The server does not answer. Trying again.");
   }
@@ -195,7 +195,7 @@ async function poll() {
 function display(job) {
   if (job.state === "done") return results(job);
   if (job.state === "failed") return trouble(job.message);
-  if (job.state === "cancelled") return trouble("The video was cancelled, and everything of it deleted.", "Cancelled");
+  if (job.state === "cancelled") return trouble("The video was cancelled, and all its files were deleted.", "Cancelled");
   if (job.state === "queued" && job.position > 0) {
     const before = plural(job.position, "video is", "videos are");
     say(`Waiting. ${before} before yours.`);
@@ -259,7 +259,7 @@ function countDown(end) {
   clearTimeout(state.timer);
   const left = end - Date.now();
   if (left <= 0) return poll();
-  $("expires").textContent = `All of it is deleted from here in ${minutes(left / 60_000)}.`;
+  $("expires").textContent = `Everything is deleted from here in ${minutes(left / 60_000)}.`;
   state.timer = setTimeout(countDown, Math.min(left, COUNT_MS), end);
 }
 

@@ -343,7 +343,7 @@
       item.append(button); list.append(item);
     }
     const note = document.createElement("li");
-    note.textContent = p.flags.length > most ? `and ${p.flags.length - most} more` : p.flags.length ? "" : "Nothing leaves its band.";
+    note.textContent = p.flags.length > most ? `and ${p.flags.length - most} more` : p.flags.length ? "" : "Nothing looks odd.";
     list.append(note);
   }
 
@@ -353,7 +353,7 @@
     const play_ = data.theatres.find((one) => p && one.id === p.id) || data.theatres[0];
     $("theatre-card").hidden = !play_;
     if (!play_) return;
-    $("theatre-hint").textContent = `Frame ${play_.frame}, person ${play_.id}, ${words(data.joints[state.joint])}: what the network makes of pure noise in one step, and in more.`;
+    $("theatre-hint").textContent = `Frame ${play_.frame}, person ${play_.id}, ${words(data.joints[state.joint])}: what the network makes of pure noise in one step, and in several.`;
     const rows = $("stages"), wanted = Object.keys(play_.stages);
     if (rows.childElementCount !== wanted.length) {
       rows.replaceChildren(...wanted.map((steps) => {
@@ -389,7 +389,7 @@
     g.strokeStyle = COLOURS.left; g.lineWidth = 2 / scale;
     g.beginPath(); g.ellipse(mx, my, Math.max(major, 1.5 / scale), Math.max(minor, 1.5 / scale), angle * Math.PI / 180, 0, 7); g.stroke();
     g.restore();
-    $("spread-caption").textContent = `${one.seeds} noises, one step each: two standard deviations are ${major.toFixed(1)} by ${minor.toFixed(1)} px.` + (state.frame === here ? "" : ` Go to frame ${one.frame} to see them on the picture.`);
+    $("spread-caption").textContent = `${one.seeds} samples of noise, one step each. The ellipse reaches two standard deviations, ${major.toFixed(1)} by ${minor.toFixed(1)} px, from its centre.` + (state.frame === here ? "" : ` Go to frame ${one.frame} to see them on the picture.`);
   }
 
   // ---------------------------------------------------------------- all together
