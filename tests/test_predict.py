@@ -80,6 +80,13 @@ def test_detector_looks_at_every_nth_frame_and_every_frame_has_its_people():
     assert all(len(boxes) == 1 for _, boxes in found[:17])
 
 
+@pytest.mark.parametrize("given", ["demo.mp4", [np.zeros((8, 8, 3), np.uint8)]])
+def test_a_stream_takes_frames_alone(untrained, given):
+    stream = PosePipeline.from_pretrained(untrained, device="cpu").stream(given)
+    with pytest.raises(UsageError, match=r"takes Frames, not (str|ndarray): open_video"):
+        next(stream)
+
+
 def test_result_has_every_frame_and_only_the_people_in_the_boxes(untrained, made_video, made_boxes):
     poses = pipeline(untrained, made_boxes)(made_video)
     assert len(poses) == 12

@@ -120,8 +120,17 @@ def choose_device(name: str) -> torch.device:
 def detect(
     frames: Iterable[Frame], detector: PersonDetector | BoxesFile, every: int = 1
 ) -> Iterator[tuple[Frame, Boxes | None]]:
-    """Frames with their person boxes; None where the detector did not look."""
+    """Frames with their person boxes; None where the detector did not look.
+
+    Raises:
+        UsageError: If something else than frames is given.
+    """
     for frame in frames:
+        if not isinstance(frame, Frame):
+            raise UsageError(
+                f"a stream takes Frames, not {type(frame).__name__}: open_video(path) gives those of a video, "
+                "Frame(index, Fraction(index, 25), image) makes one of a picture"
+            )
         if isinstance(detector, BoxesFile):
             yield frame, _given_boxes(detector, frame)
         else:

@@ -32,6 +32,13 @@ def test_verdict_needs_the_whole_video() -> None:
             iter(reader)
 
 
+@pytest.mark.parametrize("source", [None, 0, [barcode_frame(0)], barcode_frame(0)])
+def test_a_video_is_given_by_its_path(source: object) -> None:
+    kind = type(source).__name__
+    with pytest.raises(UsageError, match=f"not as {kind}: .*PosePipeline.stream"):
+        open_video(source)  # type: ignore[arg-type]
+
+
 def test_a_closed_video_is_not_read_on() -> None:
     with open_video(CLIPS / "00_ok.mp4") as unread:
         pass
