@@ -80,6 +80,14 @@ def test_detector_looks_at_every_nth_frame_and_every_frame_has_its_people():
     assert all(len(boxes) == 1 for _, boxes in found[:17])
 
 
+def test_detector_looks_at_every_nth_of_the_frames_that_come():
+    detector = CountingDetector()
+    thinned = frames(20)[1::3]
+    found = list(track(detect(thinned, detector, 3), Tracker(start_score=0.3, detect_every=3)))
+    assert detector.seen == [1, 10, 19]
+    assert all(len(boxes) == 1 for _, boxes in found)
+
+
 @pytest.mark.parametrize("given", ["demo.mp4", [np.zeros((8, 8, 3), np.uint8)]])
 def test_a_stream_takes_frames_alone(untrained, given):
     stream = PosePipeline.from_pretrained(untrained, device="cpu").stream(given)

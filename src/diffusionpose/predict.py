@@ -125,7 +125,8 @@ def detect(
     Raises:
         UsageError: If something else than frames is given.
     """
-    for frame in frames:
+    # Counted as they come: of every third frame of a video, too, every n-th is looked at.
+    for number, frame in enumerate(frames):
         if not isinstance(frame, Frame):
             raise UsageError(
                 f"a stream takes Frames, not {type(frame).__name__}: open_video(path) gives those of a video, "
@@ -134,7 +135,7 @@ def detect(
         if isinstance(detector, BoxesFile):
             yield frame, _given_boxes(detector, frame)
         else:
-            yield frame, detector([frame.image])[0] if frame.index % every == 0 else None
+            yield frame, detector([frame.image])[0] if number % every == 0 else None
 
 
 def _given_boxes(given: BoxesFile, frame: Frame) -> Boxes:
