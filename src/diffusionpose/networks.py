@@ -56,6 +56,8 @@ class PoseNetwork(ABC):
 
     device = torch.device("cpu")
     """Where `features` and `heatmaps` take and give tensors."""
+    num_inference_steps: int = 1
+    precision: Precision = "float32"
 
     def __init__(
         self, config: ModelConfig, engine: str, facts: dict[str, object], flip_test: bool

@@ -21,7 +21,13 @@ import torch
 from torch import Tensor
 
 from diffusionpose.crop_windows import CropWindows, HeldWindow
-from diffusionpose.detection import BoxesFile, PersonDetector, load_detector
+from diffusionpose.detection import (
+    BoxesFile,
+    PersonDetector,
+    check_detector,
+    detect_people,
+    load_detector,
+)
 from diffusionpose.errors import UsageError
 from diffusionpose.networks import PoseNetwork, Precision, load_network
 from diffusionpose.nn import heatmaps
@@ -135,7 +141,7 @@ def detect(
         if isinstance(detector, BoxesFile):
             yield frame, _given_boxes(detector, frame)
         else:
-            yield frame, detector([frame.image])[0] if number % every == 0 else None
+            yield frame, detect_people(detector, frame) if number % every == 0 else None
 
 
 def _given_boxes(given: BoxesFile, frame: Frame) -> Boxes:
@@ -262,6 +268,9 @@ class PosePipeline:
         detector: Finds people.
         options: How; what the network was made with must be what they say.
         observer: Shown every person of every frame.
+
+    Raises:
+        UsageError: If the network was made with other options, or the detector is none.
     """
 
     def __init__(
@@ -271,6 +280,15 @@ class PosePipeline:
         options: PredictOptions,
         observer: Observer | None = None,
     ) -> None:
+        for name in ("flip_test", "num_inference_steps", "precision"):
+            made, wanted = getattr(network, name), getattr(options, name)
+            if made != wanted:
+                raise UsageError(
+                    f"{name} is {wanted!r} in the options, but the network was made with {made!r}: "
+                    "give load_network the same"
+                )
+        if not isinstance(detector, BoxesFile):
+            check_detector(detector)
         self.network, self.detector, self.options = network, detector, options
         self.observer = observer
 
@@ -311,7 +329,16 @@ class PosePipeline:
         return cls(network, load_detector(detector, device=str(chosen)), settings)
 
     def with_boxes(self, boxes: BoxesFile) -> "PosePipeline":
-        """The same pipeline with given boxes in place of the detector."""
+        """The same pipeline with given boxes in place of the detector.
+
+        Raises:
+            UsageError: If they are something else than a `BoxesFile`.
+        """
+        if not isinstance(boxes, BoxesFile):
+            raise UsageError(
+                f"boxes are a BoxesFile, not {type(boxes).__name__}: BoxesFile.load(path) reads one, "
+                "BoxesFile({0: Boxes(boxes, scores)}) makes one"
+            )
         return PosePipeline(self.network, boxes, self.options, self.observer)
 
     def watched_by(self, observer: Observer) -> "PosePipeline":
