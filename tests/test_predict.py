@@ -140,6 +140,20 @@ def test_a_result_does_not_claim_what_the_network_did_not_do(untrained, name, va
         PosePipeline(whole.network, whole.detector, PredictOptions(**{name: value}))
 
 
+def test_numbers_and_devices_of_other_libraries_will_do(untrained):
+    options = PredictOptions(seed=np.int64(3), batch_size=np.int32(2))
+    assert json.loads(json.dumps(options.settings()))["seed"] == 3
+    device = torch.device("cpu")
+    assert PosePipeline.from_pretrained(untrained, device=device).network.device == device
+
+
+@pytest.mark.parametrize("name", ["flip_test", "hold_crops"])
+@pytest.mark.parametrize("value", ["no", 1, None])
+def test_switches_are_true_or_false(name, value):
+    with pytest.raises(UsageError, match=f"{name} must be True or False, not {value!r}"):
+        PredictOptions(**{name: value})
+
+
 @pytest.mark.parametrize("given", ["demo.mp4", [np.zeros((8, 8, 3), np.uint8)]])
 def test_a_stream_takes_frames_alone(untrained, given):
     stream = PosePipeline.from_pretrained(untrained, device="cpu").stream(given)

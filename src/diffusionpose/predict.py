@@ -80,8 +80,14 @@ class PredictOptions:
     def __post_init__(self) -> None:
         counts = ("num_inference_steps", "num_hypotheses", "batch_size", "detect_every")
         for name in ("seed", *counts):
-            if type(getattr(self, name)) is not int:
-                raise UsageError(f"{name} must be a whole number, not {getattr(self, name)!r}")
+            number = getattr(self, name)
+            if not isinstance(number, (int, np.integer)) or isinstance(number, bool):
+                raise UsageError(f"{name} must be a whole number, not {number!r}")
+            # numpy's numbers have no place in a result's settings.
+            object.__setattr__(self, name, int(number))
+        for name in ("flip_test", "hold_crops"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"{name} must be True or False, not {getattr(self, name)!r}")
         for name in counts:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -103,12 +109,13 @@ class Window:
     people: Boxes
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(device: str | torch.device) -> torch.device:
     """`auto` takes CUDA, then MPS, then the CPU.
 
     Raises:
         UsageError: If the device is not there.
     """
+    name = str(device)
     found = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),
@@ -298,7 +305,7 @@ class PosePipeline:
         name_or_path: str | Path = "tiny",
         *,
         detector: str | Path | None = None,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         engine: str | None = None,
         **options: Any,
     ) -> "PosePipeline":
@@ -307,7 +314,7 @@ class PosePipeline:
         Args:
             name_or_path: Bundled model, folder, Hugging Face repository, or a file of `diffusionpose export`.
             detector: As `load_detector`; None for the bundled one.
-            device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+            device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`, or one of torch's.
             engine: `torch`, or for exported files `onnxruntime` (there the default) or `openvino`.
             **options: Fields of `PredictOptions`.
 
