@@ -1,5 +1,6 @@
 """Exported files give torch's heatmaps in `predict` with every engine; wrong pairs of engine and model are named."""
 
+import shutil
 import subprocess
 import sys
 from itertools import islice
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import diffusionpose
 from diffusionpose import PosePipeline
 from diffusionpose.detection import BoxesFile
 from diffusionpose.errors import CheckpointError, UsageError
@@ -39,6 +41,29 @@ def test_engines_give_the_heatmaps_of_torch(untrained, exported, engine):
         for network in (theirs, ours)
     ]
     torch.testing.assert_close(*maps, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        (".", "untrained"),
+        ("inner/..", "untrained"),
+        ("owner/model", "owner/model"),
+        ("tiny", "tiny"),
+    ],
+)
+def test_a_model_has_the_name_that_it_is_found_by(untrained, monkeypatch, tmp_path, asked, name):
+    folder = tmp_path / "untrained"
+    shutil.copytree(untrained, folder)
+    (folder / "inner").mkdir()
+    monkeypatch.chdir(folder)
+    # Of the hub's copy on disk the folder is called by a hash.
+    monkeypatch.setattr("diffusionpose.model.pretrained._from_hub", lambda _: folder)
+    assert load_network(asked, CPU).facts["name"] == name
+
+
+def test_notebooks_can_complete_the_public_names():
+    assert set(diffusionpose.__all__) <= set(dir(diffusionpose))
 
 
 def test_weights_held_in_bfloat16_are_those_that_autocast_makes():

@@ -82,7 +82,7 @@ def test_frames_by_position_and_slices():
     assert same(POSES[0], FRAMES[0])
     assert same(POSES[-1], FRAMES[2])
     assert [frame.index for frame in POSES] == [0, 1, 2]
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match="no frame at position 3: there are 3"):
         POSES[3]
     part = POSES[1:]
     assert isinstance(part, VideoPoses)
@@ -130,6 +130,35 @@ def test_a_video_without_people():
     assert poses.track_ids == ()
     assert all(same(a, b) for a, b in zip(poses.frames(), frames, strict=True))
     assert len(VideoPoses.from_frames(HEADER, [], VideoVerdict(0, 0, Fraction(0)))) == 0
+
+
+def person(**changes):
+    return (replace(make_person(), **changes),)
+
+
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        (FramePoses(4, Fraction(1), person(keypoints=np.zeros((2, 3)))), r"\(2, 3\), not \(3, 3\)"),
+        (FramePoses(4, Fraction(1), person(keypoints=np.zeros((3, 2)))), r"\(3, 2\), not \(3, 3\)"),
+        (FramePoses(4, Fraction(1), person(filled=(3,))), r"filled is \(3,\), of 3 joints"),
+        ((None, FRAMES[0]), "are FramePoses, not tuple: a stream"),
+    ],
+)
+def test_frames_that_do_not_fit_are_told(frame, said):
+    with pytest.raises(ValueError, match=said):
+        VideoPoses.from_frames(HEADER, [frame], VERDICT)
+
+
+def test_times_are_exact():
+    with pytest.raises(ValueError, match="exact_times are not exact: give Fractions"):
+        replace(POSES, exact_times=tuple(POSES.frame_times))
+
+
+def test_a_frame_is_a_copy():
+    frame = POSES[0].people[0]
+    frame.box[:], frame.keypoints[:] = 0, 0
+    assert same(POSES[0], FRAMES[0])
 
 
 def test_repr_is_one_short_line():

@@ -164,6 +164,25 @@ def test_other_names_are_refused(text):
         parse_smoother(text)
 
 
+@pytest.mark.parametrize(
+    ("made", "setting"),
+    [
+        (postprocess.Butterworth, "cutoff"),
+        (postprocess.OneEuro, "min_cutoff"),
+        (postprocess.OneEuro, "speed_cutoff"),
+    ],
+)
+@pytest.mark.parametrize("value", [0, -1, NAN, np.inf])
+def test_a_cutoff_that_is_none_is_refused(made, setting, value):
+    with pytest.raises(UsageError, match=f"^{setting} must be more than 0 Hz, not {value}"):
+        made(**{setting: value})
+
+
+def test_a_beta_that_is_none_is_refused():
+    with pytest.raises(UsageError, match="beta must be 0 or more, not -1"):
+        postprocess.OneEuro(beta=-1)
+
+
 def test_a_cutoff_beyond_the_frame_rate_is_refused():
     _, found = noisy()
     with pytest.raises(

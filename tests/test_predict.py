@@ -80,6 +80,87 @@ def test_detector_looks_at_every_nth_frame_and_every_frame_has_its_people():
     assert all(len(boxes) == 1 for _, boxes in found[:17])
 
 
+def test_detector_looks_at_every_nth_of_the_frames_that_come():
+    detector = CountingDetector()
+    thinned = frames(20)[1::3]
+    found = list(track(detect(thinned, detector, 3), Tracker(start_score=0.3, detect_every=3)))
+    assert detector.seen == [1, 10, 19]
+    assert all(len(boxes) == 1 for _, boxes in found)
+
+
+class LooseDetector:
+    """Gives what it is told to."""
+
+    name, start_score = "loose", 0.5
+
+    def __init__(self, found):
+        self.found = found
+
+    def __call__(self, images):
+        return self.found
+
+
+@pytest.mark.parametrize(
+    ("found", "match"),
+    [
+        (Boxes([[1, 1, 5, 7]], [0.9]), "no list of one Boxes"),
+        ([], "no list of one Boxes"),
+        ([np.array([[1, 1, 5, 7]])], "no list of one Boxes"),
+        ([Boxes([[5, 5, 3, 4]], [0.9])], r"box \[5.0, 5.0, 3.0, 4.0\] is not \[x1, y1, x2, y2\]"),
+        ([Boxes([[1, 1, np.nan, 7]], [0.9])], "is not"),
+        ([Boxes([[1, 1, np.inf, 7]], [0.9])], "is not"),
+        ([Boxes([[1, 1, 5, 7]], [90])], r"score 90 is not in \[0, 1\]"),
+        ([Boxes([[1, 1, 5, 7]], [np.nan])], "score nan is not"),
+        ([Boxes([[1, 1, 5, 7]], [0.9], [3])], "have no track ids"),
+    ],
+)
+def test_what_a_detector_must_not_give_is_told(found, match):
+    with pytest.raises(UsageError, match=f"^detector loose: frame 0: .*{match}"):
+        list(detect(frames(1), LooseDetector(found)))
+
+
+def test_what_is_no_detector_is_told_before_the_video_is_read(untrained):
+    whole = PosePipeline.from_pretrained(untrained, device="cpu")
+    with pytest.raises(UsageError, match="function is no detector, it has no name and no start_sc"):
+        PosePipeline(whole.network, lambda images: [], whole.options)
+    for boxes in ("boxes.json", np.zeros((1, 4)), {0: Boxes.empty()}):
+        with pytest.raises(
+            UsageError, match=r"boxes are a BoxesFile, not .*: BoxesFile.load\(path"
+        ):
+            whole(DEMO, boxes=boxes)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("flip_test", True), ("num_inference_steps", 4), ("precision", "bfloat16")],
+)
+def test_a_result_does_not_claim_what_the_network_did_not_do(untrained, name, value):
+    whole = PosePipeline.from_pretrained(untrained, device="cpu")
+    with pytest.raises(UsageError, match=f"{name} is {value!r} in the options, but the network"):
+        PosePipeline(whole.network, whole.detector, PredictOptions(**{name: value}))
+
+
+def test_numbers_and_devices_of_other_libraries_will_do(untrained):
+    options = PredictOptions(seed=np.int64(3), batch_size=np.int32(2))
+    assert json.loads(json.dumps(options.settings()))["seed"] == 3
+    device = torch.device("cpu")
+    assert PosePipeline.from_pretrained(untrained, device=device).network.device == device
+
+
+@pytest.mark.parametrize("name", ["flip_test", "hold_crops"])
+@pytest.mark.parametrize("value", ["no", 1, None])
+def test_switches_are_true_or_false(name, value):
+    with pytest.raises(UsageError, match=f"{name} must be True or False, not {value!r}"):
+        PredictOptions(**{name: value})
+
+
+@pytest.mark.parametrize("given", ["demo.mp4", [np.zeros((8, 8, 3), np.uint8)]])
+def test_a_stream_takes_frames_alone(untrained, given):
+    stream = PosePipeline.from_pretrained(untrained, device="cpu").stream(given)
+    with pytest.raises(UsageError, match=r"takes Frames, not (str|ndarray): open_video"):
+        next(stream)
+
+
 def test_result_has_every_frame_and_only_the_people_in_the_boxes(untrained, made_video, made_boxes):
     poses = pipeline(untrained, made_boxes)(made_video)
     assert len(poses) == 12

@@ -224,3 +224,17 @@ def test_unknown_formats_are_refused():
         ResultOptions(("xml",))
     with pytest.raises(UsageError, match="--format '': there are json"):
         ResultOptions(())
+
+
+def test_options_of_a_wrong_kind_are_refused():
+    with pytest.raises(UsageError, match=r"formats are several names: \('csv',\) has one"):
+        ResultOptions(formats="csv")
+    for frames in (-1, 1.5, "5"):
+        with pytest.raises(UsageError, match=f"fill_gaps must be 0 frames or more, not {frames!r}"):
+            ResultOptions(fill_gaps=frames)
+
+
+def test_paths_may_be_text(tmp_path):
+    POSES.save(tmp_path / "clip.poses.json")
+    source, out = str(tmp_path / "clip.poses.json"), str(tmp_path / "csv")
+    assert convert(source, out, ResultOptions(("csv",))) == (tmp_path / "csv" / "clip.poses.csv",)

@@ -39,3 +39,8 @@ def __getattr__(name: str) -> Any:
 
         return DiffusionPose
     raise AttributeError(f"module 'diffusionpose' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public classes too, for notebooks that complete names."""
+    return sorted({*globals(), *__all__})

@@ -5,6 +5,7 @@ Boxes are xyxy in pixels of the displayed image.
 
 import numpy as np
 
+from diffusionpose.errors import UsageError
 from diffusionpose.structures import Boxes
 
 MAX_CANDIDATES = 300
@@ -28,6 +29,21 @@ def pairwise_intersection(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def box_areas(boxes: np.ndarray) -> np.ndarray:
     """Areas of (n, 4) xyxy boxes in square pixels."""
     return np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(-1)
+
+
+def check_boxes(boxes: Boxes, where: str) -> None:
+    """Refuses what somebody else's boxes must not be, before nonsense is made of it.
+
+    Raises:
+        UsageError: With `where`, if a box has no area or a score is none.
+    """
+    has_area = (boxes.boxes[:, :2] < boxes.boxes[:, 2:]).all(1) & np.isfinite(boxes.boxes).all(1)
+    if not has_area.all():
+        wrong = boxes.boxes[~has_area][0].tolist()
+        raise UsageError(f"{where}: box {wrong} is not [x1, y1, x2, y2] with x1 < x2 and y1 < y2")
+    is_score = (boxes.scores >= 0) & (boxes.scores <= 1)
+    if not is_score.all():
+        raise UsageError(f"{where}: score {boxes.scores[~is_score][0]:g} is not in [0, 1]")
 
 
 def suppress_duplicates(boxes: Boxes, max_iou: float) -> Boxes:

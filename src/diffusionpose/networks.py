@@ -5,6 +5,7 @@ heatmaps: there a cut's "features" are its pixels, and the backbone works anew i
 """
 
 import json
+import os
 import sys
 import threading
 from abc import ABC, abstractmethod
@@ -56,6 +57,8 @@ class PoseNetwork(ABC):
 
     device = torch.device("cpu")
     """Where `features` and `heatmaps` take and give tensors."""
+    num_inference_steps: int = 1
+    precision: Precision = "float32"
 
     def __init__(
         self, config: ModelConfig, engine: str, facts: dict[str, object], flip_test: bool
@@ -320,7 +323,8 @@ def load_network(
         return ExportedNetwork(Path(name_or_path), engine, device, flip_test)
     folder = find_pretrained(name_or_path)
     # A folder by its name alone: results must not depend on, or tell, where it lies.
-    name = str(name_or_path) if str(name_or_path) in bundled() else folder.name
+    is_folder = str(name_or_path) not in bundled() and Path(name_or_path).expanduser() == folder
+    name = os.path.basename(os.path.abspath(folder)) if is_folder else str(name_or_path)
     return TorchNetwork(
         DiffusionPose.from_pretrained(folder),
         device,

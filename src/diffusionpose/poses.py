@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
+from numbers import Rational
 from typing import Self, overload
 
 import numpy as np
@@ -114,6 +115,8 @@ class VideoPoses:
         self._check()
 
     def _check(self) -> None:
+        if not all(isinstance(time, Rational) for time in self.exact_times):
+            raise ValueError("exact_times are not exact: give Fractions of seconds")
         if (np.diff(self.frame_indices) <= 0).any():
             raise ValueError("frame_indices do not increase")
         if (np.diff(self.frame_times) <= 0).any():
@@ -201,10 +204,17 @@ class VideoPoses:
         """The frame at a position (not: with an index), or the poses of a slice of the frames.
 
         A slice keeps header and verdict, which speak of the whole video.
+
+        Raises:
+            IndexError: There is no frame at that position.
+            ValueError: The slice goes backwards.
         """
         if isinstance(key, slice):
             return self._slice(key)
-        position = range(len(self))[key]
+        try:
+            position = range(len(self))[key]
+        except IndexError:
+            raise IndexError(f"no frame at position {key}: there are {len(self)}") from None
         index = int(self.frame_indices[position])
         first, last = np.searchsorted(self.frame_index, [index, index + 1])
         people = tuple(self._person(row) for row in range(first, last))
@@ -237,7 +247,7 @@ class VideoPoses:
     def _person(self, row: int) -> PersonPose:
         return PersonPose(
             track_id=int(self.track_id[row]),
-            box=self.box[row],
+            box=self.box[row].copy(),
             box_score=float(self.box_score[row]),
             score=float(self.score[row]),
             keypoints=np.column_stack([self.keypoints[row], self.keypoint_scores[row]]),
@@ -258,6 +268,8 @@ class VideoPoses:
             ValueError: If frames contradict each other or the header.
         """
         all_frames = list(frames)
+        for frame in all_frames:
+            _check_fits(frame, len(header.joints))
         rows = [(frame.index, person) for frame in all_frames for person in frame.people]
         people, num_joints = [person for _, person in rows], len(header.joints)
         keypoints = np.array([person.keypoints for person in people], np.float64)
@@ -317,3 +329,18 @@ class VideoPoses:
 
     def _write(self, path: str | os.PathLike[str], format_name: str) -> None:
         write_poses(path, format_name, self.header, self.frames(), self.verdict)
+
+
+def _check_fits(frame: FramePoses, num_joints: int) -> None:
+    if not isinstance(frame, FramePoses):
+        raise ValueError(
+            f"frames are FramePoses, not {type(frame).__name__}: a stream gives them as the second of each pair"
+        )
+    for person in frame.people:
+        found = np.shape(person.keypoints)
+        if found != (num_joints, 3):
+            raise ValueError(f"frame {frame.index}: keypoints are {found}, not {(num_joints, 3)}")
+        if any(not 0 <= joint < num_joints for joint in person.filled):
+            raise ValueError(
+                f"frame {frame.index}: filled is {person.filled}, of {num_joints} joints"
+            )

@@ -53,12 +53,21 @@ class OneEuro:
         min_cutoff: Hz, of a joint at rest.
         beta: Hz more for each body size a second that a joint moves at.
         speed_cutoff: Hz, of the speed itself.
+
+    Raises:
+        UsageError: If a cut-off is none.
     """
 
     min_cutoff: float = 1.5
     beta: float = 8.0
     speed_cutoff: float = 1.0
     name = "one-euro"
+
+    def __post_init__(self) -> None:
+        _check_cutoff("min_cutoff", self.min_cutoff)
+        _check_cutoff("speed_cutoff", self.speed_cutoff)
+        if not 0 <= self.beta < math.inf:
+            raise UsageError(f"beta must be 0 or more, not {self.beta}")
 
     def check_rate(self, rate: float) -> None:
         """Any will do."""
@@ -78,6 +87,11 @@ class OneEuro:
         return out
 
 
+def _check_cutoff(name: str, cutoff: float) -> None:
+    if not 0 < cutoff < math.inf:
+        raise UsageError(f"{name} must be more than 0 Hz, not {cutoff}")
+
+
 def _share(cutoff: float, step: float) -> float:
     """Of the new value, in an exponential average with that cut-off."""
     return 1 / (1 + 1 / (2 * math.pi * cutoff * step))
@@ -89,9 +103,15 @@ class Butterworth:
 
     Args:
         cutoff: Hz, of the two passes together; 6 serves walking, sprints and throws want more.
+
+    Raises:
+        UsageError: If the cut-off is none.
     """
 
     cutoff: float = 6.0
+
+    def __post_init__(self) -> None:
+        _check_cutoff("cutoff", self.cutoff)
 
     @property
     def name(self) -> str:

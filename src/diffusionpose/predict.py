@@ -21,7 +21,13 @@ import torch
 from torch import Tensor
 
 from diffusionpose.crop_windows import CropWindows, HeldWindow
-from diffusionpose.detection import BoxesFile, PersonDetector, load_detector
+from diffusionpose.detection import (
+    BoxesFile,
+    PersonDetector,
+    check_detector,
+    detect_people,
+    load_detector,
+)
 from diffusionpose.errors import UsageError
 from diffusionpose.networks import PoseNetwork, Precision, load_network
 from diffusionpose.nn import heatmaps
@@ -74,8 +80,14 @@ class PredictOptions:
     def __post_init__(self) -> None:
         counts = ("num_inference_steps", "num_hypotheses", "batch_size", "detect_every")
         for name in ("seed", *counts):
-            if type(getattr(self, name)) is not int:
-                raise UsageError(f"{name} must be a whole number, not {getattr(self, name)!r}")
+            number = getattr(self, name)
+            if not isinstance(number, (int, np.integer)) or isinstance(number, bool):
+                raise UsageError(f"{name} must be a whole number, not {number!r}")
+            # numpy's numbers have no place in a result's settings.
+            object.__setattr__(self, name, int(number))
+        for name in ("flip_test", "hold_crops"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"{name} must be True or False, not {getattr(self, name)!r}")
         for name in counts:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -97,12 +109,13 @@ class Window:
     people: Boxes
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(device: str | torch.device) -> torch.device:
     """`auto` takes CUDA, then MPS, then the CPU.
 
     Raises:
         UsageError: If the device is not there.
     """
+    name = str(device)
     found = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),
@@ -120,12 +133,22 @@ def choose_device(name: str) -> torch.device:
 def detect(
     frames: Iterable[Frame], detector: PersonDetector | BoxesFile, every: int = 1
 ) -> Iterator[tuple[Frame, Boxes | None]]:
-    """Frames with their person boxes; None where the detector did not look."""
-    for frame in frames:
+    """Frames with their person boxes; None where the detector did not look.
+
+    Raises:
+        UsageError: If something else than frames is given.
+    """
+    # Counted as they come: of every third frame of a video, too, every n-th is looked at.
+    for number, frame in enumerate(frames):
+        if not isinstance(frame, Frame):
+            raise UsageError(
+                f"a stream takes Frames, not {type(frame).__name__}: open_video(path) gives those of a video, "
+                "Frame(index, Fraction(index, 25), image) makes one of a picture"
+            )
         if isinstance(detector, BoxesFile):
             yield frame, _given_boxes(detector, frame)
         else:
-            yield frame, detector([frame.image])[0] if frame.index % every == 0 else None
+            yield frame, detect_people(detector, frame) if number % every == 0 else None
 
 
 def _given_boxes(given: BoxesFile, frame: Frame) -> Boxes:
@@ -252,6 +275,9 @@ class PosePipeline:
         detector: Finds people.
         options: How; what the network was made with must be what they say.
         observer: Shown every person of every frame.
+
+    Raises:
+        UsageError: If the network was made with other options, or the detector is none.
     """
 
     def __init__(
@@ -261,6 +287,15 @@ class PosePipeline:
         options: PredictOptions,
         observer: Observer | None = None,
     ) -> None:
+        for name in ("flip_test", "num_inference_steps", "precision"):
+            made, wanted = getattr(network, name), getattr(options, name)
+            if made != wanted:
+                raise UsageError(
+                    f"{name} is {wanted!r} in the options, but the network was made with {made!r}: "
+                    "give load_network the same"
+                )
+        if not isinstance(detector, BoxesFile):
+            check_detector(detector)
         self.network, self.detector, self.options = network, detector, options
         self.observer = observer
 
@@ -270,7 +305,7 @@ class PosePipeline:
         name_or_path: str | Path = "tiny",
         *,
         detector: str | Path | None = None,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         engine: str | None = None,
         **options: Any,
     ) -> "PosePipeline":
@@ -279,7 +314,7 @@ class PosePipeline:
         Args:
             name_or_path: Bundled model, folder, Hugging Face repository, or a file of `diffusionpose export`.
             detector: As `load_detector`; None for the bundled one.
-            device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+            device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`, or one of torch's.
             engine: `torch`, or for exported files `onnxruntime` (there the default) or `openvino`.
             **options: Fields of `PredictOptions`.
 
@@ -301,7 +336,16 @@ class PosePipeline:
         return cls(network, load_detector(detector, device=str(chosen)), settings)
 
     def with_boxes(self, boxes: BoxesFile) -> "PosePipeline":
-        """The same pipeline with given boxes in place of the detector."""
+        """The same pipeline with given boxes in place of the detector.
+
+        Raises:
+            UsageError: If they are something else than a `BoxesFile`.
+        """
+        if not isinstance(boxes, BoxesFile):
+            raise UsageError(
+                f"boxes are a BoxesFile, not {type(boxes).__name__}: BoxesFile.load(path) reads one, "
+                "BoxesFile({0: Boxes(boxes, scores)}) makes one"
+            )
         return PosePipeline(self.network, boxes, self.options, self.observer)
 
     def watched_by(self, observer: Observer) -> "PosePipeline":

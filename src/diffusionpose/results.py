@@ -64,6 +64,10 @@ class ResultOptions:
     min_score: float = 0.0
 
     def __post_init__(self) -> None:
+        if isinstance(self.formats, str):
+            raise UsageError(f"formats are several names: ({self.formats!r},) has one")
+        if not isinstance(self.fill_gaps, int) or self.fill_gaps < 0:
+            raise UsageError(f"fill_gaps must be 0 frames or more, not {self.fill_gaps!r}")
         for name in self.formats or ("",):
             if name not in FORMATS and name not in EXPORTS:
                 raise UsageError(f"--format {name!r}: there are {', '.join([*FORMATS, *EXPORTS])}")
@@ -187,8 +191,8 @@ def _between(poses: VideoPoses, start: float | None, end: float | None) -> Video
 
 
 def convert(
-    source: Path,
-    out: Path,
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     wanted: ResultOptions,
     *,
     people: Sequence[int] = (),
@@ -216,6 +220,7 @@ def convert(
         DataError: If the file is none of ours, or lacks what an export needs.
         UsageError: If a file would be replaced, or settings do not fit the video.
     """
+    source, out = Path(source), Path(out)
     poses = wanted.processed(_of_people(read_result(source), people))
     poses = _between(poses, start, end).rounded()
     stem = source.name.removesuffix(".json").removesuffix(".poses")

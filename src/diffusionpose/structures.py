@@ -6,6 +6,7 @@ Boxes are xyxy. Missing is NaN, never (0, 0). Times are exact fractions of secon
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from numbers import Rational
 from pathlib import PurePath
 from typing import Literal
 
@@ -55,11 +56,37 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Frame:
-    """One decoded picture: `image` is (height, width, 3) uint8 RGB, upright; `index` counts from 0 in display order."""
+    """One decoded picture: `image` is (height, width, 3) uint8 RGB, upright; `index` counts from 0 in display order.
+
+    Raises:
+        ValueError: If the image is none, or the time is not exact.
+    """
 
     index: int
     time: Fraction
     image: np.ndarray
+
+    def __post_init__(self) -> None:
+        _check_time(self.index, self.time)
+        is_array = isinstance(self.image, np.ndarray)
+        if not is_array or self.image.dtype != np.uint8 or not _is_picture(self.image.shape):
+            found = type(self.image).__name__
+            found = f"{self.image.dtype} {self.image.shape}" if is_array else found
+            raise ValueError(
+                f"the image of frame {self.index} is {found}, not a uint8 array (height, width, 3) of RGB"
+            )
+
+
+def _is_picture(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 3 and shape[2] == 3 and min(shape) > 0
+
+
+def _check_time(index: int, time: object) -> None:
+    # A whole number is as exact as a fraction.
+    if not isinstance(time, Rational):
+        raise ValueError(
+            f"the time of frame {index} is {time!r}, not exact: give seconds as a Fraction, as Fraction({index}, 25)"
+        )
 
 
 @dataclass(frozen=True)
@@ -79,11 +106,18 @@ class PersonPose:
 
 @dataclass(frozen=True)
 class FramePoses:
-    """All people of one frame."""
+    """All people of one frame.
+
+    Raises:
+        ValueError: If the time is not exact.
+    """
 
     index: int
     time: Fraction
     people: tuple[PersonPose, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_time(self.index, self.time)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from diffusionpose.detection import BoxesFile
 from diffusionpose.errors import UsageError
-from diffusionpose.structures import NO_TRACK
+from diffusionpose.structures import NO_TRACK, Boxes
 
 
 def write(path: Path, content: Any) -> Path:
@@ -103,3 +104,33 @@ def test_an_unreadable_boxes_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.json").write_bytes(b'{"frames": "\xe9"}')
     with pytest.raises(UsageError, match="not valid JSON"):
         BoxesFile.load(tmp_path / "latin.json")
+
+
+BOX = [[1, 1, 5, 7]]
+
+
+@pytest.mark.parametrize(
+    ("frames", "match"),
+    [
+        ({"0": Boxes(BOX, [1])}, "frame 0: frames are counted from 0"),
+        ({-1: Boxes(BOX, [1])}, "frame -1: frames are counted from 0"),
+        ({0: np.array(BOX)}, r"has ndarray, not Boxes\(boxes, scores\)"),
+        ({2: Boxes([[5, 7, 1, 1]], [1])}, "frame 2: box .* is not"),
+        ({2: Boxes(BOX, [7])}, "frame 2: score 7 is not in"),
+        ({2: Boxes(BOX * 2, [1, 1], [3, 3])}, r"two boxes have one track id: \[3, 3\]"),
+        ({2: Boxes(BOX, [1], [3]), 3: Boxes(BOX, [1])}, "give all or none"),
+    ],
+)
+def test_boxes_given_in_python_are_held_to_the_same(frames: dict, match: str) -> None:
+    with pytest.raises(UsageError, match=f"boxes file boxes: .*{match}"):
+        BoxesFile(frames)
+
+
+def test_boxes_are_given_in_python() -> None:
+    given = BoxesFile({np.int64(4): Boxes(BOX, [1]), 6: Boxes.empty()}, "mine")
+    assert (given.name, given.last_index, len(given.boxes_at(4)), len(given.boxes_at(5))) == (
+        "mine",
+        6,
+        1,
+        0,
+    )

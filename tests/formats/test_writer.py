@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from diffusionpose.errors import DiffusionPoseError, UsageError
-from diffusionpose.formats import FORMATS, PosesWriter, open_writers, read_poses
+from diffusionpose.formats import FORMATS, PosesWriter, open_writers, read_poses, write_poses
 from diffusionpose.structures import NO_TRACK, FramePoses, PersonPose, VideoVerdict
 from tests.formats.helpers import FRAMES, HEADER, NAN, TEMPORARY, VERDICT, make_person, written
 
@@ -110,6 +110,12 @@ def test_frames_that_no_reader_could_use_are_refused(tmp_path, frame, said):
 def test_names_that_are_no_file_names_are_refused(tmp_path, name):
     with pytest.raises(UsageError, match="cannot name a file"):
         open_writers(["json"], tmp_path, name, HEADER)
+
+
+def test_a_format_that_is_none_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="format 'xml': there are json, csv, posetrack, coco"):
+        write_poses(tmp_path / "a.xml", "xml", HEADER, FRAMES, VERDICT)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_targets_that_cannot_be_written_are_refused_at_once(tmp_path):

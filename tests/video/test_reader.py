@@ -2,12 +2,17 @@
 
 import os
 import shutil
+import threading
+import time
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import pytest
 
 from diffusionpose.errors import UsageError
+from diffusionpose.structures import Frame
 from diffusionpose.video import open_video
 from tests.video.helpers import CLIPS, HEIGHT, ODD_NAME, WIDTH, barcode_frame, read, refused
 
@@ -25,6 +30,46 @@ def test_verdict_needs_the_whole_video() -> None:
             _ = reader.verdict
         with pytest.raises(RuntimeError, match="read once"):
             iter(reader)
+
+
+@pytest.mark.parametrize("source", [None, 0, [barcode_frame(0)], barcode_frame(0)])
+def test_a_video_is_given_by_its_path(source: object) -> None:
+    kind = type(source).__name__
+    with pytest.raises(UsageError, match=f"not as {kind}: .*PosePipeline.stream"):
+        open_video(source)  # type: ignore[arg-type]
+
+
+def test_a_closed_video_is_not_read_on() -> None:
+    with open_video(CLIPS / "00_ok.mp4") as unread:
+        pass
+    with pytest.raises(RuntimeError, match="closed before its last frame"):
+        list(unread)
+    with open_video(CLIPS / "00_ok.mp4") as begun:
+        frames = iter(begun)
+        next(frames)
+    with pytest.raises(RuntimeError, match="closed before its last frame"):
+        next(frames)
+
+
+def test_closing_waits_for_the_frame_that_a_thread_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = open_video(CLIPS / "00_ok.mp4")
+    order, is_decoding = [], threading.Event()
+
+    def decode() -> Iterator[Frame]:
+        is_decoding.set()
+        time.sleep(0.3)
+        order.append("decoded")
+        yield Frame(0, Fraction(0), barcode_frame(0))
+
+    close = reader._source.close
+    monkeypatch.setattr(reader._source, "frames", decode)
+    monkeypatch.setattr(reader._source, "close", lambda: (order.append("closed"), close()))
+    worker = threading.Thread(target=lambda: next(iter(reader)))
+    worker.start()
+    is_decoding.wait()
+    reader.close()
+    worker.join()
+    assert order == ["decoded", "closed"]
 
 
 @pytest.mark.parametrize(

@@ -8,18 +8,14 @@ tells weak from strong.
 
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
 
 from diffusionpose.detection.boxes_file import BoxesFile
+from diffusionpose.detection.contract import PersonDetector, check_detector, detect_people
 from diffusionpose.detection.huggingface import TransformersDetector
 from diffusionpose.detection.nanodet import NanoDetDetector
 from diffusionpose.detection.yolox import YOLOXDetector
 from diffusionpose.errors import UsageError
-from diffusionpose.structures import Boxes
 
 __all__ = [
     "BoxesFile",
@@ -27,24 +23,10 @@ __all__ = [
     "PersonDetector",
     "TransformersDetector",
     "YOLOXDetector",
+    "check_detector",
+    "detect_people",
     "load_detector",
 ]
-
-
-class PersonDetector(Protocol):
-    """Finds people in images.
-
-    Attributes:
-        name: Goes into the settings that a result records.
-        start_score: From this score on a box counts as a person by itself.
-    """
-
-    name: str
-    start_score: float
-
-    def __call__(self, images: Sequence[np.ndarray]) -> list[Boxes]:
-        """Boxes of every (height, width, 3) uint8 RGB image, best score first."""
-        ...
 
 
 def load_detector(

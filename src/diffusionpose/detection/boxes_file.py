@@ -2,15 +2,19 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from diffusionpose.boxes import check_boxes
 from diffusionpose.errors import UsageError, first_line
 from diffusionpose.paths import check_regular
 from diffusionpose.structures import NO_TRACK, Boxes
+
+_MIXED_IDS = "some boxes have a track_id and some have none; give all or none"
 
 
 class _Strict(BaseModel):
@@ -57,7 +61,7 @@ class _GivenFile(_Strict):
                 raise ValueError(f"frame {frame.index} is given twice; put its boxes together")
             seen.add(frame.index)
         if len({box.track_id is None for frame in self.frames for box in frame.boxes}) > 1:
-            raise ValueError("some boxes have a track_id and some have none; give all or none")
+            raise ValueError(_MIXED_IDS)
         return self
 
 
@@ -67,10 +71,21 @@ class BoxesFile:
     The file: `{"frames": [{"index": 0, "boxes": [{"box": [x1, y1, x2, y2], "score": 1.0,
     "track_id": 3}]}]}` in pixels of the displayed image; `score` and `track_id` may be left out,
     `track_id` of all boxes or of none. A frame that is not in the file has no people.
+
+    Args:
+        frames: Boxes by index of frame, as the file has them.
+        name: Goes into the settings that a result records.
+
+    Raises:
+        UsageError: If they contradict what is said here.
     """
 
-    def __init__(self, frames: dict[int, Boxes], name: str = "boxes") -> None:
-        self._frames = frames
+    def __init__(self, frames: Mapping[int, Boxes], name: str = "boxes") -> None:
+        for index, boxes in frames.items():
+            _check_frame(index, boxes, f"boxes file {name}: frame {index}")
+        if len({is_named for boxes in frames.values() for is_named in _are_named(boxes)}) > 1:
+            raise UsageError(f"boxes file {name}: {_MIXED_IDS}")
+        self._frames = dict(frames)
         self.name = name
 
     @classmethod
@@ -91,6 +106,21 @@ class BoxesFile:
     def boxes_at(self, index: int) -> Boxes:
         """The boxes of the frame with that index, empty where the file says nothing."""
         return self._frames.get(index, Boxes.empty())
+
+
+def _are_named(boxes: Boxes) -> list[bool]:
+    return (boxes.track_ids != NO_TRACK).tolist()
+
+
+def _check_frame(index: int, boxes: Boxes, where: str) -> None:
+    if not isinstance(index, (int, np.integer)) or index < 0:
+        raise UsageError(f"{where}: frames are counted from 0, in whole numbers")
+    if not isinstance(boxes, Boxes):
+        raise UsageError(f"{where}: has {type(boxes).__name__}, not Boxes(boxes, scores)")
+    check_boxes(boxes, where)
+    ids = boxes.track_ids[_are_named(boxes)]
+    if len(np.unique(ids)) != len(ids):
+        raise UsageError(f"{where}: two boxes have one track id: {sorted(ids.tolist())}")
 
 
 def _as_boxes(frame: _GivenFrame) -> Boxes:

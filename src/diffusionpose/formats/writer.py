@@ -89,7 +89,7 @@ class PosesWriter:
         targets: Files to write, each with the name of its format.
 
     Raises:
-        UsageError: If a file cannot be written there.
+        UsageError: If there is no such format, or a file cannot be written there.
     """
 
     def __init__(self, header: PosesHeader, targets: Iterable[tuple[Path, str]]) -> None:
@@ -100,6 +100,7 @@ class PosesWriter:
         self._names: list[str] = []
         try:
             for path, name in targets:
+                _check_format(name)
                 self._names.append(name)
                 self._outputs.append(_Output(Path(path), FORMATS[name].encoder(header)))
         except BaseException:
@@ -202,6 +203,11 @@ class PosesWriter:
         check_track_ids(frame)
 
 
+def _check_format(name: str) -> None:
+    if name not in FORMATS:
+        raise UsageError(f"format {name!r}: there are {', '.join(FORMATS)}")
+
+
 def open_writers(
     formats: Sequence[str], out_dir: str | os.PathLike[str], name: str, header: PosesHeader
 ) -> PosesWriter:
@@ -211,8 +217,7 @@ def open_writers(
         UsageError: There is no such format, or the files cannot be written.
     """
     for wanted in formats:
-        if wanted not in FORMATS:
-            raise UsageError(f"format {wanted!r}: there are {', '.join(FORMATS)}")
+        _check_format(wanted)
     if not name or PurePath(name).name != name or "\0" in name:
         raise UsageError(f"{name!r} cannot name a file")
     folder = Path(out_dir)
@@ -227,7 +232,12 @@ def write_poses(
     frames: Iterable[FramePoses],
     verdict: VideoVerdict,
 ) -> None:
-    """A whole result into one file of a format in `FORMATS`."""
+    """A whole result into one file of a format in `FORMATS`.
+
+    Raises:
+        UsageError: There is no such format, or the file cannot be written.
+        ValueError: A frame is out of order or does not fit the header.
+    """
     with PosesWriter(header, [(Path(path), format_name)]) as writer:
         for frame in frames:
             writer.write(frame)

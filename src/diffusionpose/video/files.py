@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
-from diffusionpose.errors import InputRefusedError
+from diffusionpose.errors import InputRefusedError, UsageError
 
 MAX_PIXELS = 64_000_000
 """Largest picture that is decoded, in pixels: room for 8K (33 million) and most cameras' photos."""
@@ -26,6 +26,10 @@ _END_BYTES = 1 << 20
 
 def as_path(source: str | os.PathLike[str]) -> Path:
     """The source as a path."""
+    if not isinstance(source, (str, bytes, os.PathLike)):
+        raise UsageError(
+            f"a video is given by its path, not as {type(source).__name__}: frames of your own go to PosePipeline.stream"
+        )
     text = os.fsdecode(source)
     if not text or "\0" in text:
         raise InputRefusedError(

@@ -2,11 +2,12 @@
 
 import math
 import os
+import threading
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Protocol, Self
+from typing import BinaryIO, Protocol, Self, TypeVar
 
 from diffusionpose.errors import InputRefusedError, UsageError
 from diffusionpose.structures import Frame, VideoInfo, VideoVerdict
@@ -14,6 +15,8 @@ from diffusionpose.video.containers import sniff_container, why_no_video
 from diffusionpose.video.files import DEFAULT_IMAGE_RATE, MAX_PIXELS, as_path, open_regular
 from diffusionpose.video.images import ImageSource, image_kind, images_of
 from diffusionpose.video.source import ContainerSource
+
+T = TypeVar("T")
 
 MIN_RATE, MAX_RATE = 1e-3, 1e4
 """Images a second that a folder may be said to have."""
@@ -87,18 +90,35 @@ class VideoReader:
         self._identity = identity
         self._again = again
         self._verdict: VideoVerdict | None = None
-        self._started = False
+        self._started, self._closed = False, False
+        # A file that is closed while a thread decodes it, or before, takes the process down.
+        self._in_use = threading.Lock()
         self.info = source.info
 
     def __iter__(self) -> Iterator[Frame]:
+        """The frames in order.
+
+        Raises:
+            RuntimeError: They were asked for before, or the reader is closed before the last of them.
+        """
         if self._started:
             raise RuntimeError("a video is read once: open it again for a second pass")
         self._started = True
         return self._frames()
 
     def _frames(self) -> Iterator[Frame]:
-        yield from self._source.frames()
-        self._verdict = self._source.verdict()
+        following = partial(next, self._source.frames(), None)
+        while (frame := self._while_open(following)) is not None:
+            yield frame
+        self._verdict = self._while_open(self._source.verdict)
+
+    def _while_open(self, call: Callable[[], T]) -> T:
+        with self._in_use:
+            if self._closed:
+                raise RuntimeError(
+                    f"{self.info.name} was closed before its last frame was read: read inside the `with` block"
+                )
+            return call()
 
     @property
     def verdict(self) -> VideoVerdict:
@@ -136,8 +156,10 @@ class VideoReader:
         return os.path.exists(path) and os.path.samestat(os.stat(path), self._identity)
 
     def close(self) -> None:
-        """Closes the file. May be called twice."""
-        self._source.close()
+        """Closes the file, after the frame that another thread is decoding. May be called twice."""
+        with self._in_use:
+            self._closed = True
+            self._source.close()
 
     def __enter__(self) -> Self:
         return self
