@@ -250,23 +250,26 @@ def free_port():
         return found.getsockname()[1]
 
 
-def test_two_processes_learn_as_one_with_twice_the_batch(root, tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    slowly = {"optimizer": {"learning_rate": 2e-4, "warmup_steps": 1}, "epochs": 5, "workers": 0}
-    path = written(root, tmp_path, batch_size=4, **slowly)
-    code, _, err = finish(start(path, one))
-    assert (code, err) == (0, "")
-    path = written(root, tmp_path, batch_size=2, **slowly)
+def in_two_processes(path, run):
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2"]
     torchrun += [f"--master-port={free_port()}", "-m", "diffusionpose", "train", str(path)]
-    done = subprocess.run(
-        [sys.executable, *torchrun, "--out", str(two), "-q"],
+    return subprocess.run(
+        [sys.executable, *torchrun, "--out", str(run), "-q"],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
+
+
+def test_two_processes_learn_as_one_with_twice_the_batch(root, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    slowly = {"optimizer": {"learning_rate": 2e-4, "warmup_steps": 1}, "epochs": 5, "workers": 0}
+    path = written(root, tmp_path, batch_size=4, **slowly)
+    code, _, err = finish(start(path, one))
+    assert (code, err) == (0, "")
+    done = in_two_processes(written(root, tmp_path, batch_size=2, **slowly), two)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("model: ") == 1
     curves = [
@@ -281,3 +284,13 @@ def test_two_processes_learn_as_one_with_twice_the_batch(root, tmp_path):
     )
     assert steps[0] == steps[1]
     np.testing.assert_allclose(scores[1], scores[0], atol=0.02)
+
+
+def test_two_processes_learn_a_row_whose_decoder_reads_no_position_conditions(root, tmp_path):
+    path = written(root, tmp_path, batch_size=2, epochs=1, workers=0)
+    values = yaml.safe_load(path.read_text())
+    values["model"]["decoder"]["kind"] = "unet"
+    path.write_text(yaml.safe_dump(values))
+    done = in_two_processes(path, tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [2]

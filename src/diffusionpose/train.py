@@ -421,12 +421,14 @@ def make_trainer(
 ) -> L.Trainer:
     """Lightning's trainer for a recipe."""
     shows_bar = progress and ranks.rank == 0
+    # To look for weights without gradients in every step takes time, and most models have none.
+    several = "ddp" if config.model.decoder.reads_position else "ddp_find_unused_parameters_true"
     return L.Trainer(
         max_epochs=config.epochs,
         accelerator="auto",
         devices=ranks.local_world,
         num_nodes=ranks.world // ranks.local_world,
-        strategy="ddp" if ranks.world > 1 else "auto",
+        strategy=several if ranks.world > 1 else "auto",
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         accumulate_grad_batches=config.accumulate,
         callbacks=[
