@@ -25,7 +25,7 @@ from tests.journeys.test_overfit import recipe
 pytest.importorskip("lightning")
 
 from diffusionpose.data import clips
-from diffusionpose.errors import DiffusionPoseError
+from diffusionpose.errors import CheckpointError, DiffusionPoseError
 from diffusionpose.train import train
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -242,6 +242,17 @@ def test_an_image_that_is_gone_is_named(root, tmp_path):
     code, _, err = finish(start(written(own, tmp_path), tmp_path / "run"))
     assert code == 1
     assert err.strip().splitlines() == [f"diffusionpose: error: {str(gone)!r}: no such file"]
+
+
+def test_a_damaged_checkpoint_is_not_gone_on_with(root, tmp_path):
+    config = recipe(root, epochs=1)
+    train(config, tmp_path / "run", progress=False)
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1
+    checkpoint.write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged since it was written"):
+        train(config, tmp_path / "run", resume=True, progress=False)
 
 
 def free_port():
