@@ -281,6 +281,16 @@ def test_figures_that_do_not_exist_are_null_and_shown_as_dashes(root, tmp_path, 
     assert "| plain head | 2 | - | - | - | - |" in list(report(read_suite(suite), jobs))
     files = plot_suite(read_suite(suite), jobs, tmp_path / "plots")
     assert [file.name for file in files] == ["training.png", "steps.png"]
+    drawn = []
+    monkeypatch.setattr(
+        "diffusionpose.ablation_plots._saved", lambda figure, _: drawn.append(figure)
+    )
+    suite = written(root, tmp_path, [row | {"name": "again", "steps": [16, 1]}])
+    several = jobs_of(suite, tmp_path / "out")[:1]
+    run_job(several[0])
+    plot_suite(read_suite(suite), several, tmp_path / "plots")
+    ticks = [label.get_text() for label in drawn[1].axes[0].get_xticklabels()]
+    assert ticks == ["1", "16"]
     # Without tables there is nothing to draw training for.
     plain = read_suite(written(root, tmp_path, [row], tables=[]))
     assert plot_suite(plain, jobs[:1], tmp_path / "plots") == []
