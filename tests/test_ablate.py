@@ -86,7 +86,11 @@ def test_a_suite_is_run_once_and_told_in_a_table(root, tmp_path):
     last = (tmp_path / "out" / "whole" / "seed-1" / "metrics.jsonl").read_text().splitlines()[-1]
     anew = float(f"{content['pck']['people_val']['1']:.6g}")
     assert json.loads(last)["val/pck_people_val"] == anew
-    by_difference, by_steps = "\n".join(report(read_suite(suite), jobs)).split("## ")[1:]
+    preface, by_difference, by_steps = "\n".join(report(read_suite(suite), jobs)).split("## ")
+    assert preface.startswith("Measured here, none of it the paper's: means ± standard deviations")
+    # 2 videos of 5 labelled frames each
+    assert "- people_val: 10 people, stride 1\n" in preface
+    assert "- people_val_harder: 10 people, stride 1, changed by blur 1, occlusion 1\n" in preface
     assert "Claim: C" in by_difference
     row = next(line for line in by_difference.splitlines() if line.startswith("| the model | 2 |"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
