@@ -86,7 +86,11 @@ def test_a_suite_is_run_once_and_told_in_a_table(root, tmp_path):
     last = (tmp_path / "out" / "whole" / "seed-1" / "metrics.jsonl").read_text().splitlines()[-1]
     anew = float(f"{content['pck']['people_val']['1']:.6g}")
     assert json.loads(last)["val/pck_people_val"] == anew
-    by_difference, by_steps = "\n".join(report(read_suite(suite), jobs)).split("## ")[1:]
+    preface, by_difference, by_steps = "\n".join(report(read_suite(suite), jobs)).split("## ")
+    assert preface.startswith("Measured here, none of it the paper's: means ± standard deviations")
+    # 2 videos of 5 labelled frames each
+    assert "- people_val: 10 people, stride 1\n" in preface
+    assert "- people_val_harder: 10 people, stride 1, changed by blur 1, occlusion 1\n" in preface
     assert "Claim: C" in by_difference
     row = next(line for line in by_difference.splitlines() if line.startswith("| the model | 2 |"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
@@ -281,6 +285,16 @@ def test_figures_that_do_not_exist_are_null_and_shown_as_dashes(root, tmp_path, 
     assert "| plain head | 2 | - | - | - | - |" in list(report(read_suite(suite), jobs))
     files = plot_suite(read_suite(suite), jobs, tmp_path / "plots")
     assert [file.name for file in files] == ["training.png", "steps.png"]
+    drawn = []
+    monkeypatch.setattr(
+        "diffusionpose.ablation_plots._saved", lambda figure, _: drawn.append(figure)
+    )
+    suite = written(root, tmp_path, [row | {"name": "again", "steps": [16, 1]}])
+    several = jobs_of(suite, tmp_path / "out")[:1]
+    run_job(several[0])
+    plot_suite(read_suite(suite), several, tmp_path / "plots")
+    ticks = [label.get_text() for label in drawn[1].axes[0].get_xticklabels()]
+    assert ticks == ["1", "16"]
     # Without tables there is nothing to draw training for.
     plain = read_suite(written(root, tmp_path, [row], tables=[]))
     assert plot_suite(plain, jobs[:1], tmp_path / "plots") == []

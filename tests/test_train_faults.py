@@ -25,7 +25,7 @@ from tests.journeys.test_overfit import recipe
 pytest.importorskip("lightning")
 
 from diffusionpose.data import clips
-from diffusionpose.errors import DiffusionPoseError
+from diffusionpose.errors import CheckpointError, DiffusionPoseError
 from diffusionpose.train import train
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -244,10 +244,34 @@ def test_an_image_that_is_gone_is_named(root, tmp_path):
     assert err.strip().splitlines() == [f"diffusionpose: error: {str(gone)!r}: no such file"]
 
 
+def test_a_damaged_checkpoint_is_not_gone_on_with(root, tmp_path):
+    config = recipe(root, epochs=1)
+    train(config, tmp_path / "run", progress=False)
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1
+    checkpoint.write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged since it was written"):
+        train(config, tmp_path / "run", resume=True, progress=False)
+
+
 def free_port():
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
+
+
+def in_two_processes(path, run):
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2"]
+    torchrun += [f"--master-port={free_port()}", "-m", "diffusionpose", "train", str(path)]
+    return subprocess.run(
+        [sys.executable, *torchrun, "--out", str(run), "-q"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 def test_two_processes_learn_as_one_with_twice_the_batch(root, tmp_path):
@@ -256,17 +280,7 @@ def test_two_processes_learn_as_one_with_twice_the_batch(root, tmp_path):
     path = written(root, tmp_path, batch_size=4, **slowly)
     code, _, err = finish(start(path, one))
     assert (code, err) == (0, "")
-    path = written(root, tmp_path, batch_size=2, **slowly)
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2"]
-    torchrun += [f"--master-port={free_port()}", "-m", "diffusionpose", "train", str(path)]
-    done = subprocess.run(
-        [sys.executable, *torchrun, "--out", str(two), "-q"],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = in_two_processes(written(root, tmp_path, batch_size=2, **slowly), two)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("model: ") == 1
     curves = [
@@ -281,3 +295,13 @@ def test_two_processes_learn_as_one_with_twice_the_batch(root, tmp_path):
     )
     assert steps[0] == steps[1]
     np.testing.assert_allclose(scores[1], scores[0], atol=0.02)
+
+
+def test_two_processes_learn_a_row_whose_decoder_reads_no_position_conditions(root, tmp_path):
+    path = written(root, tmp_path, batch_size=2, epochs=1, workers=0)
+    values = yaml.safe_load(path.read_text())
+    values["model"]["decoder"]["kind"] = "unet"
+    path.write_text(yaml.safe_dump(values))
+    done = in_two_processes(path, tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [2]

@@ -228,12 +228,16 @@ def run_job(job: Job, on_warning: Callable[[str], None] = warnings.warn) -> None
         source.name: {str(n): score(model, loader, n) for n in job.row.steps}
         for source, loader in zip(job.config.validation, loaders, strict=True)
     }
+    people = {
+        source.name: len(loader.dataset)  # pyright: ignore[reportArgumentType]
+        for source, loader in zip(job.config.validation, loaders, strict=True)
+    }
     device = next(model.parameters()).device
     precisions = {
         name.removeprefix(f"{AP}_"): {str(n): evaluator(model, device, n) for n in job.row.steps}
         for name, evaluator in job.evaluators().items()
     }
-    result = {"row": job.row.name, "seed": job.seed, "version": __version__}
+    result = {"row": job.row.name, "seed": job.seed, "version": __version__, "people": people}
     result |= job.inputs() | {PCK: _without_nan(scores), AP: _without_nan(precisions)}
     write_text(job.run / RESULT, json.dumps(result, indent=2, allow_nan=False) + "\n")
 

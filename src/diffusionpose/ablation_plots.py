@@ -76,15 +76,18 @@ def _steps(suite: Suite, jobs: list[Job], sources: list[str], path: Path) -> Pat
         1, len(sources), squeeze=False, layout="tight", figsize=(4.2 * len(sources), 3.2)
     )
     found = results(jobs)
+    rows = [row for row in suite.rows if len(row.steps) > 1]
+    ticks = sorted({n for row in rows for n in row.steps})
     for source, axis in zip(sources, axes[0], strict=True):
-        for row in suite.rows:
+        for row in rows:
             runs = [run[source] for run in found.get(row.name, {}).values()]
-            if len(row.steps) > 1 and runs:
-                values = np.array([[run[str(n)] for n in row.steps] for run in runs])
-                _band(axis, list(row.steps), 100 * values, row.label)
+            if runs:
+                steps = sorted(row.steps)
+                values = np.array([[run[str(n)] for n in steps] for run in runs])
+                _band(axis, steps, 100 * values, row.label)
         shown = METRICS_SHOWN[jobs[0].metrics[source]]
         axis.set(xlabel="DDIM steps", ylabel=f"{source}, {shown}", xscale="log")
-        axis.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+        axis.set_xticks(ticks, [str(n) for n in ticks])
         axis.minorticks_off()
         axis.legend(fontsize=7)
         axis.grid(alpha=0.3)

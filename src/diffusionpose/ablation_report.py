@@ -6,8 +6,10 @@ import statistics
 from collections.abc import Iterator
 
 from diffusionpose.ablate import AP, PCK, Job, Row, Suite, check_inputs
+from diffusionpose.recipe import SourceConfig
 from diffusionpose.training.module import METRICS
 
+MEASURED = "Measured here, none of it the paper's: means ± standard deviations over seeds, one DDIM step where none is named."
 METRICS_SHOWN = {PCK: "PCK@0.2, %", AP: "PoseTrack AP, %"}
 SHARES = {PCK: 1.0, AP: 0.01}
 """What makes a figure a share."""
@@ -43,7 +45,8 @@ def spread(values: list[float]) -> str:
 
 
 def report(suite: Suite, jobs: list[Job]) -> Iterator[str]:
-    """Lines of Markdown: every table with its claim, rows over seeds, differences from its reference seed by seed.
+    """Lines of Markdown: what was measured, every table with its claim, rows over seeds, differences from its reference
+    seed by seed.
 
     Raises:
         ConfigError: If the results are of different data or weights.
@@ -52,6 +55,8 @@ def report(suite: Suite, jobs: list[Job]) -> Iterator[str]:
     found = results(jobs)
     rows = {row.name: row for row in suite.rows}
     sources = {source: METRICS_SHOWN[metric] for source, metric in jobs[0].metrics.items()}
+    if suite.tables:
+        yield from _measured(jobs)
     for table in suite.tables:
         yield f"## {table.title}"
         yield f"Claim: {table.claim}"
@@ -62,6 +67,31 @@ def report(suite: Suite, jobs: list[Job]) -> Iterator[str]:
         else:
             yield from _by_difference(shown, rows[table.reference], found, sources)
         yield ""
+
+
+def _measured(jobs: list[Job]) -> Iterator[str]:
+    """What the figures are, and of what: they will stand beside the paper's."""
+    people: dict[str, int] = {}
+    for job in jobs:
+        # Results of earlier releases do not say.
+        people |= job.result.get("people", {}) if job.is_done else {}
+    yield MEASURED
+    yield ""
+    for source in jobs[0].config.validation:
+        number = people.get(source.name)
+        known = [] if number is None else [f"{number} people"]
+        yield f"- {source.name}: {', '.join([*known, *_settings(source)])}"
+    yield ""
+
+
+def _settings(source: SourceConfig) -> Iterator[str]:
+    """What makes a validation set other than all of its frames as they are."""
+    yield f"stride {source.stride}"
+    if source.subset is not None:
+        yield f"subset {source.subset.name}"
+    if source.corruption is not None:
+        changes = source.corruption.model_dump(exclude_defaults=True)
+        yield f"changed by {', '.join(f'{key} {value:g}' for key, value in changes.items())}"
 
 
 def _by_difference(

@@ -109,6 +109,11 @@ class DecoderConfig(Frozen):
     messages: Literal["product", "log"] = "product"
     """Eq. 1 as it stands, or on logarithms: products of many channels keep hardly more than one."""
 
+    @property
+    def reads_position(self) -> bool:
+        """Whether C_p guides anything; else what the encoder makes it with gets no gradients."""
+        return self.kind == "hcdb" and self.position_conditions and self.depth > 0
+
 
 class DiffusionConfig(Frozen):
     """The diffusion of heatmaps."""

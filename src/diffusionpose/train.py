@@ -36,12 +36,16 @@ from diffusionpose.formats import write_text
 from diffusionpose.metrics.pairs import VideoPair
 from diffusionpose.metrics.posetrack_ap import PoseTrackAP
 from diffusionpose.metrics.posetrack_frames import require_head_boxes, require_shapely
-from diffusionpose.model.checkpoint import read_restricted
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.model.pretrained import sha256_of
 from diffusionpose.networks import TorchNetwork
 from diffusionpose.recipe import SourceConfig, TrainConfig
-from diffusionpose.training.checkpoints import AtomicCheckpoints, KeepRun, StopSignals
+from diffusionpose.training.checkpoints import (
+    AtomicCheckpoints,
+    KeepRun,
+    StopSignals,
+    read_checkpoint,
+)
 from diffusionpose.training.features import FeatureClips
 from diffusionpose.training.module import METRICS, PoseTraining, weights_of
 from diffusionpose.training.optimizer import make_average
@@ -331,7 +335,7 @@ def _check_run(
         return None
     if not checkpoint.is_file():
         raise ConfigError(f"{checkpoint}: nothing to resume from; leave --resume out")
-    before = read_restricted(checkpoint)
+    before = read_checkpoint(checkpoint)
     if not isinstance(before, dict) or "diffusionpose" not in before:
         raise ConfigError(f"{checkpoint}: not a checkpoint of this release; start the run anew")
     if changed := changed_settings(run / RECIPE, config):
@@ -421,12 +425,14 @@ def make_trainer(
 ) -> L.Trainer:
     """Lightning's trainer for a recipe."""
     shows_bar = progress and ranks.rank == 0
+    # To look for weights without gradients in every step takes time, and most models have none.
+    several = "ddp" if config.model.decoder.reads_position else "ddp_find_unused_parameters_true"
     return L.Trainer(
         max_epochs=config.epochs,
         accelerator="auto",
         devices=ranks.local_world,
         num_nodes=ranks.world // ranks.local_world,
-        strategy="ddp" if ranks.world > 1 else "auto",
+        strategy=several if ranks.world > 1 else "auto",
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         accumulate_grad_batches=config.accumulate,
         callbacks=[

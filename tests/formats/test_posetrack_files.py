@@ -11,6 +11,7 @@ from diffusionpose.errors import UsageError
 from diffusionpose.formats.posetrack_files import LAYOUTS, write_predictions
 from diffusionpose.metrics.pairs import VideoPair
 from diffusionpose.metrics.posetrack_ap import PoseTrackAP
+from diffusionpose.structures import NO_TRACK
 from tests.metrics.made import person, video, whole_person
 
 
@@ -92,6 +93,13 @@ def test_people_without_points_are_not_written(tmp_path, layout):
     (path,) = write_predictions([video("v", [nobody, one])], tmp_path, layout)
     (frame,) = read_posetrack(path).frames
     assert [found.track_id for found in frame.people] == [1]
+
+
+def test_posetrack18_has_a_track_id_of_everybody_without_which_poseval_reads_nothing(tmp_path):
+    people = [whole_person((100, 100), track_id=None), whole_person((160, 100), track_id=5)]
+    (path,) = write_predictions([video("v", people)], tmp_path, "posetrack18")
+    ids = [one["track_id"] for one in json.loads(path.read_text())["annotations"]]
+    assert ids == [NO_TRACK, 5]
 
 
 def test_posetrack18_has_both_boxes_and_the_persons_category(tmp_path):

@@ -80,6 +80,15 @@ def test_noisy_maps_are_smoothed_by_half_of_sigma(sigma):
         assert score == pytest.approx(min(smooth.max() / 0.8, 1), abs=0.01)
 
 
+def test_mixed_precision_around_it_changes_nothing():
+    maps = encode(random_points(8).float(), SIZE, 2.0)
+    points, scores = decode(maps, 2.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        same_points, same_scores = decode(maps, 2.0)
+    torch.testing.assert_close(same_points, points, atol=0, rtol=0)
+    torch.testing.assert_close(same_scores, scores, atol=0, rtol=0)
+
+
 def test_most_of_a_broad_map_outweighs_its_highest_pixel():
     broad = 0.5 * encode(torch.tensor([[20.0, 30.0]]), SIZE, 4.0)
     broad[0, 10, 10] = 0.6

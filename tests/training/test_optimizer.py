@@ -1,8 +1,10 @@
-"""Which parameters are trained, and which of them decay."""
+"""Which parameters are trained, which of them decay, and their average."""
+
+import torch
 
 from diffusionpose import DiffusionPose
 from diffusionpose.recipe import OptimizerConfig
-from diffusionpose.training.optimizer import make_optimizer
+from diffusionpose.training.optimizer import make_average, make_optimizer
 from tests.test_train import model_config
 
 
@@ -20,3 +22,12 @@ def test_what_embeds_is_not_decayed_and_what_is_frozen_is_not_trained():
         "encoder.blocks.0.spatial.mamba.A_log",
     ):
         assert decay[id(parameters[name])] == 0, name
+
+
+def test_the_average_of_what_is_frozen_has_the_same_bits():
+    average = make_average(0.99)._kwargs["avg_fn"]
+    frozen = torch.tensor([-0.0, 0.0, 1e-40, -3.3, 7e8])
+    for count in (1, 10, 10**6):
+        mean = average(frozen, frozen, torch.tensor(count))
+        # Kept features are found by the bits of their backbone.
+        assert mean.numpy().tobytes() == frozen.numpy().tobytes()

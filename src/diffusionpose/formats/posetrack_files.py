@@ -1,6 +1,7 @@
 """Writers of predictions in the layouts of PoseTrack17 and PoseTrack18, as poseval reads them: one file a video.
 
-Every frame of the video is there, with or without people. Frames keep their names and ids, people their track ids.
+Every frame of the video is there, with or without people. Frames keep their names and ids, people their track ids; in
+PoseTrack18's layout those who have none get `NO_TRACK`.
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from diffusionpose.formats.text import (
 )
 from diffusionpose.metrics.posetrack_frames import MISSING_SCORE
 from diffusionpose.skeleton import POSETRACK15, POSETRACK17, remap
+from diffusionpose.structures import NO_TRACK
 
 LAYOUTS = ("posetrack17", "posetrack18")
 
@@ -134,12 +136,12 @@ def _annotation18(person: AnnotatedPerson) -> dict[str, object]:
     scores = np.where(there[:, 0], np.nan_to_num(values[:, 2], nan=MISSING_SCORE), 0.0)
     placed = np.where(there, np.column_stack([values[:, :2], np.ones(len(values))]), 0.0)
     annotation: dict[str, object] = {
+        # poseval wants one of everybody, also where it only computes AP.
+        "track_id": NO_TRACK if person.track_id is None else person.track_id,
         "category_id": 1,
         "keypoints": placed.ravel().tolist(),
         "scores": scores.tolist(),
     }
-    if person.track_id is not None:
-        annotation["track_id"] = person.track_id
     if not np.isnan(person.score):
         annotation["score"] = rounded_score(person.score)
     for key, box in (("bbox", person.box), ("bbox_head", person.head_box)):

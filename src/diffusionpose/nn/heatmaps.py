@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from diffusionpose.nn.precision import no_autocast
+
 STRIDE = 4
 MAX_OFFSET = 1.0
 """Sub-pixel refinement moves a peak by at most this many heatmap pixels."""
@@ -74,7 +76,8 @@ def decode(
     height, width = heatmaps.shape[-2:]
     places = [torch.arange(-1.0, size + 1, device=heatmaps.device) for size in (height, width)]
     rows, columns = (_gaussian(at[:, None] - at[1:-1], SMOOTHING * sigma) for at in places)
-    smooth = rows @ heatmaps.float().clamp_min(0) @ columns.mT
+    with no_autocast(heatmaps.device):
+        smooth = rows @ heatmaps.float().clamp_min(0) @ columns.mT
     kept = [
         _kept(at, at, size, sigma) ** _OWN for at, size in zip(places, (height, width), strict=True)
     ]

@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,9 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import distributed
 
-from diffusionpose.errors import DiffusionPoseError, StoppedError, first_line
+from diffusionpose.errors import CheckpointError, DiffusionPoseError, StoppedError, first_line
 from diffusionpose.formats import AtomicFile
+from diffusionpose.model.checkpoint import read_restricted
 from diffusionpose.training.module import PoseTraining
 from diffusionpose.training.sources import is_distributed
 
@@ -49,6 +51,23 @@ class AtomicCheckpoints(TorchCheckpointIO):
             file.publish()
         finally:
             file.discard()
+
+
+def read_checkpoint(path: Path) -> Any:
+    """What `AtomicCheckpoints` wrote, if it still is that: torch writes check sums, but its loader does not look at them.
+
+    Raises:
+        CheckpointError: If the file is damaged, or holds more than tensors and plain containers.
+    """
+    if zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as file:
+                damaged = file.testzip() is not None
+        except (EOFError, zipfile.BadZipFile):
+            damaged = True
+        if damaged:
+            raise CheckpointError(f"{path}: damaged since it was written; start the run anew")
+    return read_restricted(path)
 
 
 class StopSignals:

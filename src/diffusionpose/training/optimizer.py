@@ -90,8 +90,8 @@ def make_average(decay: float) -> WeightAveraging:
 
     def average(mean: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
         weight = min(decay, (1 + int(count)) / (10 + int(count)))
-        # In this form, what is frozen stays bit for bit.
-        return current + weight * (mean - current)
+        # In this form, what is frozen stays bit for bit, also a zero that has a sign.
+        return current - weight * (current - mean)
 
     # Buffers are tables: copied, not averaged.
     return WeightAveraging(avg_fn=average, use_buffers=False)

@@ -152,7 +152,7 @@ def make_loaders(
         wrap: Makes another data set of clips; told whether they are for training.
 
     Raises:
-        ConfigError: If the data do not make one batch for every rank.
+        ConfigError: If the data do not make one batch for every rank, or one has nobody to validate on.
     """
     ranks = ranks or Ranks()
     skeleton = config.model.skeleton_graph
@@ -175,6 +175,10 @@ def make_loaders(
     for source in config.validation:
         # Without the run's seed: what is measured on stays the same.
         clips = ClipDataset(load_source(source, skeleton), config.model, source.corruption)
+        if len(clips) < ranks.world:
+            raise ConfigError(
+                f"{source.name}: {len(clips)} people to validate on are fewer than the {ranks.world} processes"
+            )
         measured += clips.records
         part = Subset(wrap(clips, False), range(ranks.rank, len(clips), ranks.world))
         validation.append(ClipLoader(part, config.batch_size, **options))
