@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from diffusionpose.errors import first_line, install_command
+from diffusionpose.process import usable_cores
 from diffusionpose.version import __version__
 
 EXTRAS = {
@@ -116,8 +117,8 @@ def _torch(name: str) -> Iterator[Finding]:
 
 def _threads(threads: int, physical_cores: int) -> Finding:
     """Too many hinder each other; too few are somebody's setting."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = min(usable or 1, physical_cores or usable or 1)
+    usable = usable_cores()
+    cores = min(usable, physical_cores or usable)
     detail = f"{threads} of torch for {cores} {'core' if cores == 1 else 'cores'}"
     settings = [name for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if os.environ.get(name)]
     if threads > cores:

@@ -1,0 +1,40 @@
+"""What a process may use of its machine."""
+
+import os
+
+import pytest
+
+from diffusionpose import process
+from diffusionpose.batch.workers import default_number
+from diffusionpose.process import usable_cores
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [
+        (None, 8),
+        ("max 100000\n", 8),
+        ("250000 100000\n", 3),
+        ("50000 100000\n", 1),
+        ("1600000 100000\n", 8),
+        ("of another kind", 8),
+        ("1 0", 8),
+    ],
+)
+def test_cores_are_those_of_this_process(monkeypatch, tmp_path, quota, cores):
+    """Not those of the machine: pinned by a queue, or in a container with a quota."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(process, "_QUOTA", tmp_path / "cpu.max")
+    if quota is not None:
+        (tmp_path / "cpu.max").write_text(quota)
+    assert usable_cores() == cores
+    assert default_number() == max(1, cores // 2)
+
+
+def test_systems_without_affinity_have_the_cores_of_the_machine(monkeypatch, tmp_path):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(process, "_QUOTA", tmp_path / "cpu.max")
+    for known, cores in ((6, 6), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda known=known: known)
+        assert usable_cores() == cores
