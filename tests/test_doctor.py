@@ -102,6 +102,26 @@ def test_a_full_disk_and_one_that_may_not_be_written_to(monkeypatch, tmp_path):
     assert models.detail.startswith("7.0 GiB free")
 
 
+@pytest.fixture
+def no_temporary_folder(monkeypatch, tmp_path):
+    """A container whose disks are all read-only."""
+    monkeypatch.setattr(doctor.tempfile, "tempdir", None)
+    absent = [str(tmp_path / "absent")]
+    monkeypatch.setattr(doctor.tempfile, "_candidate_tempdir_list", lambda: absent)
+
+
+def test_no_place_for_temporary_files_is_named(monkeypatch, no_temporary_folder):
+    results, temporary, models = checked(monkeypatch, "disk")
+    assert (results.status, temporary.status, models.status) == ("ok", "broken", "ok")
+    assert temporary.mend == "export TMPDIR=ANOTHER_FOLDER"
+
+
+def test_no_place_for_temporary_files_is_no_fault_of_video(monkeypatch, no_temporary_folder):
+    (video, _) = checked(monkeypatch, "video")
+    assert video.status == "ok"
+    assert "untried" in video.detail
+
+
 @pytest.mark.parametrize(
     ("threads", "setting", "status", "mend"),
     [

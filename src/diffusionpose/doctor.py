@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from diffusionpose.errors import first_line, install_command
+from diffusionpose.paths import temporary_folder
 from diffusionpose.process import usable_cores
 from diffusionpose.version import __version__
 
@@ -209,8 +210,12 @@ def _video(name: str) -> Iterator[Finding]:
         detail = f"PyAV {av.__version__} lacks {', '.join(lacking)}"
         yield Finding(name, "broken", detail, _CHECKS[name].mend)
         return
-    _film_and_read()
-    yield Finding(name, "ok", f"PyAV {av.__version__} writes and reads H.264")
+    if _temporary_folder() is None:
+        detail = f"PyAV {av.__version__} has H.264; untried, for want of a temporary folder"
+    else:
+        _film_and_read()
+        detail = f"PyAV {av.__version__} writes and reads H.264"
+    yield Finding(name, "ok", detail)
     lacking = [codec for codec in _OTHER_CODECS if not _has(codec, "r")]
     if lacking:
         detail = f"cannot read {', '.join(lacking)}"
@@ -241,8 +246,8 @@ def _film_and_read() -> None:
     from diffusionpose.structures import Frame
     from diffusionpose.video import VideoWriter, open_video
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "two.mp4"
+    with temporary_folder() as folder:
+        path = folder / "two.mp4"
         with VideoWriter(path, 64, 48, rate=Fraction(25)) as writer:
             for index in range(2):
                 image = np.full((48, 64, 3), 100 * index, np.uint8)
@@ -251,6 +256,14 @@ def _film_and_read() -> None:
             number = sum(1 for _ in reader)
     if number != 2:
         raise RuntimeError(f"wrote 2 frames, read {number}")
+
+
+def _temporary_folder() -> Path | None:
+    """Where libraries and reports put what they need for moments; None where no place can be written to."""
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError:
+        return None
 
 
 def _opencv(name: str) -> Iterator[Finding]:
@@ -288,14 +301,17 @@ def _disk(name: str) -> Iterator[Finding]:
 
     places = (
         ("results", Path.cwd(), "diffusionpose predict VIDEO --out ANOTHER_FOLDER"),
-        ("temporary", Path(tempfile.gettempdir()), "export TMPDIR=ANOTHER_FOLDER"),
+        ("temporary", _temporary_folder(), "export TMPDIR=ANOTHER_FOLDER"),
         ("models", Path(constants.HF_HUB_CACHE), "export HF_HOME=ANOTHER_FOLDER"),
     )
     for what, folder, mend in places:
+        title = f"{name}, {what}"
+        if folder is None:
+            yield Finding(title, "broken", "no folder for them can be written to", mend)
+            continue
         there = next(one for one in (folder, *folder.parents) if one.exists())
         free = shutil.disk_usage(there).free
         detail = f"{free / 2**30:.1f} GiB free for {folder}"
-        title = f"{name}, {what}"
         if not os.access(there, os.W_OK):
             yield Finding(title, "broken", f"no right to write to {folder}", mend)
         elif free < LEAST_FREE:
