@@ -1,5 +1,6 @@
 """What `doctor` says of installations that are whole, and of faked ones that are not."""
 
+import json
 import shutil
 import sys
 from importlib.metadata import version
@@ -177,8 +178,28 @@ def test_a_scan_that_was_not_built_is_slow(monkeypatch):
     monkeypatch.setattr(native_scan, "is_available", lambda: False)
     (found, *_) = checked(monkeypatch, "selective scan")
     assert found.status == "slow"
-    assert found.mend.startswith("pip install ")
-    assert found.mend.endswith(" diffusionpose")
+    assert found.mend == doctor._again()
+
+
+@pytest.mark.parametrize(
+    ("origin", "source"),
+    [
+        ({"url": "file:///home/me/diffusionpose", "dir_info": {}}, "/home/me/diffusionpose"),
+        ({"url": "file:///a%20b", "dir_info": {"editable": True}}, "--editable '/a b'"),
+        (
+            {"url": "https://host/it.git", "vcs_info": {"vcs": "git", "commit_id": "1"}},
+            "git+https://host/it.git",
+        ),
+        ({"url": "file:///a/diffusionpose.whl", "archive_info": {}}, "SOURCE_FOLDER"),
+        (None, "SOURCE_FOLDER"),
+    ],
+)
+def test_the_package_is_installed_anew_from_where_it_came(packages, tmp_path, origin, source):
+    """No index of packages has it."""
+    packages("diffusionpose", "0.1.0")
+    if origin is not None:
+        (tmp_path / "diffusionpose-0.1.0.dist-info/direct_url.json").write_text(json.dumps(origin))
+    assert doctor._again() == (f"pip install --force-reinstall --no-deps --no-cache-dir {source}")
 
 
 def test_codecs_that_are_missing_are_named(monkeypatch):

@@ -1,18 +1,23 @@
 """What this installation has, and whether its parts work: each finding is one line, and ends with the command that mends it."""
 
 import importlib
+import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from pathlib import Path
 from typing import Literal, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from diffusionpose.errors import first_line, install_command
 from diffusionpose.paths import temporary_folder
@@ -42,7 +47,6 @@ LEAST_FREE = 2**30
 WORTH_IT = 1.2
 """Ratio of times from which on the other precision is worth its differences."""
 _AGAIN = "pip install --force-reinstall --no-deps"
-_OURS = f"{_AGAIN} --no-cache-dir diffusionpose"
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def examine() -> Iterator[Finding]:
             yield from check.run(name)
         except Exception as error:  # noqa: BLE001 - whatever a part raises is what this report is for
             detail = f"{type(error).__name__}: {first_line(error)}"
-            yield Finding(name, "broken", detail, check.mend)
+            yield Finding(name, "broken", detail, check.mend or _again())
     for extra, package in EXTRAS.items():
         found = _version(package)
         if found:
@@ -86,6 +90,21 @@ def examine() -> Iterator[Finding]:
         else:
             detail = f"{package} is not installed"
             yield Finding(f"extra {extra}", "absent", detail, install_command(extra))
+
+
+def _again() -> str:
+    """The command that installs this package anew: from where it came, for it is in no index of packages."""
+    source = "SOURCE_FOLDER"
+    with suppress(PackageNotFoundError, ValueError, KeyError):
+        origin = json.loads(distribution("diffusionpose").read_text("direct_url.json") or "{}")
+        url = origin["url"]
+        # A wheel has what it has: only sources are built anew.
+        if "dir_info" in origin:
+            folder = shlex.quote(url2pathname(urlsplit(url).path))
+            source = f"--editable {folder}" if origin["dir_info"].get("editable") else folder
+        elif "vcs_info" in origin:
+            source = shlex.quote(f"{origin['vcs_info']['vcs']}+{url}")
+    return f"{_AGAIN} --no-cache-dir {source}"
 
 
 def _version(package: str) -> str | None:
@@ -142,7 +161,7 @@ def _scan(name: str) -> Iterator[Finding]:
     u, b = torch.ones(1, 16, 40), torch.ones(1, 16, 40)
     y = selective_scan(u, 0.1 * u, -torch.ones(16, 16), b, b)
     if not torch.isfinite(y).all():
-        yield Finding(name, "broken", "the scan of ones is not finite", _OURS)
+        yield Finding(name, "broken", "the scan of ones is not finite", _again())
     if native_scan.is_available():
         yield Finding(name, "ok", f"native library, {native_scan.vectors()[-1]} vectors")
     elif sys.platform == "win32":
@@ -151,7 +170,7 @@ def _scan(name: str) -> Iterator[Finding]:
         )
     else:
         detail = "torch: the native library was not built; where there is a C++ compiler"
-        yield Finding(name, "slow", detail, _OURS)
+        yield Finding(name, "slow", detail, _again())
     if torch.cuda.is_available():
         if engine_for(torch.device("cuda"), torch.float32) == "triton":
             yield Finding(f"{name}, CUDA", "ok", "Triton")
@@ -321,16 +340,16 @@ def _disk(name: str) -> Iterator[Finding]:
 
 
 class _Check(NamedTuple):
-    """What looks at a part, and what mends the part if that raises."""
+    """What looks at a part, and what mends the part if that raises; our own where it is left out."""
 
     run: Callable[[str], Iterator[Finding]]
-    mend: str
+    mend: str = ""
 
 
 _CHECKS = {
     "torch": _Check(_torch, "pip install --force-reinstall torch"),
-    "selective scan": _Check(_scan, _OURS),
-    "model": _Check(_model, _OURS),
+    "selective scan": _Check(_scan),
+    "model": _Check(_model),
     "detector": _Check(_detector, f"{_AGAIN} onnxruntime"),
     "video": _Check(_video, f"{_AGAIN} --only-binary :all: av"),
     "opencv": _Check(_opencv, f"{_AGAIN} opencv-python-headless"),
