@@ -1,12 +1,13 @@
-"""What a process may use of its machine."""
+"""What a process may use of its machine, and that it can be set up where things are missing."""
 
+import ctypes
 import os
 
 import pytest
 
 from diffusionpose import process
 from diffusionpose.batch.workers import default_number
-from diffusionpose.process import usable_cores
+from diffusionpose.process import prepare_process, usable_cores
 
 
 @pytest.mark.parametrize(
@@ -38,3 +39,15 @@ def test_systems_without_affinity_have_the_cores_of_the_machine(monkeypatch, tmp
     for known, cores in ((6, 6), (None, 1)):
         monkeypatch.setattr(os, "cpu_count", lambda known=known: known)
         assert usable_cores() == cores
+
+
+@pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])
+def test_a_system_without_glibc_is_set_up_all_the_same(monkeypatch, error):
+    """Windows' loader takes no None."""
+
+    def fails(_):
+        raise error
+
+    monkeypatch.setenv("GOMP_SPINCOUNT", "1")
+    monkeypatch.setattr(ctypes, "CDLL", fails)
+    prepare_process()

@@ -25,7 +25,8 @@ def prepare_process() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         # Read when torch is imported. GNU OpenMP's threads spin for this long, some 30 us, before they sleep.
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    with suppress(AttributeError, OSError):  # no glibc
+    # No glibc: Windows does not even take None.
+    with suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         trim_threshold, top_pad, mmap_threshold = -1, -2, -3
         mallopt(mmap_threshold, 1 << 30)
