@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -51,3 +53,12 @@ def test_a_system_without_glibc_is_set_up_all_the_same(monkeypatch, error):
     monkeypatch.setenv("GOMP_SPINCOUNT", "1")
     monkeypatch.setattr(ctypes, "CDLL", fails)
     prepare_process()
+
+
+def test_streams_that_are_closed_are_no_hindrance(made_video, made_boxes, tmp_path):
+    """As some services are started. With the bundled model: transformers, which others import, mends stderr."""
+    code = "import os, sys; [os.close(n) for n in range(3)]; os.execv(sys.executable, sys.argv[1:])"
+    command = [sys.executable, "-m", "diffusionpose", "predict", made_video]
+    command += ["--boxes", made_boxes, "--out", tmp_path / "out"]
+    assert subprocess.run([sys.executable, "-c", code, *map(str, command)]).returncode == 0
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".json", ".mp4"}

@@ -45,15 +45,6 @@ def test_predict_writes_what_it_says(predict, made_video, tmp_path):
     assert str(tmp_path) not in json.dumps(result)
 
 
-def test_streams_that_are_closed_are_no_hindrance(made_video, made_boxes, tmp_path):
-    """As some services are started. With the bundled model: transformers, which others import, mends stderr."""
-    code = "import os, sys; [os.close(n) for n in range(3)]; os.execv(sys.executable, sys.argv[1:])"
-    command = [sys.executable, "-m", "diffusionpose", "predict", made_video]
-    command += ["--boxes", made_boxes, "--out", tmp_path / "out"]
-    assert subprocess.run([sys.executable, "-c", code, *map(str, command)]).returncode == 0
-    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".json", ".mp4"}
-
-
 def test_one_is_told_in_the_singular(capsys):
     cli.say(Outcome((Path("a.poses.json"),), VideoVerdict(1, 1, Fraction(1, 25)), 1), quiet=False)
     assert capsys.readouterr().out == "1 frame, 1 person:\n  a.poses.json\n"
