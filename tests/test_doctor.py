@@ -1,5 +1,6 @@
 """What `doctor` says of installations that are whole, and of faked ones that are not."""
 
+import json
 import shutil
 import sys
 from importlib.metadata import version
@@ -102,6 +103,26 @@ def test_a_full_disk_and_one_that_may_not_be_written_to(monkeypatch, tmp_path):
     assert models.detail.startswith("7.0 GiB free")
 
 
+@pytest.fixture
+def no_temporary_folder(monkeypatch, tmp_path):
+    """A container whose disks are all read-only."""
+    monkeypatch.setattr(doctor.tempfile, "tempdir", None)
+    absent = [str(tmp_path / "absent")]
+    monkeypatch.setattr(doctor.tempfile, "_candidate_tempdir_list", lambda: absent)
+
+
+def test_no_place_for_temporary_files_is_named(monkeypatch, no_temporary_folder):
+    results, temporary, models = checked(monkeypatch, "disk")
+    assert (results.status, temporary.status, models.status) == ("ok", "broken", "ok")
+    assert temporary.mend == "export TMPDIR=ANOTHER_FOLDER"
+
+
+def test_no_place_for_temporary_files_is_no_fault_of_video(monkeypatch, no_temporary_folder):
+    (video, _) = checked(monkeypatch, "video")
+    assert video.status == "ok"
+    assert "untried" in video.detail
+
+
 @pytest.mark.parametrize(
     ("threads", "setting", "status", "mend"),
     [
@@ -157,8 +178,28 @@ def test_a_scan_that_was_not_built_is_slow(monkeypatch):
     monkeypatch.setattr(native_scan, "is_available", lambda: False)
     (found, *_) = checked(monkeypatch, "selective scan")
     assert found.status == "slow"
-    assert found.mend.startswith("pip install ")
-    assert found.mend.endswith(" diffusionpose")
+    assert found.mend == doctor._again()
+
+
+@pytest.mark.parametrize(
+    ("origin", "source"),
+    [
+        ({"url": "file:///home/me/diffusionpose", "dir_info": {}}, "/home/me/diffusionpose"),
+        ({"url": "file:///a%20b", "dir_info": {"editable": True}}, "--editable '/a b'"),
+        (
+            {"url": "https://host/it.git", "vcs_info": {"vcs": "git", "commit_id": "1"}},
+            "git+https://host/it.git",
+        ),
+        ({"url": "file:///a/diffusionpose.whl", "archive_info": {}}, "SOURCE_FOLDER"),
+        (None, "SOURCE_FOLDER"),
+    ],
+)
+def test_the_package_is_installed_anew_from_where_it_came(packages, tmp_path, origin, source):
+    """No index of packages has it."""
+    packages("diffusionpose", "0.1.0")
+    if origin is not None:
+        (tmp_path / "diffusionpose-0.1.0.dist-info/direct_url.json").write_text(json.dumps(origin))
+    assert doctor._again() == (f"pip install --force-reinstall --no-deps --no-cache-dir {source}")
 
 
 def test_codecs_that_are_missing_are_named(monkeypatch):

@@ -42,6 +42,14 @@ def test_a_file_that_is_there_stays(untrained, exported):
     assert exported.read_bytes() == before
 
 
+def test_a_model_too_large_for_one_file_is_refused(untrained, tmp_path, monkeypatch):
+    """torch would put the weights into a second file, which would keep its temporary name."""
+    monkeypatch.setattr(export, "MOST_WEIGHTS", 2**10)
+    with pytest.raises(UsageError, match=r"GiB of weights are too large for an ONNX file"):
+        export.export_onnx(untrained, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_that_differs_is_not_written(untrained, exported, tmp_path, monkeypatch):
     """The file of another network, as a wrong translation would be."""
     monkeypatch.setattr(

@@ -149,6 +149,61 @@ def test_files_that_are_no_export_are_named(tmp_path, engine):
         load_network(tmp_path / "broken.onnx", CPU, engine=engine)
 
 
+def edited(exported, path, edit):
+    """A copy of an exported file with something changed."""
+    model = pytest.importorskip("onnx").load(exported)
+    edit(model)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def _rename_input(model):
+    for node in model.graph.node:
+        node.input[:] = ["pictures" if name == "images" else name for name in node.input]
+    next(one for one in model.graph.input if one.name == "images").name = "pictures"
+
+
+def _forget_numbers(model):
+    floats = (one for one in model.graph.initializer if one.data_type == 1)
+    weights = next(one for one in floats if len(one.raw_data) > 40_000)
+    weights.raw_data = np.full(len(weights.raw_data) // 4, np.nan, np.float32).tobytes()
+
+
+def _narrow(model):
+    (out,) = model.graph.output
+    last = next(node for node in model.graph.node if "heatmaps" in node.output)
+    last.output[:] = ["whole"]
+    onnx = pytest.importorskip("onnx")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0]), "first"))
+    model.graph.node.append(onnx.helper.make_node("Gather", ["whole", "first"], [out.name], axis=1))
+    out.type.tensor_type.shape.dim[1].dim_value = 1
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (_rename_input, "cannot run it"),
+        (_forget_numbers, "are no heatmaps of"),
+        (_narrow, "are no heatmaps of"),
+    ],
+)
+def test_an_exported_file_that_was_edited_is_named(exported, tmp_path, engine, edit, message):
+    path = edited(exported, tmp_path / "edited.onnx", edit)
+    network = load_network(path, CPU, engine=needs(engine))
+    images = torch.zeros((1, 3, 3, *network.config.image_size), dtype=torch.uint8)
+    with pytest.raises(CheckpointError, match=f"edited.onnx: .*{message}"):
+        network.heatmaps(images[:, :, None], torch.zeros(1, 1, *network.noise_shape))
+
+
+def test_a_configuration_nested_without_an_end_is_named(exported, tmp_path):
+    def nest(model):
+        next(one for one in model.metadata_props if one.key == "config").value = "[" * 100_000
+
+    with pytest.raises(CheckpointError, match="its configuration is broken"):
+        load_network(edited(exported, tmp_path / "deep.onnx", nest), CPU)
+
+
 def test_openvino_opens_no_connection(exported):
     """Its package reports every import to its makers, unless kept from it."""
     needs("openvino")

@@ -8,7 +8,6 @@ that they test). Every run is a run folder of `diffusionpose.train`; a suite tha
 import json
 import math
 import multiprocessing
-import os
 import signal
 import sys
 import warnings
@@ -31,6 +30,7 @@ from diffusionpose.metrics.pck import Pck
 from diffusionpose.model.model import DiffusionPose
 from diffusionpose.nn import heatmaps
 from diffusionpose.predict import choose_device
+from diffusionpose.process import usable_cores
 from diffusionpose.recipe import Seed, TrainConfig, read_recipe
 from diffusionpose.train import (
     CHECKPOINT,
@@ -366,7 +366,7 @@ def run_all(jobs: list[Job], workers: int, on_done: Callable[[Job, bool], None])
     """
     check_inputs(jobs, with_present=True)
     context = multiprocessing.get_context("spawn")
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, usable_cores() // workers)
     waiting = [job for job in jobs if not job.is_done]
     seen: set[int] = set()
     for job in waiting:

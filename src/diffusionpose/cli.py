@@ -78,6 +78,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point: what a user can mend becomes one line and an exit code; signals leave nothing half-written."""
+    _open_streams()
     prepare_process()
     # SystemExit unwinds the stack, so that temporary files are removed.
     signal.signal(signal.SIGINT, lambda *_: _stop("interrupted", EXIT_INTERRUPTED))
@@ -95,6 +96,13 @@ def main() -> None:
         if error.errno != errno.ENAMETOOLONG:
             raise
         _fail(f"{str(error.filename)[:40]}...: the name is too long", UsageError.exit_code)
+
+
+def _open_streams() -> None:
+    """Streams that whoever started the process closed: a file opened next would take their place, and a library's words."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _stop(message: str, code: int) -> NoReturn:

@@ -1,20 +1,27 @@
 """What this installation has, and whether its parts work: each finding is one line, and ends with the command that mends it."""
 
 import importlib
+import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from pathlib import Path
 from typing import Literal, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from diffusionpose.errors import first_line, install_command
+from diffusionpose.paths import temporary_folder
+from diffusionpose.process import usable_cores
 from diffusionpose.version import __version__
 
 EXTRAS = {
@@ -40,7 +47,6 @@ LEAST_FREE = 2**30
 WORTH_IT = 1.2
 """Ratio of times from which on the other precision is worth its differences."""
 _AGAIN = "pip install --force-reinstall --no-deps"
-_OURS = f"{_AGAIN} --no-cache-dir diffusionpose"
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ def examine() -> Iterator[Finding]:
             yield from check.run(name)
         except Exception as error:  # noqa: BLE001 - whatever a part raises is what this report is for
             detail = f"{type(error).__name__}: {first_line(error)}"
-            yield Finding(name, "broken", detail, check.mend)
+            yield Finding(name, "broken", detail, check.mend or _again())
     for extra, package in EXTRAS.items():
         found = _version(package)
         if found:
@@ -84,6 +90,21 @@ def examine() -> Iterator[Finding]:
         else:
             detail = f"{package} is not installed"
             yield Finding(f"extra {extra}", "absent", detail, install_command(extra))
+
+
+def _again() -> str:
+    """The command that installs this package anew: from where it came, for it is in no index of packages."""
+    source = "SOURCE_FOLDER"
+    with suppress(PackageNotFoundError, ValueError, KeyError):
+        origin = json.loads(distribution("diffusionpose").read_text("direct_url.json") or "{}")
+        url = origin["url"]
+        # A wheel has what it has: only sources are built anew.
+        if "dir_info" in origin:
+            folder = shlex.quote(url2pathname(urlsplit(url).path))
+            source = f"--editable {folder}" if origin["dir_info"].get("editable") else folder
+        elif "vcs_info" in origin:
+            source = shlex.quote(f"{origin['vcs_info']['vcs']}+{url}")
+    return f"{_AGAIN} --no-cache-dir {source}"
 
 
 def _version(package: str) -> str | None:
@@ -116,8 +137,8 @@ def _torch(name: str) -> Iterator[Finding]:
 
 def _threads(threads: int, physical_cores: int) -> Finding:
     """Too many hinder each other; too few are somebody's setting."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = min(usable or 1, physical_cores or usable or 1)
+    usable = usable_cores()
+    cores = min(usable, physical_cores or usable)
     detail = f"{threads} of torch for {cores} {'core' if cores == 1 else 'cores'}"
     settings = [name for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if os.environ.get(name)]
     if threads > cores:
@@ -140,7 +161,7 @@ def _scan(name: str) -> Iterator[Finding]:
     u, b = torch.ones(1, 16, 40), torch.ones(1, 16, 40)
     y = selective_scan(u, 0.1 * u, -torch.ones(16, 16), b, b)
     if not torch.isfinite(y).all():
-        yield Finding(name, "broken", "the scan of ones is not finite", _OURS)
+        yield Finding(name, "broken", "the scan of ones is not finite", _again())
     if native_scan.is_available():
         yield Finding(name, "ok", f"native library, {native_scan.vectors()[-1]} vectors")
     elif sys.platform == "win32":
@@ -149,7 +170,7 @@ def _scan(name: str) -> Iterator[Finding]:
         )
     else:
         detail = "torch: the native library was not built; where there is a C++ compiler"
-        yield Finding(name, "slow", detail, _OURS)
+        yield Finding(name, "slow", detail, _again())
     if torch.cuda.is_available():
         if engine_for(torch.device("cuda"), torch.float32) == "triton":
             yield Finding(f"{name}, CUDA", "ok", "Triton")
@@ -208,8 +229,12 @@ def _video(name: str) -> Iterator[Finding]:
         detail = f"PyAV {av.__version__} lacks {', '.join(lacking)}"
         yield Finding(name, "broken", detail, _CHECKS[name].mend)
         return
-    _film_and_read()
-    yield Finding(name, "ok", f"PyAV {av.__version__} writes and reads H.264")
+    if _temporary_folder() is None:
+        detail = f"PyAV {av.__version__} has H.264; untried, for want of a temporary folder"
+    else:
+        _film_and_read()
+        detail = f"PyAV {av.__version__} writes and reads H.264"
+    yield Finding(name, "ok", detail)
     lacking = [codec for codec in _OTHER_CODECS if not _has(codec, "r")]
     if lacking:
         detail = f"cannot read {', '.join(lacking)}"
@@ -240,8 +265,8 @@ def _film_and_read() -> None:
     from diffusionpose.structures import Frame
     from diffusionpose.video import VideoWriter, open_video
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "two.mp4"
+    with temporary_folder() as folder:
+        path = folder / "two.mp4"
         with VideoWriter(path, 64, 48, rate=Fraction(25)) as writer:
             for index in range(2):
                 image = np.full((48, 64, 3), 100 * index, np.uint8)
@@ -250,6 +275,14 @@ def _film_and_read() -> None:
             number = sum(1 for _ in reader)
     if number != 2:
         raise RuntimeError(f"wrote 2 frames, read {number}")
+
+
+def _temporary_folder() -> Path | None:
+    """Where libraries and reports put what they need for moments; None where no place can be written to."""
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError:
+        return None
 
 
 def _opencv(name: str) -> Iterator[Finding]:
@@ -287,14 +320,17 @@ def _disk(name: str) -> Iterator[Finding]:
 
     places = (
         ("results", Path.cwd(), "diffusionpose predict VIDEO --out ANOTHER_FOLDER"),
-        ("temporary", Path(tempfile.gettempdir()), "export TMPDIR=ANOTHER_FOLDER"),
+        ("temporary", _temporary_folder(), "export TMPDIR=ANOTHER_FOLDER"),
         ("models", Path(constants.HF_HUB_CACHE), "export HF_HOME=ANOTHER_FOLDER"),
     )
     for what, folder, mend in places:
+        title = f"{name}, {what}"
+        if folder is None:
+            yield Finding(title, "broken", "no folder for them can be written to", mend)
+            continue
         there = next(one for one in (folder, *folder.parents) if one.exists())
         free = shutil.disk_usage(there).free
         detail = f"{free / 2**30:.1f} GiB free for {folder}"
-        title = f"{name}, {what}"
         if not os.access(there, os.W_OK):
             yield Finding(title, "broken", f"no right to write to {folder}", mend)
         elif free < LEAST_FREE:
@@ -304,16 +340,16 @@ def _disk(name: str) -> Iterator[Finding]:
 
 
 class _Check(NamedTuple):
-    """What looks at a part, and what mends the part if that raises."""
+    """What looks at a part, and what mends the part if that raises; our own where it is left out."""
 
     run: Callable[[str], Iterator[Finding]]
-    mend: str
+    mend: str = ""
 
 
 _CHECKS = {
     "torch": _Check(_torch, "pip install --force-reinstall torch"),
-    "selective scan": _Check(_scan, _OURS),
-    "model": _Check(_model, _OURS),
+    "selective scan": _Check(_scan),
+    "model": _Check(_model),
     "detector": _Check(_detector, f"{_AGAIN} onnxruntime"),
     "video": _Check(_video, f"{_AGAIN} --only-binary :all: av"),
     "opencv": _Check(_opencv, f"{_AGAIN} opencv-python-headless"),

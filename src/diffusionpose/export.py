@@ -28,6 +28,8 @@ from diffusionpose.version import __version__
 OPSET = 20
 TOLERANCE = 1e-4
 """Of heatmaps, against torch."""
+MOST_WEIGHTS = 3 * 2**29
+"""Bytes that go into one file: ONNX ends at 2 GiB, and what is left out of it here torch puts into a second file."""
 
 
 class OneStep(nn.Module):
@@ -64,7 +66,7 @@ def export_onnx(name_or_path: str | Path, target: Path, *, overwrite: bool = Fal
         Largest difference of a heatmap's pixel between onnxruntime and torch, on random input of two batch sizes.
 
     Raises:
-        UsageError: If the target is there.
+        UsageError: If the target is there, or the model is too large for one file.
         CheckpointError: If the model cannot be had.
         DiffusionPoseError: If the file's answers are not torch's.
     """
@@ -72,6 +74,12 @@ def export_onnx(name_or_path: str | Path, target: Path, *, overwrite: bool = Fal
         raise UsageError(f"{target} is there: give another --out, or --overwrite")
     folder = find_pretrained(name_or_path)
     model = DiffusionPose.from_pretrained(folder)
+    weights = sum(one.nbytes for one in model.state_dict().values())
+    if weights > MOST_WEIGHTS:
+        raise UsageError(
+            f"{name_or_path}: {weights / 2**30:.1f} GiB of weights are too large for an ONNX file, "
+            f"which holds {MOST_WEIGHTS / 2**30:g} GiB"
+        )
     facts = {
         "diffusionpose": __version__,
         "config": model.config.model_dump_json(),

@@ -204,12 +204,13 @@ class ExportedNetwork(PoseNetwork):
             raise CheckpointError(f"{path}: not a file of 'diffusionpose export'")
         try:
             config = parse(ModelConfig, json.loads(metadata["config"]), str(path))
-        except (ValueError, ConfigError) as error:
+        except (ValueError, RecursionError, ConfigError) as error:
             raise CheckpointError(
                 f"{path}: its configuration is broken ({first_line(error)})"
             ) from None
         facts: dict[str, object] = {"name": path.name, "sha256": metadata.get("weights_sha256")}
         super().__init__(config, engine, facts, flip_test)
+        self._path = path
 
     def _extract(self, cuts: Tensor) -> Tensor:
         return cuts
@@ -224,7 +225,19 @@ class ExportedNetwork(PoseNetwork):
         )
 
     def _one(self, cuts: np.ndarray, x_t: np.ndarray) -> np.ndarray:
-        return self._run(cuts[None], x_t[None])[0]
+        try:
+            (found,) = self._run(cuts[None], x_t[None])
+        except Exception as error:  # the engines' errors share no base
+            reason = first_line(error)
+            raise CheckpointError(
+                f"{self._path}: {self.engine} cannot run it ({reason})"
+            ) from error
+        # Tools that edit such files keep their metadata, whatever becomes of the rest.
+        if found.shape != x_t.shape or not np.isfinite(found).all():
+            raise CheckpointError(
+                f"{self._path}: what it gives are no heatmaps of {x_t.shape}: export it again"
+            )
+        return found
 
 
 def _onnxruntime(content: bytes, path: Path, device: torch.device) -> tuple[Run, dict[str, str]]:

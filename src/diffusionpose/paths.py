@@ -1,6 +1,9 @@
 """What a name may stand for: strangers give pipes, devices and folders where files are meant."""
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from diffusionpose.errors import DiffusionPoseError
@@ -25,6 +28,24 @@ def check_regular(path: Path, error: type[DiffusionPoseError]) -> None:
     if os.path.exists(path) and not os.path.isfile(path):
         kind = "a folder" if os.path.isdir(path) else "a pipe or device"
         raise error(f"{path}: {kind}, not a regular file: give a file")
+
+
+@contextmanager
+def temporary_folder(prefix: str = "diffusionpose-") -> Iterator[Path]:
+    """A folder that is removed at the end of the block.
+
+    Raises:
+        DiffusionPoseError: If none can be made, as in a container that is all read-only.
+    """
+    try:
+        made = tempfile.TemporaryDirectory(prefix=prefix)
+    except OSError as error:
+        raise DiffusionPoseError(
+            f"no temporary folder ({error.strerror}): set TMPDIR to a folder that can be written to",
+            plain=f"no temporary folder ({error.strerror})",
+        ) from error
+    with made as folder:
+        yield Path(folder)
 
 
 def bare_name(name: str) -> str:

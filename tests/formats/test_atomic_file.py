@@ -1,5 +1,7 @@
 """A file that is published or discarded."""
 
+import errno
+import os
 import stat
 import subprocess
 import sys
@@ -46,3 +48,16 @@ def test_a_source_that_is_gone_is_no_hindrance(tmp_path):
     check_target(tmp_path / "there", [tmp_path / "gone"], overwrite=True)
     with pytest.raises(UsageError, match="is the source itself"):
         check_target(tmp_path / "there", [tmp_path / "there"], overwrite=True)
+
+
+def test_a_file_is_synced_by_a_descriptor_that_may_write(tmp_path, monkeypatch):
+    """As Windows wants it, which has none for folders."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def sync(descriptor):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(os, "fsync", sync)
+    AtomicFile(tmp_path / "file").publish()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +17,7 @@ from diffusionpose.app.server import create_app
 from diffusionpose.app.worker import Work, predict_upload
 from diffusionpose.errors import CheckpointError, UsageError
 from diffusionpose.model.pretrained import CONFIG, WEIGHTS, find_pretrained
-from diffusionpose.paths import check_regular
+from diffusionpose.paths import check_regular, temporary_folder
 
 _PATIENCE = 2
 """Seconds that downloads get to end when the server does."""
@@ -81,8 +80,8 @@ def serve(
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with (
         _listen(host, port) as listener,
-        tempfile.TemporaryDirectory(prefix="diffusionpose-app-") as root,
-        closing(Jobs(Path(root), settings, work)) as jobs,
+        temporary_folder("diffusionpose-app-") as root,
+        closing(Jobs(root, settings, work)) as jobs,
     ):
         number = listener.getsockname()[1]
         config = uvicorn.Config(

@@ -28,7 +28,7 @@ from diffusionpose.batch.work import (
     remove_temporaries,
 )
 from diffusionpose.errors import DiffusionPoseError, UsageError, first_line
-from diffusionpose.process import prepare_process
+from diffusionpose.process import prepare_process, usable_cores
 
 Work = Callable[[Job, Load], LedgerEntry]
 GIB = 1 << 30
@@ -61,8 +61,8 @@ class Limits:
 
 
 def default_number() -> int:
-    """Of videos side by side on this machine: one for two cores."""
-    return max(1, (os.cpu_count() or 1) // 2)
+    """Of videos side by side here: one for two cores that may be used."""
+    return max(1, usable_cores() // 2)
 
 
 class Workers:

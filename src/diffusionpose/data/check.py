@@ -4,7 +4,6 @@ Loading refuses a data set at the first malformed file; checking reads the same 
 (`check_rules`). docs/data.md lists the codes.
 """
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +35,7 @@ from diffusionpose.data.posetrack_files import (
     parse_posetrack,
 )
 from diffusionpose.errors import DataError, UsageError
+from diffusionpose.process import usable_cores
 
 LAYOUTS = ("auto", "posetrack17", "posetrack18", "coco")
 """PoseTrack21 has the layout of 18."""
@@ -169,7 +169,7 @@ def _look_at_images(
         files: The images.
         stated: (height, width) that the annotations state.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         results = list(pool.map(rules.image_fault, files))
     images: list[_Image] = []
     for node, place, file, size, result in zip(nodes, places, files, stated, results, strict=True):

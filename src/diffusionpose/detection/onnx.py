@@ -1,9 +1,9 @@
 """Opening ONNX models; onnxruntime is imported with the first of them."""
 
-import os
 from typing import Any
 
 from diffusionpose.errors import CheckpointError, first_line
+from diffusionpose.process import usable_cores
 
 
 def open_session(model: str | bytes, name: str, device: str) -> Any:
@@ -12,7 +12,7 @@ def open_session(model: str | bytes, name: str, device: str) -> Any:
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = min(os.cpu_count() or 1, 4)
+    options.intra_op_num_threads = min(usable_cores(), 4)
     # Spinning threads would starve torch, which works on the same cores in between.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     on_gpu = device.startswith("cuda") and "CUDAExecutionProvider" in ort.get_available_providers()

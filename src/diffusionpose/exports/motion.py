@@ -6,13 +6,13 @@ from the bottom of the picture, z is 0. There is no depth in a single picture: w
 
 import math
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diffusionpose.errors import DataError
+from diffusionpose.paths import temporary_folder
 from diffusionpose.poses import Track, VideoPoses
 
 ANKLE_SHARE = 0.039
@@ -155,7 +155,7 @@ def write_c3d(poses: VideoPoses, track_id: int, height: float, path: Path) -> No
     file["data"]["meta_points"]["residuals"] = np.where(np.isnan(points[..., 0]), -1.0, 0.0).T[None]
     _number_frames(file, int(track.frame_indices[part.start]), len(points))
     # By a name of its own: it takes names in UTF-8 only, and gives the suffix to those without.
-    with tempfile.TemporaryDirectory() as folder:
-        written = Path(folder) / "points.c3d"
+    with temporary_folder() as folder:
+        written = folder / "points.c3d"
         file.write(str(written))
         shutil.copyfile(written, path)

@@ -54,9 +54,9 @@ def explained(path: Path, error: type[DiffusionPoseError] = DiffusionPoseError) 
         raise error(f"cannot write {path}: {cause.strerror or cause}") from cause
 
 
-def _sync(path: Path) -> None:
+def _sync(path: Path, access: int) -> None:
     """To the disk, so that a loss of power after the rename cannot leave an empty file."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, access)
     try:
         os.fsync(descriptor)
     finally:
@@ -90,11 +90,11 @@ class AtomicFile:
     def publish(self) -> None:
         """Moves what was written to its final name."""
         with explained(self.path):
-            _sync(self.temporary)
+            _sync(self.temporary, os.O_RDWR)  # Windows syncs nothing that it may only read
             os.replace(self.temporary, self.path)
             _unpublished.discard(self.temporary)
             with suppress(OSError):  # Windows cannot open a folder
-                _sync(self.path.parent)
+                _sync(self.path.parent, os.O_RDONLY)
 
     def discard(self) -> None:
         """Removes the temporary, if it is still there. Never raises."""

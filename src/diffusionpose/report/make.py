@@ -1,6 +1,5 @@
 """Reports of videos and of results: what is embedded, in what size, and the file."""
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from diffusionpose.errors import DataError
 from diffusionpose.faces import blur_faces
 from diffusionpose.formats import write_text
+from diffusionpose.paths import temporary_folder
 from diffusionpose.poses import VideoPoses
 from diffusionpose.report.insight import Insight, Sheet
 from diffusionpose.report.page import ReportParts, report_html
@@ -118,8 +118,8 @@ def _encoded(
     scale = min(1.0, width / reader.info.width)
     # Even, as H.264 wants it: an edge doubled would move the picture under its poses.
     size = tuple(max(2, round(side * scale / 2) * 2) for side in (reader.info.width, reader.info.height))  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "video.mp4"
+    with temporary_folder() as folder:
+        path = folder / "video.mp4"
         with VideoWriter(path, size[0], size[1], rate=reader.info.average_rate) as writer:
             start: Fraction | None = None
             for frame, found in _together(reader, poses):

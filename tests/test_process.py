@@ -1,0 +1,64 @@
+"""What a process may use of its machine, and that it can be set up where things are missing."""
+
+import ctypes
+import os
+import subprocess
+import sys
+
+import pytest
+
+from diffusionpose import process
+from diffusionpose.batch.workers import default_number
+from diffusionpose.process import prepare_process, usable_cores
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [
+        (None, 8),
+        ("max 100000\n", 8),
+        ("250000 100000\n", 3),
+        ("50000 100000\n", 1),
+        ("1600000 100000\n", 8),
+        ("of another kind", 8),
+        ("1 0", 8),
+    ],
+)
+def test_cores_are_those_of_this_process(monkeypatch, tmp_path, quota, cores):
+    """Not those of the machine: pinned by a queue, or in a container with a quota."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(process, "_QUOTA", tmp_path / "cpu.max")
+    if quota is not None:
+        (tmp_path / "cpu.max").write_text(quota)
+    assert usable_cores() == cores
+    assert default_number() == max(1, cores // 2)
+
+
+def test_systems_without_affinity_have_the_cores_of_the_machine(monkeypatch, tmp_path):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(process, "_QUOTA", tmp_path / "cpu.max")
+    for known, cores in ((6, 6), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda known=known: known)
+        assert usable_cores() == cores
+
+
+@pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])
+def test_a_system_without_glibc_is_set_up_all_the_same(monkeypatch, error):
+    """Windows' loader takes no None."""
+
+    def fails(_):
+        raise error
+
+    monkeypatch.setenv("GOMP_SPINCOUNT", "1")
+    monkeypatch.setattr(ctypes, "CDLL", fails)
+    prepare_process()
+
+
+def test_streams_that_are_closed_are_no_hindrance(made_video, made_boxes, tmp_path):
+    """As some services are started. With the bundled model: transformers, which others import, mends stderr."""
+    code = "import os, sys; [os.close(n) for n in range(3)]; os.execv(sys.executable, sys.argv[1:])"
+    command = [sys.executable, "-m", "diffusionpose", "predict", made_video]
+    command += ["--boxes", made_boxes, "--out", tmp_path / "out"]
+    assert subprocess.run([sys.executable, "-c", code, *map(str, command)]).returncode == 0
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".json", ".mp4"}
