@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 from importlib.metadata import version
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -25,7 +25,9 @@ def packages(tmp_path, monkeypatch):
         lines += [f"Requires-Dist: {one}" for one in requires]
         (info / "METADATA").write_text("\n".join(lines) + "\n")
         if code is not None:
-            monkeypatch.delitem(sys.modules, name, raising=False)
+            # Both, so that what is imported is forgotten in the end.
+            monkeypatch.setitem(sys.modules, name, ModuleType(name))
+            monkeypatch.delitem(sys.modules, name)
             (tmp_path / f"{name}.py").write_text(code)
 
     return install
