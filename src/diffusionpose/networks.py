@@ -317,7 +317,7 @@ def load_network(
         CheckpointError: If the model cannot be had or is broken.
         MissingExtraError: If the engine is not installed.
     """
-    is_exported = Path(name_or_path).suffix == EXPORTED and not Path(name_or_path).is_dir()
+    is_exported = Path(name_or_path).suffix.lower() == EXPORTED and not Path(name_or_path).is_dir()
     engine = engine or ("onnxruntime" if is_exported else "torch")
     if engine not in ENGINES:
         raise UsageError(f"engine {engine!r}: there are {', '.join(ENGINES)}")
