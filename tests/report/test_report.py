@@ -20,7 +20,7 @@ from diffusionpose.poses import VideoPoses
 from diffusionpose.predict import PosePipeline
 from diffusionpose.report import Insight, make_report
 from diffusionpose.report.insight import COLUMNS, MOST_KEPT, SEEDS, Sheet, _Kept, tiles
-from diffusionpose.report.make import embedded_video, thinned
+from diffusionpose.report.make import embedded_video, room, thinned
 from diffusionpose.report.page import MISSING, PLACE_UNIT, ReportParts, ellipse, report_html
 from diffusionpose.structures import FramePoses, VideoIssue
 from diffusionpose.video import open_video
@@ -156,6 +156,11 @@ def test_an_ellipse_by_its_axes():
     assert mean == pytest.approx([50, 20], abs=0.3)
     assert (major, minor) == pytest.approx((8, 2), rel=0.05)
     assert degrees % 180 == pytest.approx(30, abs=1)
+
+
+@pytest.mark.parametrize(("seconds", "times"), [(0, 1), (10, 1), (25, 2.5), (150, 15), (7200, 15)])
+def test_the_page_of_a_long_video_has_room_up_to_a_limit(seconds, times):
+    assert room(seconds) == times
 
 
 def test_too_many_heatmaps_are_thinned_by_frames():
