@@ -107,6 +107,7 @@ def test_a_track_has_a_row_for_every_frame():
     track = POSES.track(3)
     assert len(track) == 3
     assert track.present.tolist() == [True, False, False]
+    assert track.span == slice(0, 1)
     np.testing.assert_array_equal(track.keypoints[0], make_person().keypoints[:, :2])
     np.testing.assert_array_equal(track.box[0], make_person().box)
     for array in (track.keypoints, track.keypoint_scores, track.box, track.box_score, track.score):

@@ -400,6 +400,24 @@ def test_a_part_that_parts_from_the_person_does_not_take_the_id() -> None:
     assert ids_of(track([boxes_of(full)] * 10 + frames, Tracker())) == {1}
 
 
+def test_a_box_around_two_people_takes_nobody_along() -> None:
+    """For two frames it is strong and somebody's own box weak; afterwards it is the other way round."""
+    left, right = person(300.0), person(375.0, height=220.0)
+    both = np.array([left[0], 165.0, right[2], right[3]])
+
+    def frame(index: int) -> Boxes:
+        scores = np.array((0.25, 0.9, 0.5) if index in (30, 31) else (0.4, 0.9, 0.25))
+        there = slice(None, 2 if index < 30 else 3)
+        return Boxes(np.array([left, right, both])[there], scores[there])
+
+    out = track([frame(index) for index in range(60)], Tracker())
+    assert ids_of(out) == {1, 2}
+    for number, box in zip(out[0].boxes.track_ids, out[0].boxes.boxes, strict=True):
+        path = np.stack(list(path_of(out, number).values()))
+        assert len(path) == 60
+        assert pairwise_iou(path, box[None]).min() > 0.9
+
+
 def test_ids_count_up_in_order_of_appearance() -> None:
     people = [person(100.0 + 250 * number) for number in range(4)]
     frames = [boxes_of(*people[: 1 + index // 20]) for index in range(80)]

@@ -51,6 +51,12 @@ class Track:
         """(num_frames,) bool: where the person was found."""
         return ~np.isnan(self.score)
 
+    @property
+    def span(self) -> slice:
+        """From the first to the last frame in which the person was found."""
+        at = np.flatnonzero(self.present)
+        return slice(int(at[0]), int(at[-1]) + 1)
+
     def __len__(self) -> int:
         return len(self.frame_indices)
 

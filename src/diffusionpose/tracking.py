@@ -1,6 +1,7 @@
 """Who is who over time: ids, bridged gaps and steady boxes, a fixed number of frames late.
 
-Boxes are associated frame by frame (as ByteTrack does: strong boxes first, then weak ones). A frame is given out
+Boxes are associated frame by frame (as ByteTrack does: strong boxes first, then weak ones; but people who were just seen
+choose before all others, and among all boxes). A frame is given out
 `lag` frames later, when what follows it is known: so gaps are bridged, false alarms dropped and boxes smoothed without
 trailing behind, with memory for `lag` frames only. Where the detector doubts, the pose decides, if there is a judge of it.
 Lengths are measured in heights of the person and velocities per second, so that neither the size of the picture nor the
@@ -33,8 +34,11 @@ DUPLICATE_IOU, NESTED = 0.7, 0.8
 """Above these, a box (union, or its own area) is the same person as a better box."""
 SHADOW_RUNS = 3
 """So many runs in a row in somebody's box, and a track that was never given out is no person."""
-WEAK_IOU = 0.4
-"""A weak box must fit the prediction this well."""
+WEAK_IOU, WEAK_COST = 0.4, 1.5
+"""A weak box must fit the prediction this well; a strong one is left for it where that costs so much more. A box
+around two people who come close may be the strong one for a moment."""
+LEFT_OUT = 2.5
+"""What it costs to leave somebody who chooses without a box in a frame."""
 MISSED_RUN_DECAY = 0.95
 """Factor on the score of a bridged frame for each detector run that missed the person."""
 
@@ -163,9 +167,13 @@ class Tracker:
         strong = [one for one in sightings if one.score >= self._start_score]
         weak = [one for one in sightings if one.score < self._start_score]
         alive = [track for track in self._tracks if self._is_alive(track, time)]
-        owners = self._match(alive, strong, time)
-        idle = [track for track in alive if track.last.place != self._newest]
-        owners |= self._match(idle, weak, time, least_iou=WEAK_IOU)
+        # What is no person yet, a part of somebody perhaps, chooses after the people who were seen just now.
+        last_run = self._runs[-2] if len(self._runs) > 1 else 0
+        first = [track for track in alive if track.is_sure and track.last.place >= last_run]
+        owners = self._match(first, sightings, time, choosing=True)
+        for those in (strong, weak):
+            idle = [track for track in alive if track.last.place != self._newest]
+            owners |= self._match(idle, [one for one in those if one not in owners], time)
         # Weak boxes start tracks too, silent ones: they give a person who is recognised later a past.
         for one in (*strong, *weak):
             others = [other.box for other in owners]
@@ -196,15 +204,25 @@ class Tracker:
         tracks: Sequence[Candidate],
         sightings: Sequence[Sighting],
         time: float,
-        least_iou: float = 0.0,
+        *,
+        choosing: bool = False,
     ) -> dict[Sighting, Candidate]:
-        """Best assignment of sightings to tracks, which are prolonged with them."""
+        """Best assignment of sightings to tracks, which are prolonged with them.
+
+        As many as can be get one; those who are `choosing` among strong and weak ones would rather have none than a bad
+        one, or somebody who is hidden would push the next person from the own box to a worse.
+        """
         if not tracks or not sightings:
             return {}
-        cost = self._costs(tracks, sightings, time, least_iou)
-        # A finite stand-in: the solver refuses a matrix in which inf cannot be avoided.
-        rows, columns = linear_sum_assignment(np.where(np.isfinite(cost), cost, 1e6))
-        pairs = [(row, column) for row, column in zip(rows, columns, strict=True)]
+        cost = self._costs(tracks, sightings, time)
+        if choosing:
+            cost += WEAK_COST * np.array([one.score < self._start_score for one in sightings])
+        # A column for each track that gets no box, and a finite stand-in: the solver refuses a matrix in which inf
+        # cannot be avoided.
+        none = np.full((len(tracks), len(tracks)), LEFT_OUT if choosing else 1e5)
+        padded = np.hstack([np.where(np.isfinite(cost), cost, 1e6), none])
+        rows, columns = linear_sum_assignment(padded)
+        pairs = [(r, c) for r, c in zip(rows, columns, strict=True) if c < len(sightings)]
         owners = {
             sightings[column]: tracks[row]
             for row, column in pairs
@@ -219,7 +237,6 @@ class Tracker:
         tracks: Sequence[Candidate],
         sightings: Sequence[Sighting],
         time: float,
-        least_iou: float,
     ) -> np.ndarray:
         """(tracks, sightings): how badly each fits, inf where it cannot be."""
         expected = np.stack([track.predict(time) for track in tracks])
@@ -237,8 +254,10 @@ class Tracker:
         overlap = pairwise_iou(expected, seen)
         # People known for long and seen just now have the first claim.
         young = np.array([len(track.sightings) < self._min_hits for track in tracks])
+        weak = np.array([one.score < self._start_score for one in sightings])
         cost = distance / reach + (1 - overlap) + ratio + (0.3 * young + 0.3 * unseen)[:, None]
-        fits = (nearest <= reach) & (ratio <= np.log(MAX_SIZE_RATIO)) & (overlap >= least_iou)
+        fits = (nearest <= reach) & (ratio <= np.log(MAX_SIZE_RATIO))
+        fits &= (overlap >= WEAK_IOU) | ~weak
         return np.where(fits, cost, np.inf)
 
     # --- who is a person though the detector doubts

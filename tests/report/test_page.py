@@ -3,6 +3,7 @@
 import shutil
 import time
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 
@@ -152,3 +153,35 @@ def test_no_mark_of_a_chart_is_cut(browser, tmp_path):
     assert len(starts) == 5
     assert not inked[0]
     assert not inked[-1]
+
+
+def test_who_comes_later_is_drawn_then_and_only_then(browser, tmp_path):
+    person = POSES[0].people[0]
+    frames = [FramePoses(n, Fraction(n, 25), (person,) if n == 2 else ()) for n in range(4)]
+    poses = VideoPoses.from_frames(POSES.header, frames, POSES.verdict)
+    (tmp_path / "a.html").write_text(report_html(poses, ReportParts()), "utf-8")
+    page = browser.new_page()
+    page.goto((tmp_path / "a.html").as_uri())
+    for frame in range(4):
+        is_drawn = page.evaluate(
+            """() => {
+              const { width, height } = document.getElementById("overlay");
+              const drawn = document.getElementById("overlay").getContext("2d").getImageData(0, 0, width, height).data;
+              return new Set(new Uint32Array(drawn.buffer)).size > 8;  // edges of the backdrop have some
+            }"""
+        )
+        assert is_drawn == (frame == 2), frame
+        page.click("#forth")
+
+
+def test_a_very_long_video_can_be_gone_through(browser, tmp_path):
+    num_frames, person = 70_000, POSES[0].people[0]
+    frames = [FramePoses(n, Fraction(n, 25), (person,)) for n in range(num_frames)]
+    poses = VideoPoses.from_frames(POSES.header, frames, POSES.verdict)
+    (tmp_path / "a.html").write_text(report_html(poses, ReportParts()), "utf-8")
+    complaints, page = [], browser.new_page()
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto((tmp_path / "a.html").as_uri())
+    page.click("#forth")
+    assert page.inner_text("#clock").startswith(f"frame 1 of {num_frames - 1}")
+    assert complaints == []

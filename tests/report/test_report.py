@@ -4,6 +4,7 @@ import base64
 import json
 import re
 from dataclasses import replace
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
@@ -12,15 +13,16 @@ import numpy as np
 import pytest
 import torch
 
+from diffusionpose.angles import ANGLES
 from diffusionpose.errors import DataError
 from diffusionpose.nn import heatmaps
 from diffusionpose.poses import VideoPoses
 from diffusionpose.predict import PosePipeline
 from diffusionpose.report import Insight, make_report
 from diffusionpose.report.insight import COLUMNS, MOST_KEPT, SEEDS, Sheet, _Kept, tiles
-from diffusionpose.report.make import embedded_video, thinned
+from diffusionpose.report.make import embedded_video, room, thinned
 from diffusionpose.report.page import MISSING, PLACE_UNIT, ReportParts, ellipse, report_html
-from diffusionpose.structures import VideoIssue
+from diffusionpose.structures import FramePoses, VideoIssue
 from diffusionpose.video import open_video
 from tests.exports.test_exports import POSES
 
@@ -59,6 +61,29 @@ def test_places_come_back_to_an_eighth_of_a_pixel():
     assert scores[0, 0] == 191
     assert scores[1].max() == 0
     assert unpacked(two["filled"], np.uint8).sum() == 1
+
+
+def test_somebody_who_passes_by_takes_the_room_of_these_frames_alone():
+    person = POSES[0].people[0]
+    frames = [
+        FramePoses(index, Fraction(index, 25), (person,) if 100 <= index < 110 else ())
+        for index in range(400)
+    ]
+    poses = VideoPoses.from_frames(POSES.header, frames, POSES.verdict)
+    (packed,) = payload_of(report_html(poses, ReportParts()))["people"]
+    assert packed["first"] == 100
+    places = unpacked(packed["places"], "<i2").reshape(10, 15, 2)
+    known = np.isfinite(person.keypoints[:, :2])
+    expected = np.broadcast_to(person.keypoints[:, :2], places.shape)[:, known[:, 0]]
+    np.testing.assert_allclose(places[:, known[:, 0]] * PLACE_UNIT, expected, atol=PLACE_UNIT / 2)
+    for name, kind, number in (
+        ("scores", np.uint8, 15),
+        ("filled", np.uint8, 15),
+        ("boxes", "<i2", 4),
+        ("lengths", "<i2", len(POSES.header.limbs)),
+        ("angles", "<i2", len(ANGLES)),
+    ):
+        assert unpacked(packed[name], kind).size == 10 * number, name
 
 
 def test_a_name_cannot_break_out_of_the_page():
@@ -131,6 +156,11 @@ def test_an_ellipse_by_its_axes():
     assert mean == pytest.approx([50, 20], abs=0.3)
     assert (major, minor) == pytest.approx((8, 2), rel=0.05)
     assert degrees % 180 == pytest.approx(30, abs=1)
+
+
+@pytest.mark.parametrize(("seconds", "times"), [(0, 1), (10, 1), (25, 2.5), (150, 15), (7200, 15)])
+def test_the_page_of_a_long_video_has_room_up_to_a_limit(seconds, times):
+    assert room(seconds) == times
 
 
 def test_too_many_heatmaps_are_thinned_by_frames():

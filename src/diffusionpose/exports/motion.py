@@ -85,12 +85,6 @@ def markers(poses: VideoPoses, track: Track, height: float) -> np.ndarray:
     return scale * points
 
 
-def span(track: Track) -> slice:
-    """From the first to the last frame in which the person was found."""
-    at = np.flatnonzero(track.present)
-    return slice(int(at[0]), int(at[-1]) + 1)
-
-
 def frame_rate(poses: VideoPoses) -> float:
     """Frames a second of the whole result; 30 where one frame leaves it open."""
     times = poses.frame_times
@@ -100,7 +94,7 @@ def frame_rate(poses: VideoPoses) -> float:
 def write_trc(poses: VideoPoses, track_id: int, height: float, path: Path, name: str) -> None:
     """Tab-separated, as OpenSim reads it; cells of missing markers are empty. Times are those of the frames."""
     track = poses.track(track_id)
-    part = span(track)
+    part = track.span
     points, times = markers(poses, track, height)[part], track.times[part]
     frames = track.frame_indices[part]
     labels = [OPENSIM_NAMES.get(joint, joint) for joint in poses.header.joints]
@@ -141,7 +135,7 @@ def write_c3d(poses: VideoPoses, track_id: int, height: float, path: Path) -> No
     import ezc3d
 
     track = poses.track(track_id)
-    part = span(track)
+    part = track.span
     points = markers(poses, track, height)[part]
     file = ezc3d.c3d()
     file["parameters"]["POINT"]["UNITS"]["value"] = ["m"]

@@ -22,6 +22,8 @@ WIDTHS = (960, 640, 426)
 VIDEO_BYTES, SHEET_BYTES = 5_500_000, 4_500_000
 """For `SECONDS` of video; base64 makes four bytes of three, and a report of so much stays below 15 MB."""
 SECONDS = 10
+MOST_ROOM = 15
+"""Times that room, however long the video: what is larger no browser opens."""
 
 
 def compose_report(
@@ -45,7 +47,7 @@ def compose_report(
         DataError: If the video is not that of the result.
     """
     video, size = None, (0, 0)
-    allowance = max(1.0, float(poses.verdict.duration) / SECONDS)
+    allowance = room(float(poses.verdict.duration))
     if reader is not None:
         _check_same(reader, poses)
         video, size = embedded_video(reader, poses, VIDEO_BYTES * allowance, hide_faces=hide_faces)
@@ -58,6 +60,11 @@ def compose_report(
         timings=timings,
     )
     return report_html(poses, parts)
+
+
+def room(seconds: float) -> float:
+    """How often what is allowed for `SECONDS` of video is allowed for so many."""
+    return min(max(1.0, seconds / SECONDS), MOST_ROOM)
 
 
 def make_report(

@@ -103,8 +103,9 @@ def payload(poses: VideoPoses, parts: ReportParts) -> dict[str, object]:
 
 
 def _person(poses: VideoPoses, track_id: int) -> dict[str, object]:
-    track = poses.track(track_id)
-    found = judge(poses, track_id)
+    """One track; its rows go from its first to its last frame: a crowd that passes by must not make the page large."""
+    track, found = poses.track(track_id), judge(poses, track_id)
+    part = track.span
     filled = np.zeros(track.keypoint_scores.shape, np.uint8)
     filled[track.present] = poses.filled[poses.track_id == track_id]
     red, green, blue = track_colour(track_id)
@@ -113,12 +114,13 @@ def _person(poses: VideoPoses, track_id: int) -> dict[str, object]:
         "colour": f"rgb({red} {green} {blue})",
         "numFrames": int(track.present.sum()),
         "score": round(float(np.nanmean(track.score)), 3),
-        "places": _packed(track.keypoints / PLACE_UNIT, np.int16),
-        "scores": _packed(np.nan_to_num(track.keypoint_scores) * 255, np.uint8),
-        "filled": _packed(filled, np.uint8),
-        "boxes": _packed(track.box / PLACE_UNIT, np.int16),
-        "lengths": _packed(found.lengths / SHARE_UNIT, np.int16),
-        "angles": _packed(found.angles, np.int16),
+        "first": part.start,
+        "places": _packed(track.keypoints[part] / PLACE_UNIT, np.int16),
+        "scores": _packed(np.nan_to_num(track.keypoint_scores[part]) * 255, np.uint8),
+        "filled": _packed(filled[part], np.uint8),
+        "boxes": _packed(track.box[part] / PLACE_UNIT, np.int16),
+        "lengths": _packed(found.lengths[part] / SHARE_UNIT, np.int16),
+        "angles": _packed(found.angles[part], np.int16),
         "flags": [[flag.frame, flag.what, flag.why] for flag in found.flags],
     }
 

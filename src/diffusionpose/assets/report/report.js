@@ -17,11 +17,13 @@
     places: int16(p.places), scores: bytes(p.scores), filled: bytes(p.filled),
     boxes: int16(p.boxes), lengths: int16(p.lengths), angles: int16(p.angles),
   }));
+  // A person's rows go from the first frame to the last one: in others there is nothing to read.
+  const isPresent = (p, frame) => (p.boxes[4 * (frame - p.first)] ?? missing) !== missing;
+  const box = (p, frame) => p.boxes.subarray(4 * (frame - p.first), 4 * (frame - p.first) + 4);
   const at = (p, frame, joint) => {
-    const n = 2 * (frame * numJoints + joint), x = p.places[n];
+    const n = 2 * ((frame - p.first) * numJoints + joint), x = p.places[n] ?? missing;
     return x === missing ? null : { x: x * place, y: p.places[n + 1] * place, s: p.scores[n / 2] / 255 };
   };
-  const isPresent = (p, frame) => p.boxes[4 * frame] !== missing;
   const position = new Map(data.frames.map((index, n) => [index, n]));
   const counted = (number, one, many = `${one}s`) => `${number} ${number === 1 ? one : many}`;
   const words = (name) => name.replaceAll("_", " ");
@@ -124,7 +126,7 @@
   }
   function skeleton(g, p, frame, scale, isChosen) {
     if (!isPresent(p, frame)) return;
-    const side = Math.max(p.boxes[4 * frame + 2] - p.boxes[4 * frame], p.boxes[4 * frame + 3] - p.boxes[4 * frame + 1]) * place;
+    const [x0, y0, x1, y1] = box(p, frame), side = Math.max(x1 - x0, y1 - y0) * place;
     const line = Math.min(16, Math.max(1.6, 0.014 * side * scale));
     const spots = data.joints.map((_, joint) => at(p, frame, joint));
     g.lineCap = "round";
@@ -149,7 +151,7 @@
       g.beginPath(); g.arc(spot.x * scale, spot.y * scale, line * (chosen ? 1.7 : 1.05), 0, 7);
       g.fillStyle = COLOURS[data.sides[joint]]; g.fill();
       g.lineWidth = chosen ? 2.5 : 1; g.strokeStyle = chosen ? "#ffffff" : "#101216"; g.stroke();
-      if (p.filled[frame * numJoints + joint]) { g.setLineDash([2, 2]); g.strokeStyle = "#fff"; g.stroke(); g.setLineDash([]); }
+      if (p.filled[(frame - p.first) * numJoints + joint]) { g.setLineDash([2, 2]); g.strokeStyle = "#fff"; g.stroke(); g.setLineDash([]); }
     });
     g.globalAlpha = 1;
   }
@@ -185,7 +187,7 @@
     if (chosen && $("show-heat").checked) heatOver(g, chosen, scale);
     people.forEach((p, n) => skeleton(g, p, state.frame, scale, n === state.person));
     if (people.length > 1 && chosen && isPresent(chosen, state.frame)) {
-      const [x0, y0, x1, y1] = chosen.boxes.subarray(4 * state.frame, 4 * state.frame + 4);
+      const [x0, y0, x1, y1] = box(chosen, state.frame);
       g.strokeStyle = chosen.colour; g.lineWidth = 2;
       g.strokeRect(x0 * place * scale, y0 * place * scale, (x1 - x0) * place * scale, (y1 - y0) * place * scale);
     }
@@ -206,6 +208,16 @@
 
   // ---------------------------------------------------------------- charts
   const xOf = (frame, w, left) => left + (w - left) * (frame + 0.5) / Math.max(1, numFrames);
+  // Of a long video many frames share a pixel: they are drawn as one, or each step would take seconds.
+  const sharing = (w, left) => Math.max(1, Math.floor(numFrames / Math.max(1, w - left)));
+  function valuesOf(frames, value) {
+    const found = [];
+    for (let frame = frames[0]; frame < Math.min(frames[1], numFrames); frame++) {
+      const v = value(frame);
+      if (v !== null) found.push(v);
+    }
+    return found;
+  }
   function playhead(g, w, h, left) {
     g.fillStyle = colour("flag");
     g.fillRect(Math.round(xOf(state.frame, w, left)), 0, 1.5, h);
@@ -216,20 +228,21 @@
     $("scores-card").hidden = !p;
     if (!p) return;
     const [g, w, h] = fit($("scores"), numJoints * ROW + 2);
-    const step = (w - LEFT) / numFrames;
+    const step = (w - LEFT) / numFrames, shared = sharing(w, LEFT);
     g.font = "12px system-ui, sans-serif"; g.textBaseline = "middle";
     for (let joint = 0; joint < numJoints; joint++) {
       const y = joint * ROW;
       g.fillStyle = joint === state.joint ? colour("ink") : colour("quiet");
       g.font = `${joint === state.joint ? "600 " : ""}12px system-ui, sans-serif`;
       g.fillText(words(data.joints[joint]), 0, y + ROW / 2);
-      for (let frame = 0; frame < numFrames; frame++) {
-        if (!isPresent(p, frame)) continue;
-        const score = p.scores[frame * numJoints + joint] / 255;
+      for (let frame = 0; frame < numFrames; frame += shared) {
+        const found = valuesOf([frame, frame + shared], (one) => isPresent(p, one) ? p.scores[(one - p.first) * numJoints + joint] / 255 : null);
+        if (!found.length) continue;
+        const score = found.reduce((sum, one) => sum + one) / found.length;
         // From a dark violet over teal to a pale yellow: order survives any colour vision and grey.
         const hue = 275 - 215 * score, light = 22 + 62 * score;
         g.fillStyle = `hsl(${hue} ${70 - 10 * score}% ${light}%)`;
-        g.fillRect(LEFT + frame * step, y + 1, step + 0.6, ROW - 2);
+        g.fillRect(LEFT + frame * step, y + 1, shared * step + 0.6, ROW - 2);
       }
     }
     playhead(g, w, h, LEFT);
@@ -257,12 +270,16 @@
   function line(g, w, h, left, low, high, value, stroke, thick) {
     g.strokeStyle = stroke; g.lineWidth = thick; g.beginPath();
     let isOn = false;
-    for (let frame = 0; frame < numFrames; frame++) {
-      const v = value(frame);
-      if (v === null) { isOn = false; continue; }
-      const x = xOf(frame, w, left), y = yOf(v, low, high, h);
-      if (isOn) g.lineTo(x, y); else g.moveTo(x, y);
-      isOn = true;
+    const shared = sharing(w, left);
+    for (let frame = 0; frame < numFrames; frame += shared) {
+      const found = valuesOf([frame, frame + shared], value);
+      if (!found.length) { isOn = false; continue; }
+      // Both ends of what it covers there: no peak is lost.
+      for (const v of found.length > 1 ? [Math.min(...found), Math.max(...found)] : found) {
+        const x = xOf(frame, w, left), y = yOf(v, low, high, h);
+        if (isOn) g.lineTo(x, y); else g.moveTo(x, y);
+        isOn = true;
+      }
     }
     g.stroke();
   }
@@ -272,13 +289,11 @@
     if (!p) return;
     $("joint-title").textContent = `Path of the ${words(data.joints[state.joint])}, person ${p.id}`;
     const [g, w, h] = fit($("path"), 190);
-    const values = [0, 1].map((axis) => (frame) => {
-      const v = p.places[2 * (frame * numJoints + state.joint) + axis];
-      return v === missing ? null : v * place;
-    });
-    const known = values.flatMap((value) => data.frames.map((_, n) => value(n)).filter((v) => v !== null));
+    const values = ["x", "y"].map((axis) => (frame) => at(p, frame, state.joint)?.[axis] ?? null);
+    const known = values.flatMap((value) => valuesOf([0, numFrames], value));
     if (known.length) {
-      const low = Math.min(...known) - 5, high = Math.max(...known) + 5, gap = Math.pow(10, Math.floor(Math.log10(high - low)));
+      const [lowest, highest] = known.reduce(([least, most], v) => [Math.min(least, v), Math.max(most, v)], [Infinity, -Infinity]);
+      const low = lowest - 5, high = highest + 5, gap = Math.pow(10, Math.floor(Math.log10(high - low)));
       const marks = []; for (let m = Math.ceil(low / gap) * gap; m <= high; m += gap) marks.push(Math.round(m));
       axes(g, w, h, 50, low, high, marks.length > 1 ? marks : [Math.round(low + 5), Math.round(high - 5)], " px");
       values.forEach((value, axis) => line(g, w, h, 50, low, high, value, colour(axis ? "right" : "left"), 1.8));
@@ -314,7 +329,7 @@
       const side = names[n].includes("left") ? "left" : names[n].includes("right") ? "right" : "quiet";
       g.globalAlpha = shown.length > 1 ? 0.75 : 1;
       line(g, w, h, left, low, high, (frame) => {
-        const v = table[frame * names.length + n];
+        const v = table[(frame - p.first) * names.length + n] ?? missing;
         return v === missing ? null : Math.max(low, Math.min(high, v * unit));
       }, colour(side), shown.length > 1 ? 1.2 : 2);
     }
