@@ -4,6 +4,7 @@ import ctypes
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -62,3 +63,32 @@ def test_streams_that_are_closed_are_no_hindrance(made_video, made_boxes, tmp_pa
     command += ["--boxes", made_boxes, "--out", tmp_path / "out"]
     assert subprocess.run([sys.executable, "-c", code, *map(str, command)]).returncode == 0
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".json", ".mp4"}
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["models"]])
+def test_a_standard_output_without_room_is_one_line(arguments):
+    """Short texts fail when they are flushed, long ones before."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "diffusionpose", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("diffusionpose: error: standard output cannot be written to: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_reader_who_has_gone_is_told_nothing():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "diffusionpose", "--version"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    assert process.communicate()[1] == ""
+    assert process.returncode == 1

@@ -88,14 +88,26 @@ def main() -> None:
             # A name that the terminal cannot show is no reason to fail.
             stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        try:
+            app()
+        finally:
+            # At the interpreter's end nobody could tell why it fails.
+            sys.stdout.flush()
     except DiffusionPoseError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
         # pathlib raises it wherever it is asked about such a name.
-        if error.errno != errno.ENAMETOOLONG:
+        if error.errno == errno.ENAMETOOLONG:
+            _fail(f"{str(error.filename)[:40]}...: the name is too long", UsageError.exit_code)
+        # Files of ours are explained where they are written: what is left is standard output.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EPIPE):
             raise
-        _fail(f"{str(error.filename)[:40]}...: the name is too long", UsageError.exit_code)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if error.errno == errno.EPIPE:
+            sys.exit(DiffusionPoseError.exit_code)
+        _fail(
+            f"standard output cannot be written to: {error.strerror}", DiffusionPoseError.exit_code
+        )
 
 
 def _open_streams() -> None:
