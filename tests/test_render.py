@@ -223,6 +223,19 @@ def test_where_the_picture_ends_above_a_head_the_tag_is_beside_it(x, side):
     assert ys.max() < 42
 
 
+@pytest.mark.parametrize("rise", [0, 28])
+def test_tags_of_people_at_one_place_do_not_hide_each_other(rise):
+    places = {name: (x, y - rise) for name, (x, y) in PLACES.items()}
+    people = [make_person(track_id=track, **places) for track in range(1, 4)]
+    image = draw(*people, style=RenderStyle())
+    where = [
+        np.argwhere(np.abs(image.astype(int) - track_colour(track)).max(axis=2) <= 1)
+        for track in range(1, 4)
+    ]
+    assert min(map(len, where)) == pytest.approx(max(map(len, where)), rel=0.3)
+    assert max(np.ptp(places, axis=0).max() for places in where) < 20
+
+
 @pytest.mark.parametrize("missing", [("nose", "head_top"), ("nose", "head_top", "head_bottom")])
 def test_without_a_head_the_tag_is_above_all_joints(missing):
     ys, xs = tag_pixels(**dict.fromkeys(missing), left_wrist=(145, 60))

@@ -141,8 +141,9 @@ def draw_poses(
                 f"keypoints are {np.shape(person.keypoints)}, {skeleton.name} has {skeleton.num_joints} joints"
             )
         _draw_skeleton(out, person, skeleton, style)
+    tags: list[_Tag] = []
     for person in everybody:  # above all skeletons
-        _draw_labels(out, person, skeleton, style)
+        _draw_labels(out, person, skeleton, style, tags)
     return out
 
 
@@ -282,10 +283,21 @@ def _blend(below: np.ndarray, above: np.ndarray, mask: np.ndarray) -> np.ndarray
 # ---------------------------------------------------------------------------------------------- tags and boxes
 
 
+class _Tag(NamedTuple):
+    """The middle (x, y) of a tag, and how far it reaches to either side of it."""
+
+    middle: np.ndarray
+    reach: np.ndarray
+
+
 def _draw_labels(
-    image: np.ndarray, person: PersonPose, skeleton: Skeleton, style: RenderStyle
+    image: np.ndarray,
+    person: PersonPose,
+    skeleton: Skeleton,
+    style: RenderStyle,
+    tags: list[_Tag],
 ) -> None:
-    """The box and the tag, in the colour of the track."""
+    """The box and the tag, in the colour of the track; the tag is added to those that are there."""
     tracked = person.track_id != NO_TRACK
     colour = track_colour(person.track_id) if tracked else CENTRE_WHITE
     box = np.asarray(person.box, np.float64)
@@ -294,7 +306,7 @@ def _draw_labels(
     extent = _extent(person, style)
     if style.show_tags and tracked and extent is not None:
         head = head_circle(person, skeleton)
-        _draw_tag(image, str(person.track_id), extent, head, colour, style)
+        _draw_tag(image, str(person.track_id), extent, head, colour, style, tags)
 
 
 def _extent(person: PersonPose, style: RenderStyle) -> np.ndarray | None:
@@ -320,6 +332,7 @@ def _draw_tag(
     head: tuple[np.ndarray, float] | None,
     colour: Colour,
     style: RenderStyle,
+    tags: list[_Tag],
 ) -> None:
     """A pill above the head, kept inside the picture; none for people outside it."""
     x0, y0, x1, y1 = extent
@@ -331,7 +344,9 @@ def _draw_tag(
     radius, edge = 0.95 * digits, max(1.0, 0.12 * digits)
     half = max(0.0, label.shape[1] / 2 - 0.35 * digits)  # of the pill's straight part
     reach = np.array([half + radius + edge + 2, radius + edge + 2])
-    x, y = _tag_place(extent, head, reach, (width, height))
+    tag = _Tag(np.array(_tag_place(extent, head, reach, (width, height))), reach)
+    x, y = _beside_others(tag, tags, (width, height))
+    tags.append(_Tag(np.array([x, y]), reach))
     ends = np.array([[x - half, y], [x + half, y]])
     for grown, fill in ((edge, style.halo), (0.0, colour)):
         _fill(image, _fixed(_capsules(ends[None], radius + grown)[0]), fill)
@@ -358,6 +373,22 @@ def _tag_place(
         aside = radius + reach[0]
         x += aside if x < size[0] / 2 else -aside
     return _kept_within(x, reach[0], size[0]), y
+
+
+def _beside_others(tag: _Tag, others: list[_Tag], size: tuple[int, int]) -> np.ndarray:
+    """Where the tag hides no other: moved up, or aside; where it is if the picture has no room."""
+    for step in np.array([[0, -1], [1, 0], [-1, 0]]):
+        middle = tag.middle
+        while hidden := [
+            other
+            for other in others
+            if (np.abs(middle - other.middle) < tag.reach + other.reach - 1e-6).all()
+        ]:
+            past = hidden[0].middle + step * (tag.reach + hidden[0].reach)
+            middle = np.where(step, past, middle)
+        if (tag.reach <= middle).all() and (middle <= np.array(size) - 1 - tag.reach).all():
+            return middle
+    return tag.middle
 
 
 def _kept_within(place: float, margin: float, size: int) -> float:
