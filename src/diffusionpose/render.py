@@ -377,15 +377,13 @@ def _tag_place(
 
 def _beside_others(tag: _Tag, others: list[_Tag], size: tuple[int, int]) -> np.ndarray:
     """Where the tag hides no other: moved up, or aside; where it is if the picture has no room."""
+    taken = np.array([other.middle for other in others]).reshape(-1, 2)
+    room = np.array([other.reach for other in others]).reshape(-1, 2) + tag.reach
     for step in np.array([[0, -1], [1, 0], [-1, 0]]):
         middle = tag.middle
-        while hidden := [
-            other
-            for other in others
-            if (np.abs(middle - other.middle) < tag.reach + other.reach - 1e-6).all()
-        ]:
-            past = hidden[0].middle + step * (tag.reach + hidden[0].reach)
-            middle = np.where(step, past, middle)
+        while (hidden := (np.abs(middle - taken) < room - 1e-6).all(axis=1)).any():
+            first = hidden.argmax()
+            middle = np.where(step, taken[first] + step * room[first], middle)
         if (tag.reach <= middle).all() and (middle <= np.array(size) - 1 - tag.reach).all():
             return middle
     return tag.middle
