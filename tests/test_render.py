@@ -195,6 +195,54 @@ def test_tags_stay_in_the_picture(dx, dy):
     assert np.ptp(xs) > 30, "the tag is whole"
 
 
+def tag_pixels(**places) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of what the tag of a person changes."""
+    tagged = draw(make_person(**places), style=RenderStyle())
+    return np.nonzero(changed(tagged, draw(make_person(**places))))
+
+
+@pytest.mark.parametrize("lean", [-60, 0, 60])
+def test_the_tag_of_a_leaning_person_is_above_the_head(lean):
+    head = {name: (100 + lean, PLACES[name][1] + 40) for name in ("nose", "head_top")}
+    ys, xs = tag_pixels(**head, head_bottom=(100 + lean / 2, 100))
+    assert xs.mean() == pytest.approx(100 + 0.75 * lean, abs=1)
+    assert ys.min() > 30
+    assert ys.max() < 70, "the top of the head is free"
+
+
+def test_the_tag_of_a_person_who_lies_is_clear_of_the_head():
+    ys, xs = tag_pixels(head_top=(20, 60), nose=(40, 60), head_bottom=(60, 60))
+    assert xs.mean() == pytest.approx(40, abs=1)
+    assert ys.max() < 45
+
+
+@pytest.mark.parametrize(("x", "side"), [(80, 1), (120, -1)])
+def test_where_the_picture_ends_above_a_head_the_tag_is_beside_it(x, side):
+    ys, xs = tag_pixels(head_top=(x, 2), nose=(x, 20), head_bottom=(x, 42))
+    assert ((xs - x) * side > 25).all()
+    assert ys.max() < 42
+
+
+@pytest.mark.parametrize("rise", [0, 28])
+def test_tags_of_people_at_one_place_do_not_hide_each_other(rise):
+    places = {name: (x, y - rise) for name, (x, y) in PLACES.items()}
+    people = [make_person(track_id=track, **places) for track in range(1, 4)]
+    image = draw(*people, style=RenderStyle())
+    where = [
+        np.argwhere(np.abs(image.astype(int) - track_colour(track)).max(axis=2) <= 1)
+        for track in range(1, 4)
+    ]
+    assert min(map(len, where)) == pytest.approx(max(map(len, where)), rel=0.3)
+    assert max(np.ptp(places, axis=0).max() for places in where) < 20
+
+
+@pytest.mark.parametrize("missing", [("nose", "head_top"), ("nose", "head_top", "head_bottom")])
+def test_without_a_head_the_tag_is_above_all_joints(missing):
+    ys, xs = tag_pixels(**dict.fromkeys(missing), left_wrist=(145, 60))
+    assert xs.mean() == pytest.approx(100, abs=1)
+    assert ys.max() < 60
+
+
 def test_boxes_are_drawn_when_asked():
     image = draw(make_person(track_id=2), style=replace(NO_TAG, show_boxes=True))
     np.testing.assert_allclose(image[130, 45].astype(int), track_colour(2), atol=40)

@@ -39,21 +39,33 @@ def blur_faces(image: np.ndarray, people: Iterable[PersonPose], skeleton: Skelet
     return out
 
 
+def head_circle(person: PersonPose, skeleton: Skeleton) -> tuple[np.ndarray, float] | None:
+    """Middle (x, y) and radius of a circle around the head; None without two sure joints of it."""
+    found = {
+        joint: person.keypoints[skeleton.index(joint)]
+        for joint in ("head_top", "head_bottom", "nose")
+        if joint in skeleton.joints
+    }
+    places = {
+        joint: point[:2]
+        for joint, point in found.items()
+        if point[2] >= SURE and np.isfinite(point).all()
+    }
+    if len(places) < 2:
+        return None
+    points = np.stack(list(places.values()))
+    # Of the three, the two furthest apart: top and bottom, or the nose in place of either.
+    span = np.linalg.norm(points[:, None] - points, axis=-1).max()
+    length = span if {"head_top", "head_bottom"} <= places.keys() else 2 * span
+    return (points.min(0) + points.max(0)) / 2, max(RADIUS * float(length), 2.0)
+
+
 def _head(person: PersonPose, skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray]:
     """Middle and half axes (x, y) of an upright ellipse around the head."""
-    places = {
-        joint: person.keypoints[skeleton.index(joint), :2]
-        for joint in ("head_top", "head_bottom", "nose")
-        if joint in skeleton.joints and person.keypoints[skeleton.index(joint), 2] >= SURE
-    }
+    circle = head_circle(person, skeleton)
+    if circle is not None:
+        return circle[0], np.full(2, circle[1])
     x0, y0, x1, y1 = np.asarray(person.box, np.float64)
-    if len(places) > 1:
-        points = np.stack(list(places.values()))
-        # Of the three, the two furthest apart: top and bottom, or the nose in place of either.
-        span = np.linalg.norm(points[:, None] - points, axis=-1).max()
-        length = span if {"head_top", "head_bottom"} <= places.keys() else 2 * span
-        centre = (points.min(0) + points.max(0)) / 2
-        return centre, np.full(2, max(RADIUS * length, 2.0))
     height = UPPER_PART * (y1 - y0)
     return np.array([(x0 + x1) / 2, y0 + height / 2]), np.array([(x1 - x0) / 2, height * 0.75])
 

@@ -11,7 +11,8 @@ from diffusionpose.errors import DiffusionPoseError
 # fmt: off
 VIDEO_SUFFIXES = frozenset((
     ".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg",
-    ".vob", ".flv", ".ogv", ".ogg", ".wmv", ".asf", ".3gp",
+    ".vob", ".flv", ".f4v", ".ogv", ".ogg", ".wmv", ".asf", ".3gp", ".3g2", ".mxf", ".dv", ".m2v",
+    ".h264", ".h265", ".hevc", ".y4m", ".rm", ".rmvb",
 ))
 # fmt: on
 """A file so named in a folder is meant as a video, also when it turns out to be none."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from diffusionpose.faces import head_circle
 from diffusionpose.skeleton import Skeleton
 from diffusionpose.structures import NO_TRACK, Frame, PersonPose
 
@@ -140,8 +141,9 @@ def draw_poses(
                 f"keypoints are {np.shape(person.keypoints)}, {skeleton.name} has {skeleton.num_joints} joints"
             )
         _draw_skeleton(out, person, skeleton, style)
+    tags: list[_Tag] = []
     for person in everybody:  # above all skeletons
-        _draw_labels(out, person, style)
+        _draw_labels(out, person, skeleton, style, tags)
     return out
 
 
@@ -281,8 +283,21 @@ def _blend(below: np.ndarray, above: np.ndarray, mask: np.ndarray) -> np.ndarray
 # ---------------------------------------------------------------------------------------------- tags and boxes
 
 
-def _draw_labels(image: np.ndarray, person: PersonPose, style: RenderStyle) -> None:
-    """The box and the tag, in the colour of the track."""
+class _Tag(NamedTuple):
+    """The middle (x, y) of a tag, and how far it reaches to either side of it."""
+
+    middle: np.ndarray
+    reach: np.ndarray
+
+
+def _draw_labels(
+    image: np.ndarray,
+    person: PersonPose,
+    skeleton: Skeleton,
+    style: RenderStyle,
+    tags: list[_Tag],
+) -> None:
+    """The box and the tag, in the colour of the track; the tag is added to those that are there."""
     tracked = person.track_id != NO_TRACK
     colour = track_colour(person.track_id) if tracked else CENTRE_WHITE
     box = np.asarray(person.box, np.float64)
@@ -290,7 +305,8 @@ def _draw_labels(image: np.ndarray, person: PersonPose, style: RenderStyle) -> N
         _draw_box(image, np.clip(box, -_FAR, _FAR), colour, style)
     extent = _extent(person, style)
     if style.show_tags and tracked and extent is not None:
-        _draw_tag(image, str(person.track_id), extent, colour, style)
+        head = head_circle(person, skeleton)
+        _draw_tag(image, str(person.track_id), extent, head, colour, style, tags)
 
 
 def _extent(person: PersonPose, style: RenderStyle) -> np.ndarray | None:
@@ -310,7 +326,13 @@ def _draw_box(image: np.ndarray, box: np.ndarray, colour: Colour, style: RenderS
 
 
 def _draw_tag(
-    image: np.ndarray, text: str, extent: np.ndarray, colour: Colour, style: RenderStyle
+    image: np.ndarray,
+    text: str,
+    extent: np.ndarray,
+    head: tuple[np.ndarray, float] | None,
+    colour: Colour,
+    style: RenderStyle,
+    tags: list[_Tag],
 ) -> None:
     """A pill above the head, kept inside the picture; none for people outside it."""
     x0, y0, x1, y1 = extent
@@ -321,12 +343,50 @@ def _draw_tag(
     label = _text_mask(text, digits)
     radius, edge = 0.95 * digits, max(1.0, 0.12 * digits)
     half = max(0.0, label.shape[1] / 2 - 0.35 * digits)  # of the pill's straight part
-    x = _kept_within((x0 + x1) / 2, half + radius + edge + 2, width)
-    y = _kept_within(y0 - 2.2 * radius, radius + edge + 2, height)
+    reach = np.array([half + radius + edge + 2, radius + edge + 2])
+    tag = _Tag(np.array(_tag_place(extent, head, reach, (width, height))), reach)
+    x, y = _beside_others(tag, tags, (width, height))
+    tags.append(_Tag(np.array([x, y]), reach))
     ends = np.array([[x - half, y], [x + half, y]])
     for grown, fill in ((edge, style.halo), (0.0, colour)):
         _fill(image, _fixed(_capsules(ends[None], radius + grown)[0]), fill)
     _stamp(image, label, x - (label.shape[1] - 1) / 2, y, _readable_on(colour))
+
+
+def _tag_place(
+    extent: np.ndarray,
+    head: tuple[np.ndarray, float] | None,
+    reach: np.ndarray,
+    size: tuple[int, int],
+) -> tuple[float, float]:
+    """The middle of a tag that needs `reach` (x, y) around it: above the head, or above all joints.
+
+    Where the picture ends above a head, the tag is beside it: on the side that has more room.
+    """
+    x0, y0, x1, _ = extent
+    if head is None:
+        x, y = (x0 + x1) / 2, y0 - 2 * reach[1]
+        return _kept_within(x, reach[0], size[0]), _kept_within(y, reach[1], size[1])
+    (x, middle), radius = np.clip(head[0], -_FAR, _FAR), head[1]
+    y = _kept_within(middle - radius - reach[1], reach[1], size[1])
+    if middle - radius < y + reach[1] and y - reach[1] < middle + radius:
+        aside = radius + reach[0]
+        x += aside if x < size[0] / 2 else -aside
+    return _kept_within(x, reach[0], size[0]), y
+
+
+def _beside_others(tag: _Tag, others: list[_Tag], size: tuple[int, int]) -> np.ndarray:
+    """Where the tag hides no other: moved up, or aside; where it is if the picture has no room."""
+    taken = np.array([other.middle for other in others]).reshape(-1, 2)
+    room = np.array([other.reach for other in others]).reshape(-1, 2) + tag.reach
+    for step in np.array([[0, -1], [1, 0], [-1, 0]]):
+        middle = tag.middle
+        while (hidden := (np.abs(middle - taken) < room - 1e-6).all(axis=1)).any():
+            first = hidden.argmax()
+            middle = np.where(step, taken[first] + step * room[first], middle)
+        if (tag.reach <= middle).all() and (middle <= np.array(size) - 1 - tag.reach).all():
+            return middle
+    return tag.middle
 
 
 def _kept_within(place: float, margin: float, size: int) -> float:

@@ -20,6 +20,13 @@ def test_a_folder_means_its_videos_by_name_and_each_file_once(tmp_path):
     assert [path.name for path in found] == ["c.MOV", "a.mp4", "b.mkv", "nameless"]
 
 
+@pytest.mark.parametrize("name", ["tape.dv", "CAMERA.MXF", "raw.h264", "old.rmvb"])
+def test_videos_of_kinds_that_are_not_read_are_not_passed_over(tmp_path, name):
+    (tmp_path / "a.mp4").write_bytes((CLIPS / "00_ok.mp4").read_bytes())
+    (tmp_path / name).write_bytes(b"\x06\x0e\x2b\x34")
+    assert {path.name for path in find_videos([tmp_path])} == {"a.mp4", name}
+
+
 def test_files_that_are_given_are_taken_as_they_are(tmp_path):
     assert find_videos([tmp_path / "not-there"]) == (tmp_path / "not-there",)
 

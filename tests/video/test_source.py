@@ -25,6 +25,28 @@ def test_display_matrix_is_applied(turns: int, mirror: bool, tmp_path: Path) -> 
     assert (shown == (want[:, ::-1] if mirror else want)).all()
 
 
+@pytest.mark.parametrize(
+    ("ratio", "turns", "told"),
+    [
+        (Fraction(4, 3), 0, "(4:3) and are taken as they are stored: people look narrower"),
+        (Fraction(4, 3), 1, "(3:4) and are taken as they are stored: people look wider"),
+        (Fraction(160, 159), 0, None),
+        (Fraction(1), 0, None),
+    ],
+)
+def test_pixels_that_are_not_square_are_told(
+    ratio: Fraction, turns: int, told: str | None, tmp_path: Path
+) -> None:
+    def stretch(stream: VideoStream) -> None:
+        stream.codec_context.sample_aspect_ratio = ratio
+        stream.set_display_rotation(90 * turns)
+
+    got = read(make_video(tmp_path / "a.mp4", pts=[0, 1], prepare=stretch))
+    assert got.verdict.status == "ok"
+    assert got.codes == ({"PIXELS_NOT_SQUARE"} if told else set())
+    assert all(told is not None and told in issue.message for issue in got.verdict.issues)
+
+
 def test_size_change_is_told_and_scaled(tmp_path: Path) -> None:
     small, large = (
         make_video(tmp_path / f"{width}.ts", size=(width, 96), bf="0") for width in (128, 256)

@@ -23,6 +23,7 @@ What was lost is counted while reading and summed up in a `VideoVerdict`. Codes 
 | TIMES_FILLED | info | pictures without a time; set one step on |
 | VFR | info | steps between pictures vary; the times are the file's own |
 | ROTATION_IGNORED | info | a rotation that is no multiple of 90 degrees |
+| PIXELS_NOT_SQUARE | info | pixels are not square (old camcorders, DVDs), and taken as stored: people look stretched |
 | STREAM_CHOICE | info | several video streams; which one was read |
 
 Pictures keep their stored pixels: a sample aspect ratio other than 1 is not applied. Display

@@ -40,6 +40,8 @@ _DECODING_TIMES = frozenset({"avi", "mpeg"})
 _HIDDEN_PACKETS = frozenset({"vp8", "vp9", "mpeg4"})
 # Mean and finest rate of a header differ by no more where all pictures come at one.
 _STEADY = 0.01
+# Pixels count as square if their sides differ by no more: scaled videos are a little off.
+_SQUARE = 0.02
 # At open, give up after that many packets without a picture: the rest of a group of pictures that a
 # recording was joined in has fewer.
 _MAX_SILENT_PACKETS = 3000
@@ -348,6 +350,11 @@ class ContainerSource:
             text = f"{silent} of {self._counts.packets} packets gave no picture"
             yield VideoIssue("COUNT_MISMATCH", text)
 
+    def _pixel_ratio(self) -> Fraction:
+        """Width by height of a pixel as it is to be shown, after the turn; 1 where nothing is said."""
+        ratio = self._stream.sample_aspect_ratio or Fraction(1)
+        return 1 / ratio if self._turn.transpose else ratio
+
     def _oddities(self) -> Iterator[VideoIssue]:
         counts = self._counts
         if counts.num_rebuilt:
@@ -365,6 +372,14 @@ class ContainerSource:
         if not self._turn.exact:
             text = "the rotation is no multiple of 90 degrees and was not applied"
             yield VideoIssue("ROTATION_IGNORED", text, "info")
+        ratio = self._pixel_ratio()
+        if abs(ratio - 1) > _SQUARE:
+            shape = "narrower" if ratio > 1 else "wider"
+            text = (
+                f"pixels are not square ({ratio.numerator}:{ratio.denominator}) and are taken as they are "
+                f"stored: people look {shape}, and angles differ; convert the video to square pixels"
+            )
+            yield VideoIssue("PIXELS_NOT_SQUARE", text, "info")
         if (number := len(video_streams(self._opened))) > 1:
             text = f"{number} video streams; stream {self._stream.index} was read"
             yield VideoIssue("STREAM_CHOICE", text, "info")
