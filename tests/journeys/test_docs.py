@@ -382,5 +382,5 @@ def test_the_codes_of_issues_are_the_readers():
     page = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
     row = re.compile(r"^\| `?([A-Z_]+)`? \| (.*) \| (.*) \|$", re.MULTILINE)
     codes = row.findall(video.__doc__)
-    assert len(codes) == 12
+    assert len(codes) == 13
     assert row.findall(page) == codes
