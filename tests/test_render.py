@@ -216,11 +216,22 @@ def test_the_tag_of_a_person_who_lies_is_clear_of_the_head():
     assert ys.max() < 45
 
 
-@pytest.mark.parametrize(("x", "side"), [(80, 1), (120, -1)])
+@pytest.mark.parametrize(("x", "side"), [(80, 1), (120, 1), (165, -1)])
 def test_where_the_picture_ends_above_a_head_the_tag_is_beside_it(x, side):
     ys, xs = tag_pixels(head_top=(x, 2), nose=(x, 20), head_bottom=(x, 42))
     assert ((xs - x) * side > 25).all()
     assert ys.max() < 42
+
+
+def test_a_tag_does_not_leap_as_a_head_rises_to_the_edge():
+    heads = [
+        {"head_top": (100, y), "nose": (100, y + 18), "head_bottom": (100, y + 40)}
+        for y in range(40)
+    ]
+    middles = np.array([[places.mean() for places in tag_pixels(**head)] for head in heads])
+    steps = np.linalg.norm(np.diff(middles, axis=0), axis=1)
+    assert np.ptp(middles[:, 1]) > 30
+    assert steps.max() < 12
 
 
 @pytest.mark.parametrize("rise", [0, 28])

@@ -361,7 +361,7 @@ def _tag_place(
 ) -> tuple[float, float]:
     """The middle of a tag that needs `reach` (x, y) around it: above the head, or above all joints.
 
-    Where the picture ends above a head, the tag is beside it: on the side that has more room.
+    Where the picture ends above a head, the tag slides down beside it: it must not leap as heads rise and fall.
     """
     x0, y0, x1, _ = extent
     if head is None:
@@ -369,9 +369,10 @@ def _tag_place(
         return _kept_within(x, reach[0], size[0]), _kept_within(y, reach[1], size[1])
     (x, middle), radius = np.clip(head[0], -_FAR, _FAR), head[1]
     y = _kept_within(middle - radius - reach[1], reach[1], size[1])
-    if middle - radius < y + reach[1] and y - reach[1] < middle + radius:
-        aside = radius + reach[0]
-        x += aside if x < size[0] / 2 else -aside
+    # On an ellipse around the head.
+    risen = min(abs(middle - y) / (radius + reach[1]), 1.0)
+    aside = (radius + reach[0]) * (1 - risen**2) ** 0.5
+    x += aside if x + aside + reach[0] < size[0] else -aside
     return _kept_within(x, reach[0], size[0]), y
 
 
