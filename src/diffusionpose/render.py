@@ -344,9 +344,9 @@ def _draw_tag(
     radius, edge = 0.95 * digits, max(1.0, 0.12 * digits)
     half = max(0.0, label.shape[1] / 2 - 0.35 * digits)  # of the pill's straight part
     reach = np.array([half + radius + edge + 2, radius + edge + 2])
-    tag = _Tag(np.array(_tag_place(extent, head, reach, (width, height))), reach)
-    x, y = _beside_others(tag, tags, (width, height))
-    tags.append(_Tag(np.array([x, y]), reach))
+    place = np.array(_tag_place(extent, head, reach, (width, height)))
+    x, y = middle = _beside_others(_Tag(place, reach), tags, (width, height))
+    tags.append(_Tag(middle, reach))
     ends = np.array([[x - half, y], [x + half, y]])
     for grown, fill in ((edge, style.halo), (0.0, colour)):
         _fill(image, _fixed(_capsules(ends[None], radius + grown)[0]), fill)

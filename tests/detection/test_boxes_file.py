@@ -117,7 +117,7 @@ BOX = [[1, 1, 5, 7]]
         ({0: np.array(BOX)}, r"has ndarray, not Boxes\(boxes, scores\)"),
         ({2: Boxes([[5, 7, 1, 1]], [1])}, "frame 2: box .* is not"),
         ({2: Boxes(BOX, [7])}, "frame 2: score 7 is not in"),
-        ({2: Boxes(BOX * 2, [1, 1], [3, 3])}, r"two boxes have one track id: \[3, 3\]"),
+        ({2: Boxes(BOX * 2, [1, 1], [3, 3])}, "frame 2: track_id 3 is given to two boxes"),
         ({2: Boxes(BOX, [1], [3]), 3: Boxes(BOX, [1])}, "give all or none"),
     ],
 )

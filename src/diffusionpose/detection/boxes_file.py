@@ -14,8 +14,6 @@ from diffusionpose.errors import UsageError, first_line
 from diffusionpose.paths import check_regular
 from diffusionpose.structures import NO_TRACK, Boxes
 
-_MIXED_IDS = "some boxes have a track_id and some have none; give all or none"
-
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
@@ -41,27 +39,17 @@ class _GivenFrame(_Strict):
     index: Annotated[int, Field(ge=0)]
     boxes: list[_GivenBox]
 
-    @model_validator(mode="after")
-    def _ids_are_distinct(self) -> "_GivenFrame":
-        ids = [box.track_id for box in self.boxes if box.track_id is not None]
-        repeated = [number for number in ids if ids.count(number) > 1]
-        if repeated:
-            raise ValueError(f"track_id {repeated[0]} is given to two boxes of this frame")
-        return self
-
 
 class _GivenFile(_Strict):
     frames: list[_GivenFrame]
 
     @model_validator(mode="after")
-    def _frames_agree(self) -> "_GivenFile":
+    def _frames_are_distinct(self) -> "_GivenFile":
         seen: set[int] = set()
         for frame in self.frames:
             if frame.index in seen:
                 raise ValueError(f"frame {frame.index} is given twice; put its boxes together")
             seen.add(frame.index)
-        if len({box.track_id is None for frame in self.frames for box in frame.boxes}) > 1:
-            raise ValueError(_MIXED_IDS)
         return self
 
 
@@ -84,7 +72,9 @@ class BoxesFile:
         for index, boxes in frames.items():
             _check_frame(index, boxes, f"boxes file {name}: frame {index}")
         if len({is_named for boxes in frames.values() for is_named in _are_named(boxes)}) > 1:
-            raise UsageError(f"boxes file {name}: {_MIXED_IDS}")
+            raise UsageError(
+                f"boxes file {name}: some boxes have a track_id and some have none; give all or none"
+            )
         self._frames = dict(frames)
         self.name = name
 
@@ -118,9 +108,9 @@ def _check_frame(index: int, boxes: Boxes, where: str) -> None:
     if not isinstance(boxes, Boxes):
         raise UsageError(f"{where}: has {type(boxes).__name__}, not Boxes(boxes, scores)")
     check_boxes(boxes, where)
-    ids = boxes.track_ids[_are_named(boxes)]
-    if len(np.unique(ids)) != len(ids):
-        raise UsageError(f"{where}: two boxes have one track id: {sorted(ids.tolist())}")
+    ids, counts = np.unique(boxes.track_ids[_are_named(boxes)], return_counts=True)
+    if (counts > 1).any():
+        raise UsageError(f"{where}: track_id {ids[counts > 1][0]} is given to two boxes")
 
 
 def _as_boxes(frame: _GivenFrame) -> Boxes:
