@@ -26,9 +26,10 @@ prepare()
 import numpy as np
 import typer
 
-from diffusionpose.predict import PosePipeline, detect, make_tracker, track, windows
+from diffusionpose.predict import PosePipeline
 from diffusionpose.predict_files import predict_files
 from diffusionpose.render import draw_poses
+from diffusionpose.stages import detect, make_tracker, track, windows
 from diffusionpose.structures import Frame
 from diffusionpose.video import VideoWriter, open_video
 

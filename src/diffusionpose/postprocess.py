@@ -174,7 +174,7 @@ def parse_smoother(text: str) -> Smoother:
 
 
 def smooth(poses: VideoPoses, smoother: Smoother) -> VideoPoses:
-    """Every joint of every track, from gap to gap. People without a track, and scores, stay as they are."""
+    """Every joint of every track, from gap to gap, scene by scene. People without a track, and scores, stay as they are."""
     keypoints = poses.keypoints.copy()
     for track_id in poses.track_ids:
         track = poses.track(track_id)
@@ -182,7 +182,7 @@ def smooth(poses: VideoPoses, smoother: Smoother) -> VideoPoses:
         size = _size(track)
         for joint in range(keypoints.shape[1]):
             path = track.keypoints[:, joint]
-            for run in _runs(~np.isnan(path[:, 0])):
+            for run in _runs(~np.isnan(path[:, 0]), poses.cuts):
                 path[run] = smoother(track.times[run], path[run], size)
         keypoints[poses.track_id == track_id] = track.keypoints[at]
     return replace(poses, keypoints=keypoints)
@@ -194,10 +194,12 @@ def _size(track: Track) -> float:
     return max(1.0, float(np.median((box[:, 2:] - box[:, :2]).max(1))))
 
 
-def _runs(known: np.ndarray) -> list[slice]:
-    """Where `known` is true without interruption."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], known, [False]]).astype(np.int8)))
-    return [slice(start, end) for start, end in edges.reshape(-1, 2)]
+def _runs(known: np.ndarray, cuts: np.ndarray) -> list[slice]:
+    """Where `known` is true without interruption, in one scene."""
+    goes_on = known[1:] & known[:-1] & ~cuts[1:]
+    starts = np.flatnonzero(known & ~np.concatenate([[False], goes_on]))
+    ends = np.flatnonzero(known & ~np.concatenate([goes_on, [False]])) + 1
+    return [slice(start, end) for start, end in zip(starts, ends, strict=True)]
 
 
 def drop_weak(poses: VideoPoses, least: float) -> VideoPoses:
@@ -257,7 +259,7 @@ def _filled_track(poses: VideoPoses, track_id: int, most: int) -> dict[str, np.n
     filled = np.zeros(track.keypoint_scores.shape, bool)
     filled[track.present] = poses.filled[rows]
     back = np.zeros(len(track), bool)
-    for gap in _gaps(track.present, most):
+    for gap in _gaps(track.present, poses.cuts, most):
         back[gap] = True
         for values in (track.box_score, track.score):
             values[gap] = min(values[gap.start - 1], values[gap.stop])
@@ -269,7 +271,7 @@ def _filled_track(poses: VideoPoses, track_id: int, most: int) -> dict[str, np.n
     for joint in range(len(poses.header.joints)):
         path, scores = track.keypoints[:, joint], track.keypoint_scores[:, joint]
         known = ~np.isnan(path[:, 0])
-        gaps = _gaps(known, most)
+        gaps = _gaps(known, poses.cuts, most)
         # Once a joint: it takes as long as the track.
         between = PchipInterpolator(track.times[known], path[known]) if gaps else None
         for gap in gaps:
@@ -291,11 +293,11 @@ def _filled_track(poses: VideoPoses, track_id: int, most: int) -> dict[str, np.n
     return {name: values[kept] for name, values in columns.items()}
 
 
-def _gaps(known: np.ndarray, most: int) -> list[slice]:
-    """Between known places, no longer than that."""
-    runs = _runs(known)
+def _gaps(known: np.ndarray, cuts: np.ndarray, most: int) -> list[slice]:
+    """Between known places of one scene, no longer than that."""
+    gaps = [slice(before.stop, after.start) for before, after in pairwise(_runs(known, cuts))]
     return [
-        slice(before.stop, after.start)
-        for before, after in pairwise(runs)
-        if after.start - before.stop <= most
+        gap
+        for gap in gaps
+        if gap.stop - gap.start <= most and not cuts[gap.start : gap.stop + 1].any()
     ]

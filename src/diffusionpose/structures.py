@@ -58,6 +58,8 @@ class Boxes:
 class Frame:
     """One decoded picture: `image` is (height, width, 3) uint8 RGB, upright; `index` counts from 0 in display order.
 
+    `cut` says that it is the first of another scene than the frame before.
+
     Raises:
         ValueError: If the image is none, or the time is not exact.
     """
@@ -65,6 +67,7 @@ class Frame:
     index: int
     time: Fraction
     image: np.ndarray
+    cut: bool = False
 
     def __post_init__(self) -> None:
         _check_time(self.index, self.time)
@@ -106,7 +109,7 @@ class PersonPose:
 
 @dataclass(frozen=True)
 class FramePoses:
-    """All people of one frame.
+    """All people of one frame; `cut` as in `Frame`.
 
     Raises:
         ValueError: If the time is not exact.
@@ -115,6 +118,7 @@ class FramePoses:
     index: int
     time: Fraction
     people: tuple[PersonPose, ...] = ()
+    cut: bool = False
 
     def __post_init__(self) -> None:
         _check_time(self.index, self.time)

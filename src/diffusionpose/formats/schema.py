@@ -113,11 +113,15 @@ class PersonRecord(_Record):
 
 
 class FrameRecord(_Record):
-    """`FramePoses`: `time_exact` is the time, `time` the same in seconds, rounded to a microsecond."""
+    """`FramePoses`: `time_exact` is the time, `time` the same in seconds, rounded to a microsecond.
+
+    `cut`, left out when false, says that the frame is the first of another scene.
+    """
 
     index: Count
     time: float
     time_exact: Ratio
+    cut: bool = False
     people: tuple[PersonRecord, ...]
 
 
