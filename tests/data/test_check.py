@@ -274,7 +274,7 @@ def test_png_images_that_are_cut_short_are_named(tmp_path):
     file.write_bytes(file.read_bytes()[:-40])
     (finding,) = check_data(root).findings
     assert (finding.code, finding.where) == ("unreadable-image", "images[2].file_name")
-    assert "cut short" in finding.message
+    assert "truncated" in finding.message
 
 
 @pytest.mark.parametrize("layout", ROOTS)
@@ -318,9 +318,9 @@ def test_splits_and_layouts_can_be_chosen(tmp_path):
     assert check_data(root, "val", "posetrack18").is_clean
     found = check_data(root, "val", "posetrack17").findings
     assert [finding.code for finding in found] == ["wrong-layout"] * 2
-    with pytest.raises(DataError, match="splits train, val"):
+    with pytest.raises(DataError, match="available splits: train, val"):
         check_data(root, "test")
-    with pytest.raises(UsageError, match="there are auto, posetrack17"):
+    with pytest.raises(UsageError, match="choose from auto, posetrack17"):
         check_data(root, layout="mpii")
     with pytest.raises(DataError, match="no annotation files with 'val'"):
         check_data(coco_root(tmp_path / "coco"), "val", "coco")

@@ -56,7 +56,7 @@ def test_missing_joints_are_nan(tmp_path):
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda text: text[:-20], "no valid JSON"),
+        (lambda text: text[:-20], "not valid JSON"),
         (lambda text: text.replace('"file_name"', '"name"'), r"images\[0\]: .*'file_name'"),
         (lambda text: json.dumps({"annolist": []}), "annolist: the video has no frames"),
     ],
@@ -105,7 +105,7 @@ def test_head_bottom_of_coco_people_is_between_the_shoulders(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{}", "categories"), ("x", "no valid JSON"), (None, "no such file")]
+    ("text", "message"), [("{}", "categories"), ("x", "not valid JSON"), (None, "no such file")]
 )
 def test_malformed_coco_files_are_named(tmp_path, text, message):
     root = coco_root(tmp_path)
@@ -242,8 +242,8 @@ def test_subsets_must_name_what_is_there(tmp_path):
     root = posetrack_root(tmp_path)
     subset = tmp_path / "subset.txt"
     for text, message in (
-        ("000001_bonn\n\n000003_bonn\nx", r"subset\.txt: line 3: '000003_bonn' is no video.* 1 lines"),
-        ("# nothing\n", "names nothing"),
+        ("000001_bonn\n\n000003_bonn\nx", r"subset\.txt: line 3: '000003_bonn' is not a video.* 1 more lines"),
+        ("# nothing\n", "has no entries"),
     ):  # fmt: skip
         subset.write_text(text)
         with pytest.raises(DataError, match=message):
@@ -262,7 +262,7 @@ def test_coco_subsets_name_images_or_ids(tmp_path, name):
     arguments = (root, Path("train.json"), Path("images"), POSETRACK15, Path("subset.txt"))
     assert [record.image_id for record in load_coco(*arguments)] == [1]
     (root / "subset.txt").write_text("9.png")
-    with pytest.raises(DataError, match=r"'9\.png' is no video or frame"):
+    with pytest.raises(DataError, match=r"'9\.png' is not a video or frame"):
         load_coco(*arguments)
 
 
@@ -363,11 +363,15 @@ def test_other_skeletons_are_matched_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (["annotations", 1, "keypoints"], [1] * 5, r"annotations\[1\]\.keypoints: 0 or 42 numbers"),
+        (
+            ["annotations", 1, "keypoints"],
+            [1] * 5,
+            r"annotations\[1\]\.keypoints: expected 0 or 42",
+        ),
         (["annotations", 1, "image_id"], 77, r"annotations\[1\]\.image_id: there is no image 77"),
-        (["annotations", 1, "bbox"], "x", r"annotations\[1\]\.bbox: a list of numbers expected"),
-        (["images", 2, "id"], 1, r"images\[2\]\.id: image 1 stands twice"),
-        (["annotations", 2, "id"], 1, r"annotations\[2\]\.id: annotation 1 stands twice"),
+        (["annotations", 1, "bbox"], "x", r"annotations\[1\]\.bbox: expected a list of numbers"),
+        (["images", 2, "id"], 1, r"images\[2\]\.id: image id 1 is used twice"),
+        (["annotations", 2, "id"], 1, r"annotations\[2\]\.id: annotation id 1 is used twice"),
         (["images", 2], {}, r"images\[2\]: the key 'id' is missing"),
         (["categories"], [{"name": "person"}], "categories: no category has 'keypoints'"),
     ],

@@ -175,33 +175,33 @@ NAN_SCORES = [0.5] * 3 + [float("nan")] + [0.5] * 13
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "no valid JSON"),
-        ("[" * 100_000, "no valid JSON"),
-        ("null", "an object expected, not null"),
-        ("[]", "an object expected"),
+        ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("null", "expected an object, got null"),
+        ("[]", "expected an object"),
         ({}, "neither 'annolist'"),
         (changed(["annotations"], KeyError), "'annotations' is missing"),
         (changed(["images", 2, "id"], KeyError), "images[2]: the key 'id' is missing"),
-        (changed(["images", 2, "id"], 10000010000), "images[2].id: image 10000010000 stands twice"),
-        (changed(["images", 1, "width"], -3), "images[1].width: -3 pixels"),
-        (changed(["images", 1], 5), "images[1]: an object expected, not 5"),
+        (changed(["images", 2, "id"], 10000010000), "images[2].id: image id 10000010000 is used twice"),
+        (changed(["images", 1, "width"], -3), "images[1].width: expected at least 1 pixel, got -3"),
+        (changed(["images", 1], 5), "images[1]: expected an object, got 5"),
         (changed(["annotations", 0, "image_id"], 5), "annotations[0].image_id: there is no image 5"),
-        (changed(["annotations", 0, "keypoints", 4], "x"), 'annotations[0].keypoints[4]: a number expected, not "x"'),
-        (changed(["annotations", 0, "keypoints"], [1] * 50), "annotations[0].keypoints: 0 or 51 numbers expected, not 50"),
-        (changed(["annotations", 0, "scores"], NAN_SCORES), "annotations[0].scores[3]: a number up to"),
-        (changed(["annotations", 0, "bbox"], [0, 0, 10**400, 1]), "annotations[0].bbox[2]: a number up to"),
-        (changed(["annotations", 0, "track_id"], 1.5), "annotations[0].track_id: a whole number"),
+        (changed(["annotations", 0, "keypoints", 4], "x"), 'annotations[0].keypoints[4]: expected a number, got "x"'),
+        (changed(["annotations", 0, "keypoints"], [1] * 50), "annotations[0].keypoints: expected 0 or 51 numbers, got 50"),
+        (changed(["annotations", 0, "scores"], NAN_SCORES), "annotations[0].scores[3]: expected a number up to"),
+        (changed(["annotations", 0, "bbox"], [0, 0, 10**400, 1]), "annotations[0].bbox[2]: expected a number up to"),
+        (changed(["annotations", 0, "track_id"], 1.5), "annotations[0].track_id: expected an integer"),
         (changed(["categories", 0, "keypoints"], ["nose"] * 17), "categories[0].keypoints: a joint is named twice"),
-        (changed(["annotations"], [{"id": 7, "image_id": 10000010000}] * 2), "annotations[1].id: annotation 7 stands twice"),
+        (changed(["annotations"], [{"id": 7, "image_id": 10000010000}] * 2), "annotations[1].id: annotation id 7 is used twice"),
         ({"annolist": [frame17({"annopoints": [{"point": [point(15, 1, 1)]}]})]},
          "annolist[0].annorect[0].annopoints[0].point[0].id: joint ids are 0 to 14, not 15"),
         ({"annolist": [frame17({"annopoints": [{"point": [point(3, 1, 1)] * 2}]})]},
-         "point[1]: joint 3 stands twice"),
+         "point[1]: joint id 3 is used twice"),
         ({"annolist": [frame17({"x1": [1, 2], "annopoints": []})]},
-         "annolist[0].annorect[0].x1: one value expected, not 2"),
+         "annolist[0].annorect[0].x1: expected one value, got 2"),
         ({"annolist": [frame17({"x1": [1]})]}, "annolist[0].annorect[0]: the key 'y1' is missing"),
         ({"annolist": [frame17({"annopoints": [{"point": [{"id": [0], "x": [], "y": [1]}]}]})]},
-         "point[0].x: a value expected, not an empty list"),
+         "point[0].x: expected a value, got an empty list"),
         ({"annolist": [{"annorect": []}]}, "annolist[0]: the key 'image' is missing"),
     ],
 )  # fmt: skip
@@ -253,7 +253,7 @@ def test_annotation_files_are_found_where_users_have_them(tmp_path, folder):
         (tmp_path / folder / "val" / name).touch()
     assert [path.name for path in find_annotations(tmp_path, "val")] == ["a.json", "b.json"]
     assert find_splits(tmp_path) == ["val"]
-    with pytest.raises(DataError, match=rf"looked for .*{folder}/train/\*\.json.*splits val"):
+    with pytest.raises(DataError, match=rf"looked for .*{folder}/train/\*\.json.*splits: val"):
         find_annotations(tmp_path, "train")
 
 
@@ -269,7 +269,9 @@ def test_polygons_of_unequal_length_are_named(tmp_path):
     content["images"][1] |= {"ignore_regions_x": [[0, 9, 9]], "ignore_regions_y": [[0, 0]]}
     path = tmp_path / "a.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"images\[1\]\.ignore_regions_x.*a polygon of 3 x but 2 y"):
+    with pytest.raises(
+        DataError, match=r"images\[1\]\.ignore_regions_x.*a polygon with 3 x but 2 y"
+    ):
         read_posetrack(path)
 
 

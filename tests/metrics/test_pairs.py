@@ -33,7 +33,7 @@ def test_other_names_are_told_once_for_all_and_slashes_are_no_matter():
         return VideoPair(truth, replace(truth, frames=(AnnotatedFrame(file_name),)))
 
     (note,) = frame_notes([other(name, "images/other/1.jpg") for name in "abc"])
-    assert note.endswith("they are paired by position (and so in 2 more videos)")
+    assert note.endswith("frames are paired by position (likewise in 2 more videos)")
     assert list(frame_notes([other("a", r"val\a\000000.jpg")])) == []
 
 

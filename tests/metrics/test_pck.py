@@ -112,11 +112,11 @@ def test_people_whose_head_box_has_no_extent_are_counted():
     truth, found = crowd(0, num_frames=1)
     flat = replace(truth[0][0], head_box=np.array([5.0, 6.0, 5.0, 6.0]))
     one = pair([[flat, *truth[0][1:]]], found)
-    expected = "1 of 3 people have a head box without extent: they are left out"
+    expected = "1 of 3 people have a head box without extent; they are left out"
     assert VideoPck([one], "head").warnings == [expected]
     notes = PoseTrackAP([one]).warnings
     assert any(
-        note.startswith("1 of 3 people have a head box without extent: none") for note in notes
+        note.startswith("1 of 3 people have a head box without extent; none") for note in notes
     )
     assert VideoPck([pair(truth, found)], "head").warnings == []
 

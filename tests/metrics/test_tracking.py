@@ -99,7 +99,7 @@ def test_hota_of_several_videos_is_what_trackeval_makes_of_them():
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        ([(7, 7)] * 5, "one: predictions: a track id stands twice"),
+        ([(7, 7)] * 5, "one: predictions: two people of a frame have the same track id"),
     ],
 )
 def test_ids_that_cannot_be_are_named(ids, message):

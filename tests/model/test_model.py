@@ -88,16 +88,22 @@ def test_what_would_be_broadcast_or_fail_late_is_told():
     for call, message in (
         (
             lambda: model.extract(images.transpose(3, 4)),
-            r"images is .*, not \(any, any, 3, 256, 192",
+            r"images must have shape \(any, any, 3, 256, 192\), not",
         ),
-        (lambda: model.encode(model.extract(images[:, :2])), r"features is .*, not \(any, 3, any"),
+        (
+            lambda: model.encode(model.extract(images[:, :2])),
+            r"features must have shape \(any, 3, any, any\), not",
+        ),
         (
             lambda: model.generate(conditions, noise.repeat(2, 1, 1, 1)),
-            r"x_t .*not \(1, 15, 64, 48",
+            r"x_t must have shape \(1, 15, 64, 48\), not \(2,",
         ),
-        (lambda: model.generate(conditions, noise[:, :14]), r"x_t is \(1, 14, 64, 48\), not"),
-        (lambda: model.generate(conditions, noise, 0), "0 DDIM steps: the schedule has 1 to 1000"),
-        (lambda: model.generate(conditions, noise, 1001), "1001 DDIM steps"),
+        (lambda: model.generate(conditions, noise[:, :14]), r"x_t .*, not \(1, 14, 64, 48\)"),
+        (
+            lambda: model.generate(conditions, noise, 0),
+            "DDIM steps must be between 1 and 1000, not 0",
+        ),
+        (lambda: model.generate(conditions, noise, 1001), "DDIM steps .* not 1001"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

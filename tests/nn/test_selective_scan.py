@@ -417,7 +417,7 @@ def test_native_bfloat16_is_rounded_as_torch_rounds(name, dim):
 def test_convolution_operator_keeps_the_rules_of_torch():
     u, weight, bias = torch.randn(2, 9, 16), torch.randn(4, 16), torch.randn(16)
     torch.library.opcheck(scan_operator.convolve, (u, weight, bias))
-    with pytest.raises(ValueError, match="side by side"):
+    with pytest.raises(ValueError, match="contiguous channels"):
         scan_operator.convolve(u.transpose(1, 2), weight, bias)
 
 
