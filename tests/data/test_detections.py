@@ -41,7 +41,7 @@ def test_detections_by_name_or_id_best_first(write):
     np.testing.assert_allclose(boxes.scores, [0.9, 0.3])
     assert len(found.boxes_at(AnnotatedFrame("other.jpg", frame_id=10000010005))) == 1
     assert len(found.boxes_at(AnnotatedFrame("other.jpg"))) == 0
-    # Files disagree about the folders in front.
+    # Files differ in the parent folders of images.
     assert len(found.boxes_at(AnnotatedFrame(NAME.removeprefix("images/")))) == 2
     assert len(load_detections(write(content), threshold=0.0)) == 4
 

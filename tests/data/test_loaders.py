@@ -26,7 +26,7 @@ def test_posetrack_people_and_their_neighbours(tmp_path):
     records = load_posetrack(posetrack_root(tmp_path), "val")
     assert len(records) == 2 * 5
     first = records[0]
-    # Frame 0 is not annotated, but it is there as the neighbour of frame 1.
+    # Frame 0 is not annotated, but is used as the neighbour of frame 1.
     assert [path.name for path in first.frames] == ["000000.jpg", "000001.jpg", "000002.jpg"]
     np.testing.assert_allclose(first.keypoints, figure((73, 66), 50, 0.5), atol=1e-6)
     low, high = first.keypoints.min(0), first.keypoints.max(0)
@@ -135,13 +135,13 @@ def test_both_layouts_give_the_same_people(tmp_path, layout):
 
 
 def move_images_to_data(root):
-    """As PoseTrack21 has them."""
+    """Move images to where PoseTrack21 has them."""
     (root / "data").mkdir()
     (root / "images").rename(root / "data" / "images")
 
 
 def rename_images(*folders):
-    """As PoseTrack17's common tools do: %08d, counted from 1."""
+    """Rename images as common PoseTrack17 tools do: %08d, counted from 1."""
 
     def change(root):
         for file in sorted((root / "images").rglob("*.jpg")):
@@ -169,7 +169,7 @@ def test_images_are_found_where_users_have_them(tmp_path, layout, change):
     before = load_posetrack(root, "val")
     change(root)
     for old, new in zip(before, load_posetrack(root, "val"), strict=True):
-        # The k-th image is the k-th again: pictures differ from frame to frame.
+        # The images differ between frames, so a wrong order would be detected.
         assert all(path.is_file() for path in new.frames)
         steps = [int(path.stem.removesuffix("_crop")) for path in old.frames]
         offset = int(new.frames[1].stem) - steps[1]
@@ -201,7 +201,7 @@ def test_neighbours_are_by_time_and_may_lie_on_disk_only(tmp_path):
     assert frames() == [[4, 5, 5], [2, 3, 4], [0, 1, 2]]
     for number in (0, 2, 4):
         (root / f"images/val/000001_bonn/{number:06d}.jpg").unlink()
-    # Sampled: the next frame that was kept is the neighbour.
+    # In a subsampled video, the next existing frame is the neighbour.
     assert frames() == [[3, 5, 5], [1, 3, 5], [1, 1, 3]]
 
 
@@ -267,7 +267,7 @@ def test_coco_subsets_name_images_or_ids(tmp_path, name):
 
 
 def one_person(root, **fields):
-    """The first record after changes to the first annotation; ignore regions and size go to its image."""
+    """Return the first record after changing its annotation; or its image for regions and size."""
 
     def change(content):
         for key, value in fields.items():

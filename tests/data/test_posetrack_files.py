@@ -22,7 +22,7 @@ NOSE, HEAD_TOP, LEFT_WRIST, RIGHT_ANKLE = (
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a value as JSON, or a text as it is; gives the path."""
+    """Return a function that writes a string as it is, or any other value as JSON."""
 
     def call(content, name="000001_bonn.json"):
         path = tmp_path / name
@@ -93,7 +93,7 @@ def test_a_person_without_joints_is_told_from_one_without_a_list_of_them(
 
 
 def content18(**keypoints):
-    """Three frames in an order of their own; one person in the second. Joints by name: (x, y, v)."""
+    """Return three frames, not ordered by id, with a person in the second; joints are (x, y, v)."""
     images = [{"id": 10000010000 + n, "file_name": f"images/val/v/{n:06d}.jpg"} for n in (2, 0, 1)]
     triples = [keypoints.get(joint, (0, 0, 0)) for joint in POSETRACK17.joints]
     person = {
@@ -118,7 +118,7 @@ def test_posetrack18_keeps_the_order_of_the_file_and_frames_without_people(write
     (person,) = video.frames[1].people
     np.testing.assert_array_equal(person.box, [1, 2, 31, 42])
     np.testing.assert_array_equal(person.head_box, [5, 6, 12, 14])
-    # x = y = 0 is a place when the visibility says so; the ear is dropped.
+    # x = y = 0 is a valid location if v > 0; the ear is dropped.
     present = np.isfinite(person.keypoints[:, 0])
     assert [POSETRACK15.joints[j] for j in np.flatnonzero(present)] == ["nose", "left_wrist"]
     np.testing.assert_array_equal(person.keypoints[NOSE], [50, 60])
@@ -157,7 +157,7 @@ def test_the_same_people_in_both_layouts_read_the_same(tmp_path):
 
 
 def changed(path, value):
-    """The PoseTrack18 content with one value changed, or removed where `value` is KeyError."""
+    """Return PoseTrack18 content with one value changed, or removed for KeyError."""
     content = content18(nose=(50, 60, 1))
     node = content
     for part in path[:-1]:

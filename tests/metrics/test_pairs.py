@@ -1,4 +1,4 @@
-"""Which frames and which people belong together."""
+"""Pairing of frames and people."""
 
 from dataclasses import replace
 
@@ -50,7 +50,7 @@ def test_people_are_matched_by_the_joints_and_the_size_of_the_truth():
 
 
 def test_people_without_an_area_are_matched_by_distance():
-    """With one joint and no box there is no size, and all similarities are 0."""
+    """With a single joint and no box, the area is 0 and so is every similarity."""
     head = (0, 0, 30, 40)
     truth = [person({"nose": place}, head) for place in ((50, 50), (200, 50))]
     found = [person({"nose": place}) for place in ((201, 50), (51, 50))]

@@ -20,7 +20,7 @@ from diffusionpose.nn.diffusion import to_signal
 
 SMALL = BackboneConfig(kind="hybrid", hidden_size=64, depth=1, num_heads=2)
 
-# One configuration a row of the ablation tables: (encoder, decoder).
+# One configuration per row of the ablation tables: (encoder, decoder).
 ROWS = {
     "table5_baseline": ("none", {"kind": "unet"}),
     "table5_a_table7_a": ("spatio_temporal", {"kind": "unet"}),
@@ -81,7 +81,7 @@ def test_one_step_generation_is_one_call_of_the_decoder_at_the_last_step():
 
 
 @torch.inference_mode()
-def test_what_would_be_broadcast_or_fail_late_is_told():
+def test_wrong_shapes_are_refused():
     model = DiffusionPose(ModelConfig(backbone=SMALL)).eval()
     images, noise = torch.zeros(1, 3, 3, 256, 192), torch.zeros(1, 15, 64, 48)
     conditions = model.encode(model.extract(images))
@@ -196,7 +196,8 @@ def test_impossible_configurations(change, message):
         parse(ModelConfig, change, "recipe")
 
 
-# --- on disk ---------------------------------------------------------------------------------------
+# --- on disk
+# ---------------------------------------------------------------------------------------
 
 
 def test_save_and_load_give_the_same_model(tmp_path):

@@ -13,7 +13,7 @@ GRID = (16, 12)
 
 
 def reference(experts=1):
-    """transformers' own backbone with random weights: the truth about features."""
+    """The backbone of transformers with random weights, as the reference for features."""
     torch.manual_seed(0)
     model = VitPoseBackbone(
         VitPoseBackboneConfig(
@@ -31,7 +31,7 @@ def reference(experts=1):
 
 
 def original_layout(state, prefix="backbone."):
-    """A Hugging Face state dict under the names of the original code, as its `.pth` files have them."""
+    """Rename a Hugging Face state dict to the names in the original `.pth` files."""
     out = {}
     for name, tensor in state.items():
         if ".attention.attention.query." in name:

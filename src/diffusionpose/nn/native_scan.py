@@ -91,7 +91,8 @@ def use_vectors(name: str | None) -> None:
     global _forced_vectors
     if name is not None and name not in vectors():
         raise ValueError(
-            f"vector extension {name!r} is not available here; choose from {vectors()}"
+            f"vector extension {name!r} is not supported by this processor and library; "
+            f"choose from {vectors()}"
         )
     _forced_vectors = name
 

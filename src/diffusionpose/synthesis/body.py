@@ -28,7 +28,7 @@ _NECK = "Neck"
 
 @dataclass(frozen=True)
 class Pose:
-    """Bones of a body in a frame: (bones, 3, 3) rotations from rest, and (bones, 3) heads in metres."""
+    """A body's bones in a frame: (bones, 3, 3) rotations from rest, (bones, 3) heads in metres."""
 
     rotations: np.ndarray
     heads: np.ndarray
@@ -156,7 +156,7 @@ class Body:
 
 
 def turn(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Return the smallest rotation (3, 3) from one direction to another; undefined for opposites."""
+    """Return the smallest rotation (3, 3) between two directions; undefined for opposite ones."""
     source, target = source / np.linalg.norm(source), target / np.linalg.norm(target)
     axis, cosine = np.cross(source, target), source @ target
     x, y, z = axis
