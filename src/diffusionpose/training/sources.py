@@ -120,11 +120,10 @@ class ClipLoader(DataLoader[Any]):
 
     def explain(self, error: RuntimeError) -> DataError | None:
         """Translate the error of a worker that died; None for any other error."""
-        if "DataLoader worker" not in str(error):
+        found = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)", str(error))
+        if found is None:
             return None
-        pids = [
-            int(pid) for pid in re.findall(r"\bpids?\(?s?\)? ([\d, ]+)", str(error))[0].split(",")
-        ]
+        pids = [int(pid) for pid in found[1].split(",")]
         names = ", ".join(
             f"loader worker {self.workers.get(pid, '?')} (process {pid})" for pid in pids
         )
