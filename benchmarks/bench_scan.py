@@ -130,7 +130,7 @@ def errors(tensors: Inputs) -> tuple[float, float]:
 
 
 def extra_memory(tensors: Inputs) -> tuple[float, float]:
-    """Return the native engine's peak allocation by its output's size, without and with backward."""
+    """Return the native engine's peak memory by its output's size, without and with backward."""
     from torch.profiler import profile
 
     def peak(backward: bool) -> int:

@@ -114,7 +114,7 @@ def test_refusals(tmp_path, capsys):
         model.load_backbone(tmp_path / "evil.pth")
     assert "code ran" not in capsys.readouterr().out
     torch.save({"a": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match="no ViTPose backbone"):
+    with pytest.raises(CheckpointError, match="not a ViTPose backbone"):
         model.load_backbone(tmp_path / "other.pth")
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(CheckpointError, match="plain tensors"):

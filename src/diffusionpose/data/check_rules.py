@@ -97,7 +97,9 @@ def check_num_frames(content: Node) -> None:
         value = node.get("nframes").integer()
         if value is not None and value != len(nodes) and value not in told:
             told.add(value)
-            node.get("nframes").find("wrong-nframes", f"{value}, but there are {len(nodes)} images")
+            node.get("nframes").find(
+                "wrong-nframes", f"expected {len(nodes)}, the number of images, got {value}"
+            )
 
 
 def check_joint_names(content: Node) -> None:

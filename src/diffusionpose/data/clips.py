@@ -33,7 +33,7 @@ class ClipRecord:
         image_id: Id of the key frame in the data set, or its index in the video without ids.
         track_id: `structures.NO_TRACK` if unknown.
         still: Whether the three frames are one image, to which training may add synthetic motion.
-        further: Files of the frames t-2 and t+2 for frame jitter; empty for stills.
+        further: Files of the frames t-2 and t+2, for frame jitter; empty if there are none.
         frame: Index of the key frame in the video.
         number: Index of the person among all annotated people of the frame.
     """

@@ -49,7 +49,7 @@ class VideoImages:
         return self._at.get(self._numbers[index] + offset * self._step)
 
     def clip(self, index: int, offset: int = 1) -> tuple[Path, Path, Path]:
-        """Return the frame at `index` between its neighbours, or itself for missing ones."""
+        """Return frames t - offset, t, t + offset for t = `index`; t replaces missing ones."""
         key = self.files[index]
         return self.at(index, -offset) or key, key, self.at(index, offset) or key
 

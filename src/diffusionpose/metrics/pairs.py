@@ -25,7 +25,7 @@ class VideoPair:
         predicted: Predictions, with the same number of frames.
         same_people: Whether person n of a predicted frame is person n of the ground truth, e.g. for
             predictions from ground-truth boxes, so that people need not be matched. A person
-            without a prediction is included without joints.
+            without a prediction is included without points.
     """
 
     truth: AnnotatedVideo

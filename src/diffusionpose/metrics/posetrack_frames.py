@@ -1,7 +1,7 @@
 """PoseTrack's evaluation up to joint distances, as in poseval; shared by AP, MOTA and HOTA.
 
 Frames without people in the ground truth are dropped, as are joints inside ignore regions and
-people without joints. Distances are in head lengths, i.e. 0.6 times the diagonal of the
+people without a list of points. Distances are in head lengths, i.e. 0.6 times the diagonal of the
 ground-truth head box; a joint is correct within half a head length.
 """
 

@@ -113,7 +113,9 @@ class DiffusionPose(nn.Module):
                 that of the configuration.
         """
         if not isinstance(self.backbone, ViTBackbone):
-            raise CheckpointError(f"{path}: ViTPose weights need backbone.kind 'vit'")
+            raise CheckpointError(
+                f"{path}: ViTPose weights need a ViT backbone; set model.backbone.kind=vit"
+            )
         tensors = checkpoint.read_backbone(path)
         grid = grid_of(self.config.backbone, self.config.image_size)
         state = vitpose_weights.convert(tensors, grid)

@@ -51,7 +51,7 @@ def convert(
     """
     state = _unified(tensors)
     if "embeddings.position_embeddings" not in state:
-        raise CheckpointError("no ViTPose backbone: it has no position embeddings")
+        raise CheckpointError("not a ViTPose backbone: the weights have no position embeddings")
     state = _merge_experts(_split_qkv(state), expert)
     position = state["embeddings.position_embeddings"]
     return state | {"embeddings.position_embeddings": resize_position(position, grid)}
