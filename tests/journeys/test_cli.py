@@ -321,11 +321,13 @@ def test_data_check_ends_with_0_when_clean_and_1_with_problems(run, tmp_path):
     edit(file, put(["annotations", 2, "bbox"], [5, 5, -1, 3]))
     code, out, err = run("data", "check", root, "--no-images", "--json", report)
     assert (code, err) == (1, "")
-    assert f"empty-box: {file}: annotations[2].bbox: the box has no area: width -1, height 3\n" in out
+    assert (
+        f"empty-box: {file}: annotations[2].bbox: the box has no area: width -1, height 3\n" in out
+    )
     assert out.endswith("1 problem\n")
     (finding,) = json.loads(report.read_text())["findings"]
     assert finding == {
-        "code": "empty-box", "file": str(file), "where": "annotations[2].bbox", "message": "width -1, height 3",
+        "code": "empty-box", "file": str(file), "where": "annotations[2].bbox", "message": "the box has no area: width -1, height 3",
     }  # fmt: skip
 
 
