@@ -21,7 +21,7 @@ _EPS = 1e-6
 MIN_LENGTH_STD = 1.0
 """Lower bound of L_std in heatmap pixels, without which limbs of equal length allow no error."""
 LOCATION_TEMPERATURE = 10.0
-"""With it, a heatmap of height 1 has about nine tenths of the probability at its peak."""
+"""Factor before the softmax; gives about 0.9 of the probability to the peak of a clean heatmap."""
 MIN_LIMB = 1e-2
 """Limbs shorter than this, in heatmap pixels, have no direction; the angle term skips them."""
 

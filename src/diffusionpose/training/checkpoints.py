@@ -103,7 +103,7 @@ class StopSignals:
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """Handle signals within the context; a no-op outside the main thread, which cannot."""
+        """Handle signals within the context; Python allows it in the main thread only."""
         numbers = (signal.SIGINT, signal.SIGTERM)
         if threading.current_thread() is not threading.main_thread():
             yield
