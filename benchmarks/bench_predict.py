@@ -30,7 +30,7 @@ import typer
 from diffusionpose.predict import PosePipeline
 from diffusionpose.predict_files import predict_files
 from diffusionpose.render import draw_poses
-from diffusionpose.stages import detect, make_tracker, track, windows
+from diffusionpose.stages import detect, make_tracker, scenes, track, windows
 from diffusionpose.structures import Frame
 from diffusionpose.video import VideoWriter, open_video
 
@@ -85,6 +85,7 @@ def stages(folder: Path, every: int) -> dict[str, float]:
     took = race(
         {
             "decode": decode,
+            "find cuts": lambda: exhaust(scenes(frames))(),
             "detect and track": boxes,
             "crop and network": lambda: exhaust(pipeline.estimate(cut))(),
             "draw and encode": draw_and_encode,

@@ -39,7 +39,6 @@ def report(
 ) -> None:
     """Write a page that opens offline: a video with its poses, scores, plausibility and a look inside the model."""
     from diffusionpose.formats import check_target, write_text
-    from diffusionpose.poses import VideoPoses
     from diffusionpose.predict import PosePipeline
     from diffusionpose.results import PAGE
     from diffusionpose.video import open_video
@@ -59,8 +58,7 @@ def report(
         check_target(target, [source], overwrite=overwrite)
         pipeline = PosePipeline.from_pretrained(model, device=device, seed=seed)
         watching = Watching(pipeline, reader, look_at, hide_faces=hide_faces)
-        frames = [poses for _, poses in watching.pipeline.stream(reader)]
-        poses = VideoPoses.from_frames(pipeline.header(reader.info), frames, reader.verdict)
+        poses = watching.pipeline.whole(reader)
         write_text(target, watching.page(poses))
     print(target)
     say_verdict(poses.verdict, watching.notes)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from diffusionpose.crop_windows import CropWindows, HeldWindow
+from diffusionpose.cuts import note_cuts
 from diffusionpose.detection import BoxesFile, PersonDetector, check_detector, load_detector
 from diffusionpose.errors import UsageError
 from diffusionpose.networks import PoseNetwork, Precision, load_network
@@ -28,7 +29,6 @@ from diffusionpose.nn.diffusion import seeded_noise
 from diffusionpose.nn.geometry import Affine, crop_affine, crop_window, invert, transform, warp
 from diffusionpose.overlap import ahead
 from diffusionpose.poses import VideoPoses
-from diffusionpose.cuts import note_cuts
 from diffusionpose.stages import Window, detect, make_tracker, scenes, track, windows
 from diffusionpose.structures import (
     Boxes,
@@ -39,7 +39,7 @@ from diffusionpose.structures import (
     VideoInfo,
 )
 from diffusionpose.version import __version__
-from diffusionpose.video import open_video
+from diffusionpose.video import VideoReader, open_video
 
 Source = str | os.PathLike[str]
 WINDOWS_AHEAD = 8
@@ -279,9 +279,13 @@ class PosePipeline:
         """
         pipeline = self if boxes is None else self.with_boxes(boxes)
         with open_video(source, fps=fps) as reader:
-            frames = [poses for _, poses in pipeline.stream(reader)]
-            verdict = note_cuts(reader.verdict, [poses.index for poses in frames if poses.cut])
-            return VideoPoses.from_frames(pipeline.header(reader.info), frames, verdict)
+            return pipeline.whole(reader)
+
+    def whole(self, reader: VideoReader) -> VideoPoses:
+        """All poses of an opened video, in memory."""
+        frames = [poses for _, poses in self.stream(reader)]
+        verdict = note_cuts(reader.verdict, [poses.index for poses in frames if poses.cut])
+        return VideoPoses.from_frames(self.header(reader.info), frames, verdict)
 
     def stream(self, frames: Iterable[Frame]) -> Generator[tuple[Frame, FramePoses], None, None]:
         """Frames with their poses, in order, as soon as they are known."""

@@ -449,10 +449,12 @@
     $("show-heat").parentElement.hidden = !Object.keys(data.sheets).length;
     $("overlay-caption").textContent = people.length ? "Poses: left side orange, right side blue. Click a person or a joint." : "Nobody was found.";
     $("scrubber").max = String(Math.max(0, numFrames - 1));
+    // Who is looked into is in the picture that is shown first.
+    state.person = Math.max(0, people.findIndex((p) => p.id === data.theatres[0]?.id));
     $("people").replaceChildren(...people.map((p, n) => {
       const button = document.createElement("button"), dot = document.createElement("i");
       dot.style.background = p.colour;
-      button.type = "button"; button.setAttribute("aria-pressed", String(n === 0));
+      button.type = "button"; button.setAttribute("aria-pressed", String(n === state.person));
       button.append(dot, `Person ${p.id}: ${counted(p.numFrames, "frame")}, score ${p.score.toFixed(2)}` + (p.flags.length ? `, ${counted(p.flags.length, "flag")}` : ""));
       button.addEventListener("click", () => choose(n, state.joint));
       return button;
