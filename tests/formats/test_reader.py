@@ -82,8 +82,8 @@ def _with_verdict(**changes) -> str:
         (_edited(frames=None), "frames: "),
         (_edited(video={"name": "a"}), "video.width: Field required (and "),
         (_edited(skeleton={"name": "s", "joints": ["a"], "limbs": [[0, 1]]}), "limb (0, 1)"),
-        (_with_frame(index=0), "frame 0 comes after frame 1"),
-        (_with_frame(time=9.5), "frame 2: time is 9.5, time_exact 1001/15000"),
+        (_with_frame(index=0), "frame 0 follows frame 1"),
+        (_with_frame(time=9.5), "frame 2: time is 9.5, but time_exact 1001/15000"),
         (_with_frame(time_exact="0.5"), "frames.2.time_exact: "),
         (_with_frame(time_exact="1/0"), "expected an exact fraction such as"),
         (_with_person(keypoints=[[1.0, 2.0, 0.5]]), "frame 0: 1 keypoints for 3 joints"),
@@ -133,7 +133,7 @@ def test_filled_joints_are_written_and_read_back(tmp_path):
     rows = written(tmp_path / "a.csv", "csv", frames).splitlines()[1:]
     assert [row[-1] for row in rows] == ["0", "0", "0", "1", "0", "1"]
     (tmp_path / "b.json").write_text(text.replace('"filled": [0, 2]', '"filled": [0, 3]'))
-    with pytest.raises(DataError, match="frame 0: filled names joint 3 of 3"):
+    with pytest.raises(DataError, match="frame 0: filled has joint 3, but there are 3 joints"):
         read_poses(tmp_path / "b.json")
 
 
@@ -165,5 +165,5 @@ def test_times_that_do_not_increase_are_refused(tmp_path, time, exact):
     )
     assert changed != text
     (tmp_path / "b.json").write_text(changed)
-    with pytest.raises(DataError, match=r"frame 1: time \S+ s does not come after 0\.0 s"):
+    with pytest.raises(DataError, match=r"frame 1: time \S+ s is not after 0\.0 s"):
         read_poses(tmp_path / "b.json")

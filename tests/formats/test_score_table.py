@@ -89,8 +89,8 @@ def test_published_figures_from_yaml(tmp_path):
     [
         ("rows: {A: {Head: x}}", r"rows\.A\.Head"),
         ("rows: {A: {Head: .nan}}", r"rows\.A\.Head"),
-        ("row: {}", "no such key|rows"),
-        ("[", "no valid YAML"),
+        ("row: {}", "unknown key|rows"),
+        ("[", "invalid YAML"),
     ],
 )
 def test_malformed_published_files_are_named(tmp_path, text, message):

@@ -1,4 +1,4 @@
-"""The OpenAPI description of the server, from the models that it checks with."""
+"""OpenAPI description of the server, derived from the models that validate its data."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ _REFERENCES = "#/components/schemas/{model}"
 
 
 class ErrorView(BaseModel):
-    """What went wrong, as a sentence."""
+    """An error message for users."""
 
     error: str
 
 
 class SettingsView(BaseModel):
-    """What the page needs to know before a job."""
+    """Settings of the server that the page needs."""
 
     formats: tuple[FormatName, ...]
     max_upload_bytes: int
@@ -28,7 +28,7 @@ class SettingsView(BaseModel):
 
 
 def description() -> Json:
-    """OpenAPI 3.1."""
+    """Build the OpenAPI 3.1 document."""
     one, ok = "/api/jobs/{id}", _answer("The job.", "JobView")
     paths: Json = {
         "/api/settings": {"get": _operation("settings", {"200": _answer("Set.", "SettingsView")})},
