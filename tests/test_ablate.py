@@ -321,15 +321,15 @@ def test_figures_that_do_not_exist_are_null_and_shown_as_dashes(root, tmp_path, 
         ({"seeds": [0, -1]}, "seeds.1: .* greater than or equal to 0"),
         (
             {"rows": [ROWS[0], ROWS[1] | {"settings": ["validation_metric=posetrack-ap"]}]},
-            "row 'whole': validation_metric is posetrack-ap, and pck in row 'head'",
+            "row 'whole': validation_metric is posetrack-ap, but pck in row 'head'",
         ),
         (
             {"rows": [ROWS[0], ROWS[1] | {"settings": ["validation.1.stride=2"]}]},
-            "row 'whole': validation.1.stride is 2, and 1 in row 'head'",
+            "row 'whole': validation.1.stride is 2, but 1 in row 'head'",
         ),
         (
             {"rows": [ROWS[1], ROWS[0] | {"settings": ["validation.0.label=other"]}]},
-            "row 'head': validation.0.label is other, and None in row 'whole'",
+            "row 'head': validation.0.label is other, but None in row 'whole'",
         ),
         (
             {"rows": [ROWS[1], ROWS[0] | {"settings": ["validation=[]"]}]},

@@ -122,7 +122,7 @@ def test_no_place_for_temporary_files_is_named(monkeypatch, no_temporary_folder)
 def test_no_place_for_temporary_files_is_no_fault_of_video(monkeypatch, no_temporary_folder):
     (video, _) = checked(monkeypatch, "video")
     assert video.status == "ok"
-    assert "untried" in video.detail
+    assert "not tried" in video.detail
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_gpu_that_torch_cannot_use_is_named(monkeypatch, cuda, has_driver, sta
 
 @pytest.mark.parametrize(
     ("half", "end"),
-    [(0.9, "bfloat16 900 ms"), (0.5, "500 ms: --precision bfloat16 is faster here")],
+    [(0.9, "900 ms in bfloat16"), (0.5, "500 ms in bfloat16: --precision bfloat16 is faster here")],
 )
 def test_a_processor_that_is_faster_in_bfloat16_is_named(monkeypatch, half, end):
     monkeypatch.setattr(doctor, "_seconds_a_window", lambda _: (1.0, half))

@@ -234,7 +234,7 @@ def test_files_of_predict_may_keep_their_names(tmp_path):
     )
     assert evaluate(options).facts["values"]["Mean"] == 100
     write_predictions([one], tmp_path / "found", "posetrack18")
-    with pytest.raises(DataError, match="two files of the video v"):
+    with pytest.raises(DataError, match="two files for the video v"):
         evaluate(options)
 
 
@@ -258,7 +258,7 @@ FILES = {"model": None, "truth": Path("x"), "predictions": Path("y"), "device": 
         ({"box_score": 2.0}, "--box-score"),
         ({"metric": "mota", "boxes": "x.json"}, "track ids, which detections do not have"),
         (FILES | {"boxes": "z", "num_inference_steps": 2}, "--boxes, --steps: applies to --model"),
-        (FILES | {"data": None, "split": "other"}, "--split: for --model"),
+        (FILES | {"data": None, "split": "other"}, "--split: applies to --model"),
         (FILES | {"layout": "coco"}, "--layout coco needs --model"),
     ],
 )
@@ -283,7 +283,7 @@ def test_what_the_metric_lacks_is_said_before_the_network_works(options, tmp_pat
 def test_true_boxes_put_no_track_to_the_test(options):
     pytest.importorskip("motmetrics")
     report = evaluate(options(metric="mota", num_resamples=0))
-    assert any("track ids are those of the truth" in note for note in report.warnings)
+    assert any("track ids are taken from the ground truth" in note for note in report.warnings)
     assert report.facts["values"]["Mean"] <= 100
 
 
@@ -346,7 +346,7 @@ def test_deliveries_that_cannot_be_made(options, tmp_path, monkeypatch, fields, 
 
 def test_files_need_a_root_for_pictures():
     files = EvaluateOptions(truth=Path("a"), predictions=Path("b"))
-    with pytest.raises(UsageError, match="--worst needs --data"):
+    with pytest.raises(UsageError, match="--worst needs the images"):
         Deliveries(worst=Path("x.png")).check(files)
     with pytest.raises(UsageError, match="predictions are files already"):
         Deliveries(predictions=Path("x")).check(files)

@@ -115,7 +115,7 @@ def test_a_video_through_an_exported_file(untrained, exported, made_video, made_
     [
         ("folder", {"engine": "onnxruntime"}, "diffusionpose export"),
         ("folder", {"engine": "tensorrt"}, "choose from torch, onnxruntime, openvino"),
-        ("file", {"engine": "torch"}, "not the exported file"),
+        ("file", {"engine": "torch"}, "cannot run the exported file"),
         ("file", {"num_inference_steps": 2}, "one DDIM step"),
         ("file", {"precision": "bfloat16"}, "float32"),
     ],

@@ -103,9 +103,9 @@ class LooseDetector:
 @pytest.mark.parametrize(
     ("found", "match"),
     [
-        (Boxes([[1, 1, 5, 7]], [0.9]), "no list of one Boxes"),
-        ([], "no list of one Boxes"),
-        ([np.array([[1, 1, 5, 7]])], "no list of one Boxes"),
+        (Boxes([[1, 1, 5, 7]], [0.9]), "must return a list with one Boxes per image"),
+        ([], "must return a list with one Boxes per image"),
+        ([np.array([[1, 1, 5, 7]])], "must return a list with one Boxes per image"),
         ([Boxes([[5, 5, 3, 4]], [0.9])], r"box \[5.0, 5.0, 3.0, 4.0\] is not \[x1, y1, x2, y2\]"),
         ([Boxes([[1, 1, np.nan, 7]], [0.9])], "is not"),
         ([Boxes([[1, 1, np.inf, 7]], [0.9])], "is not"),
@@ -534,7 +534,7 @@ def test_too_few_frames_a_second_are_told_before_the_first_frame(
 ):
     wanted, seen = ResultOptions(smoother=Butterworth(20)), []
     whole = pipeline(untrained, made_boxes)
-    message = "butterworth:20 needs more than 25 frames a second"
+    message = "butterworth:20 needs more than 25 frames per second"
     with open_video(made_video) as reader, pytest.raises(UsageError, match=message):
         predict_files(whole, reader, tmp_path, wanted, on_frame=seen.append)
     assert seen == list(tmp_path.iterdir()) == []

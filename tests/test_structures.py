@@ -35,6 +35,6 @@ def test_views_of_pictures_will_do():
 def test_times_are_exact(time):
     with pytest.raises(ValueError, match=r"time of frame 3 is .*, which is not exact: .*Fraction\(3, 25\)"):
         Frame(3, time, PICTURE)
-    with pytest.raises(ValueError, match=r"time of frame 3 is .*, not exact"):
+    with pytest.raises(ValueError, match=r"time of frame 3 is .*, which is not exact"):
         FramePoses(3, time)
     assert FramePoses(3, 1).time == 1

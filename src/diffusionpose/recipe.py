@@ -344,4 +344,4 @@ def _step_into(node: Any, part: str, setting: str) -> Any:
         return node.setdefault(part, {})
     if isinstance(node, list) and part.isdigit() and int(part) < len(node):
         return node[int(part)]
-    raise ConfigError(f"--set {setting!r}: there is no {part!r} to set it in")
+    raise ConfigError(f"--set {setting!r}: no such key or index: {part!r}")

@@ -71,5 +71,5 @@ def test_a_visitor_is_given_no_options_of_the_command_line(tmp_path):
     with pytest.raises(UsageError, match=r"--smooth butterworth:6 .* use a cut-off below") as error:
         predict_upload(asked, lambda _: None)
     told = _without_paths(error.value, asked)
-    assert told.startswith("5 frames a second are too few for the Butterworth filter at 6 Hz: ")
+    assert told.startswith("5 frames per second are too few for the Butterworth filter at 6 Hz: ")
     assert "--" not in told.replace(asked.name, "")

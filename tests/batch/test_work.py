@@ -122,7 +122,7 @@ def test_what_there_is_no_file_of_is_noted_and_the_video_ok(untrained, tmp_path,
     wanted = ResultOptions(("json", "trc"), export=ExportOptions(1.8))
     job = Job(CLIPS / "00_ok.mp4", tmp_path / "out", BatchOptions(wanted=wanted, video=False), "w")
     entry = process(job, nobody_at_all(untrained, tmp_path))
-    note = "nobody here has a track, so there is no trc file"
+    note = "no trc file was written: nobody has a track id"
     assert (entry.status, entry.message, list(entry.files)) == ("ok", note, ["00_ok.poses.json"])
     summarize(BatchReport((entry,), 0), quiet=False)
     assert capsys.readouterr().err == f"note: 00_ok.mp4: {note}\n"

@@ -38,7 +38,7 @@ def test_one_video_never_sinks_the_others(jobs):
         "a": "ok", "b": "crashed", "c": "crashed", "d": "crashed", "e": "ok", "f": "ok"
     }  # fmt: skip
     assert "SIGKILL" in ended["b"].message
-    assert "exit code 3" in ended["c"].message
+    assert "exited with code 3" in ended["c"].message
     assert ended["d"].message.startswith("KeyError in stubs.py:")
     assert files(given[0]) == ["a.poses.json", "e.poses.json", "f.poses.json"]
     pids = [(given[0].out / f"{stem}.poses.json").read_text() for stem in "aef"]

@@ -73,7 +73,7 @@ BOX = {"box": [1, 2, 3, 4]}
         ({"frames": [frame(1.5)]}, r"frames\[0\]\.index"),
         ({"frames": [frame(True)]}, r"frames\[0\]\.index"),
         ({"frames": [frame("1")]}, r"frames\[0\]\.index"),
-        ({"frames": [frame(1), frame(2), frame(1)]}, "frame 1 is given twice"),
+        ({"frames": [frame(1), frame(2), frame(1)]}, "frame 1 is listed twice"),
         ({"frames": [frame(0, {"box": [1, 2, 3]})]}, r"frames\[0\]\.boxes\[0\]\.box"),
         ({"frames": [frame(0, {"box": [1, 2, 3, "4"]})]}, r"boxes\[0\]\.box\[3\]"),
         ({"frames": [frame(0, BOX, {"box": [3, 2, 3, 4]})]}, r"boxes\[1\]: .*x1 < x2"),

@@ -184,8 +184,8 @@ def test_metres_need_a_height_and_a_chain(tmp_path):
         staged.publish()
     assert [path.name for path in tmp_path.iterdir()] == ["clip.poses.npz"]
     (note,) = staged.notes
+    assert note.startswith("clip.person1.trc was not written: ")
     assert "track 1: the scale is unknown, as no frame has head" in note
-    assert note.endswith("there is no clip.person1.trc")
 
 
 def test_nobody_leaves_out_the_files_a_person_and_no_others(tmp_path):
@@ -194,8 +194,8 @@ def test_nobody_leaves_out_the_files_a_person_and_no_others(tmp_path):
         staged.publish()
         assert [path.name for path in staged.paths] == ["clip.poses.npz"]
     assert staged.notes == (
-        "nobody here has a track, so there is no trc file",
-        "nobody here has a track, so there is no c3d file",
+        "no trc file was written: nobody has a track id",
+        "no c3d file was written: nobody has a track id",
     )
     assert list(tmp_path.iterdir()) == list(staged.paths)
 

@@ -87,13 +87,13 @@ def _with_verdict(**changes) -> str:
         (_with_frame(time_exact="0.5"), "frames.2.time_exact: "),
         (_with_frame(time_exact="1/0"), "expected an exact fraction such as"),
         (_with_person(keypoints=[[1.0, 2.0, 0.5]]), "frame 0: 1 keypoints for 3 joints"),
-        (_with_person(keypoints=[[None, 2.0, 0.5]] * 3), "one of x and y is null"),
+        (_with_person(keypoints=[[None, 2.0, 0.5]] * 3), "x and y must both be numbers or both be null"),
         (_with_person(box=[1, 2, 3]), "frames.0.people.0.box"),
         (_with_person(score="0.5"), "frames.0.people.0.score: "),
         (_with_person(track_id=10**30), "frames.0.people.0.track_id: "),
         (
             _with_person(track_id=5).replace('"track_id": null', '"track_id": 5'),
-            "frame 0: two people have one track id: [5, 5]",
+            "frame 0: two people have the same track id: [5, 5]",
         ),
         (_with_verdict(status="ok"), "status is 'ok', its issues say 'partial'"),
     ],
@@ -147,7 +147,7 @@ def test_times_that_differ_by_a_microsecond_and_more_are_refused(tmp_path):
 def test_one_of_y_missing_is_refused_as_one_of_x_is(tmp_path):
     text = written(tmp_path / "a.json", "json")
     (tmp_path / "b.json").write_text(text.replace("[10.0, 20.0, 0.9]", "[10.0, null, 0.9]"))
-    with pytest.raises(DataError, match="one of x and y is null"):
+    with pytest.raises(DataError, match="x and y must both be numbers or both be null"):
         read_poses(tmp_path / "b.json")
 
 

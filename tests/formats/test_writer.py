@@ -97,7 +97,7 @@ def _frame(index: int = 5, **person) -> FramePoses:
         (_frame(score=np.inf), "not finite"),
         (_frame(box_score=NAN), "not finite"),
         (FramePoses(5, Fraction(0)), r"frame 5: time 0\.0 s is not after 0\.0 s"),
-        (FramePoses(5, Fraction(1), (make_person(1), make_person(1))), "one track id"),
+        (FramePoses(5, Fraction(1), (make_person(1), make_person(1))), "the same track id"),
     ],
 )
 def test_frames_that_no_reader_could_use_are_refused(tmp_path, frame, said):

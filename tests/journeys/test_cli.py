@@ -498,4 +498,4 @@ def test_evaluate_names_the_extra_that_is_missing(evaluate, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     code, _, err = evaluate("--metric", "oks")
     assert code == 1
-    assert err.endswith("'faster-coco-eval': pip install 'diffusionpose[eval]'\n")
+    assert err.endswith("'faster-coco-eval'; install it with: pip install 'diffusionpose[eval]'\n")
