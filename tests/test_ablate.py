@@ -206,7 +206,10 @@ def test_runs_on_other_data_weights_or_versions_are_not_pooled(root, tmp_path):
     older = content | {"version": "0.0.1"}
     (second / RESULT).write_text(json.dumps(older))
     (note,) = check_inputs(jobs)
-    assert note == f"results are from several versions: {__version__} ({jobs[0].run}), 0.0.1 ({second})"
+    assert (
+        note
+        == f"results are from several versions: {__version__} ({jobs[0].run}), 0.0.1 ({second})"
+    )
     (second / RESULT).write_text(json.dumps(older | {"validation_sha256": "0"}))
     with pytest.raises(ConfigError, match=f"{second}: the validation data differ from those of"):
         list(report(read_suite(suite), jobs))

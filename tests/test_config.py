@@ -52,7 +52,10 @@ def test_resolved_config_reads_back_the_same(recipe):
         ("optimizer.learning_rate=yes", "optimizer.learning_rate: expected a number, found true"),
         ("augment.flip=on", "augment.flip: expected a number, found true"),
         ("optimizer.milestones=[3, yes]", "optimizer.milestones: expected a number, found true"),
-        ("model.decoder.num_iterations=true", "model.decoder.num_iterations: expected a number, found true"),
+        (
+            "model.decoder.num_iterations=true",
+            "model.decoder.num_iterations: expected a number, found true",
+        ),
         ("model.num_frames=true", "model.num_frames: expected a number, found true"),
         ("optimizer.milestones=[-3]", "optimizer.milestones.0: .* greater than or equal to 1"),
         ("optimizer.milestones=[9, 3]", r"optimizer: milestones must be increasing, not \[9, 3\]"),

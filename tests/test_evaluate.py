@@ -257,8 +257,8 @@ FILES = {"model": None, "truth": Path("x"), "predictions": Path("y"), "device": 
         ({"num_resamples": -1}, "--resamples"),
         ({"box_score": 2.0}, "--box-score"),
         ({"metric": "mota", "boxes": "x.json"}, "track ids, which detections do not have"),
-        (FILES | {"boxes": "z", "num_inference_steps": 2}, "--boxes, --steps: applies to --model"),
-        (FILES | {"data": None, "split": "other"}, "--split: applies to --model"),
+        (FILES | {"boxes": "z", "num_inference_steps": 2}, "--boxes, --steps: only with --model"),
+        (FILES | {"data": None, "split": "other"}, "--split: only with --model"),
         (FILES | {"layout": "coco"}, "--layout coco needs --model"),
     ],
 )

@@ -121,7 +121,9 @@ def test_what_a_detector_must_not_give_is_told(found, match):
 
 def test_what_is_no_detector_is_told_before_the_video_is_read(untrained):
     whole = PosePipeline.from_pretrained(untrained, device="cpu")
-    with pytest.raises(UsageError, match="function is not a detector, it has no name and no start_sc"):
+    with pytest.raises(
+        UsageError, match="function is not a detector, it has no name and no start_sc"
+    ):
         PosePipeline(whole.network, lambda images: [], whole.options)
     for boxes in ("boxes.json", np.zeros((1, 4)), {0: Boxes.empty()}):
         with pytest.raises(

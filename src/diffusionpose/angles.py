@@ -22,8 +22,7 @@ _BENDS = {
     "shoulder": (("shoulder", "hip"), ("shoulder", "elbow")),
     "hip": (("shoulder", "hip"), ("hip", "knee")),
 }
-"""Two directions for each angle, as (from, to) joints; they are parallel when the limb is
-straight."""
+"""Two directions for each angle, as (from, to) joints; the angle is 0 if they are parallel."""
 ANGLES = (*(f"{side}_{name}" for name in _BENDS for side in SIDES), "trunk")
 
 

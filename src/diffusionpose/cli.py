@@ -204,7 +204,7 @@ def predict(
     if given is not None and detector is not None:
         raise UsageError("--boxes replaces the detector: leave --detector out")
     if look_at is not None and not with_report:
-        raise UsageError("--look-at goes with --report: add it, or leave --look-at out")
+        raise UsageError("--look-at needs --report: add it, or leave --look-at out")
     with open_video(source, fps=fps) as reader:
         pipeline = PosePipeline.from_pretrained(
             model,

@@ -81,8 +81,8 @@ def synthesise_data(
     with _status() as show:
         done = synthesise(out, options, on_clip=lambda number: show(f"{number} of {clips} clips"))
     if done.unusable:
-        print(f"{len(done.unusable)} motions left out, as {done.unusable[0]}", file=sys.stderr)
-    print(f"{out}: {done.made} clips made, {done.found} were there")
+        print(f"{len(done.unusable)} motions left out, such as {done.unusable[0]}", file=sys.stderr)
+    print(f"{out}: {done.made} clips made, {done.found} already existed")
 
 
 @contextmanager

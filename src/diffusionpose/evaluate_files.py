@@ -52,7 +52,7 @@ class Deliveries:
             raise UsageError("--worst needs the images: give their root folder as --data")
         if self.predictions is not None and options.model is None:
             raise UsageError(
-                "--write-predictions needs --model: these predictions are files already"
+                "--write-predictions needs --model, as predictions are files already: leave it out"
             )
         if self.predictions is not None and options.layout == "coco":
             raise UsageError("--write-predictions does not support --layout coco: leave it out")

@@ -158,7 +158,7 @@ class EvaluateOptions:
         # With --data, the split locates the images.
         given += ["--split"] if self.data is None and self.split != "val" else []
         if given:
-            raise UsageError(f"{', '.join(given)}: applies to --model only; leave it out")
+            raise UsageError(f"{', '.join(given)}: only with --model; leave out")
 
     def settings(self) -> dict[str, object]:
         """Options that change the figures and are not part of the input files."""

@@ -42,7 +42,8 @@ class Boxes:
         set_(self, "track_ids", ids if len(ids) else np.full(len(self.boxes), NO_TRACK, np.int64))
         if not len(self.boxes) == len(self.scores) == len(self.track_ids):
             raise ValueError(
-                f"{len(self.boxes)} boxes, {len(self.scores)} scores, {len(self.track_ids)} track ids"
+                f"numbers differ: {len(self.boxes)} boxes, {len(self.scores)} scores, "
+                f"{len(self.track_ids)} track ids"
             )
 
     def __len__(self) -> int:

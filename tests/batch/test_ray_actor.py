@@ -75,7 +75,9 @@ def test_a_file_that_the_machine_does_not_have_is_rejected(jobs, actor):
     job.source.unlink()
     entry = actor.do(job)
     assert (entry.status, entry.name) == ("rejected", "a.mp4")
-    assert "must be on a file system that is mounted at the same path on all machines" in entry.message
+    assert (
+        "must be on a file system that is mounted at the same path on all machines" in entry.message
+    )
 
 
 def test_a_machine_with_another_release_can_do_nothing(jobs):

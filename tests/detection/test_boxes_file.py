@@ -59,7 +59,10 @@ BOX = {"box": [1, 2, 3, 4]}
         ("{", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
         ('{"frames": [], "frames": []}', "duplicate key 'frames'"),
-        ('{"frames": [{"index": 0, "boxes": [{"box": [0, 0, NaN, 1]}]}]}', "NaN is not a valid number"),
+        (
+            '{"frames": [{"index": 0, "boxes": [{"box": [0, 0, NaN, 1]}]}]}',
+            "NaN is not a valid number",
+        ),
         (
             '{"frames": [{"index": 0, "boxes": [{"box": [0, 0, 1e999, 1]}]}]}',
             r"boxes\[0\].box\[2\]",

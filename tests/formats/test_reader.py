@@ -87,7 +87,10 @@ def _with_verdict(**changes) -> str:
         (_with_frame(time_exact="0.5"), "frames.2.time_exact: "),
         (_with_frame(time_exact="1/0"), "expected an exact fraction such as"),
         (_with_person(keypoints=[[1.0, 2.0, 0.5]]), "frame 0: 1 keypoints for 3 joints"),
-        (_with_person(keypoints=[[None, 2.0, 0.5]] * 3), "x and y must both be numbers or both be null"),
+        (
+            _with_person(keypoints=[[None, 2.0, 0.5]] * 3),
+            "x and y must both be numbers or both be null",
+        ),
         (_with_person(box=[1, 2, 3]), "frames.0.people.0.box"),
         (_with_person(score="0.5"), "frames.0.people.0.score: "),
         (_with_person(track_id=10**30), "frames.0.people.0.track_id: "),
@@ -95,7 +98,7 @@ def _with_verdict(**changes) -> str:
             _with_person(track_id=5).replace('"track_id": null', '"track_id": 5'),
             "frame 0: two people have the same track id: [5, 5]",
         ),
-        (_with_verdict(status="ok"), "status is 'ok', its issues say 'partial'"),
+        (_with_verdict(status="ok"), "status is 'ok', but its issues say 'partial'"),
     ],
 )
 def test_malformed_files_are_refused_with_what_was_found(tmp_path, text, said):

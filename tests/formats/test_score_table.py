@@ -80,7 +80,9 @@ def test_published_figures_from_yaml(tmp_path):
     )
     assert math.isnan(row.values[1])
     assert PublishedFigures.read(None).table_rows(("Head",)) == ()
-    with pytest.raises(ConfigError, match=r"figures\.yaml: rows\.Theirs\.Head: .*choose from AP, Mean"):
+    with pytest.raises(
+        ConfigError, match=r"figures\.yaml: rows\.Theirs\.Head: .*choose from AP, Mean"
+    ):
         found.table_rows(("AP", "Mean"))
 
 

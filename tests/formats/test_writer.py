@@ -113,7 +113,9 @@ def test_names_that_are_no_file_names_are_refused(tmp_path, name):
 
 
 def test_a_format_that_is_none_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="unknown format 'xml'; choose from json, csv, posetrack, coco"):
+    with pytest.raises(
+        UsageError, match="unknown format 'xml'; choose from json, csv, posetrack, coco"
+    ):
         write_poses(tmp_path / "a.xml", "xml", HEADER, FRAMES, VERDICT)
     assert list(tmp_path.iterdir()) == []
 

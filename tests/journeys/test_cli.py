@@ -93,7 +93,7 @@ def test_options_that_change_nothing_are_refused(run, predict, made_video, tmp_p
     predict(made_video, "--no-video")
     code, _, err = predict(made_video, "--look-at", 5)
     assert (code, err.count("\n")) == (2, 1)
-    assert "--look-at goes with --report" in err
+    assert "--look-at needs --report" in err
     assert predict(made_video, "--report", "--look-at", -1)[0] == 2
     for option in (("--look-at", 5), ("--seed", 0), ("--model", "tiny"), ("--device", "cpu"), ("--fps", 5)):  # fmt: skip
         code, _, err = run("report", result, *option, "-o", tmp_path / "a.html")

@@ -41,7 +41,10 @@ def test_files_stay_unless_asked_for_and_sources_always(compare, tmp_path, targe
     (tmp_path / "mine").write_text("mine")
     code, out, err = compare("a.poses.json", "b.poses.json", target, "mine")
     assert (code, out) == (2, "")
-    assert err == f"diffusionpose: error: mine already exists: choose another {target}, or pass --overwrite\n"
+    assert (
+        err
+        == f"diffusionpose: error: mine already exists: choose another {target}, or pass --overwrite\n"
+    )
     source = (tmp_path / "b.poses.json").read_bytes()
     (tmp_path / "link").symlink_to("b.poses.json")
     for name in ("b.poses.json", "link"):

@@ -121,7 +121,9 @@ def _verdict(record: VerdictRecord) -> VideoVerdict:
     issues = tuple(VideoIssue(**dict(issue)) for issue in record.issues)
     verdict = VideoVerdict(record.num_packets, record.num_frames, record.duration, issues)
     if verdict.status != record.status:
-        raise ValueError(f"verdict: status is {record.status!r}, its issues say {verdict.status!r}")
+        raise ValueError(
+            f"verdict: status is {record.status!r}, but its issues say {verdict.status!r}"
+        )
     return verdict
 
 
