@@ -34,7 +34,7 @@ from diffusionpose.model.model import DiffusionPose
 from diffusionpose.model.pretrained import WEIGHTS, bundled, find_pretrained, sha256_of
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.diffusion import ddim_steps
-from diffusionpose.paths import check_regular
+from diffusionpose.paths import EXPORTED, check_regular, is_exported
 
 Precision = Literal["float32", "bfloat16"]
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -42,7 +42,6 @@ Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 (batch, joints, height / 4, width / 4)."""
 
 ENGINES = ("torch", "onnxruntime", "openvino")
-EXPORTED = ".onnx"
 CUTS_A_PASS = 8
 """Batch size of the backbone."""
 
@@ -329,18 +328,18 @@ def load_network(
         CheckpointError: If the model is not found or broken.
         MissingExtraError: If the engine is not installed.
     """
-    is_exported = Path(name_or_path).suffix.lower() == EXPORTED and not Path(name_or_path).is_dir()
-    engine = engine or ("onnxruntime" if is_exported else "torch")
+    exported = is_exported(name_or_path)
+    engine = engine or ("onnxruntime" if exported else "torch")
     if engine not in ENGINES:
         raise UsageError(f"unknown engine {engine!r}; choose from {', '.join(ENGINES)}")
-    if is_exported != (engine != "torch"):
+    if exported != (engine != "torch"):
         raise UsageError(
             f"engine torch cannot run the exported file {str(name_or_path)!r}: leave the engine out"
-            if is_exported
+            if exported
             else f"engine {engine} needs an exported file: diffusionpose export {name_or_path} --out "
             f"{Path(name_or_path).name}{EXPORTED}, then --model {Path(name_or_path).name}{EXPORTED}"
         )
-    if is_exported:
+    if exported:
         if num_inference_steps != 1 or precision != "float32":
             raise UsageError(
                 "an exported file supports one DDIM step in float32 only: leave these settings out"

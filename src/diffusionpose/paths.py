@@ -17,6 +17,13 @@ VIDEO_SUFFIXES = frozenset((
 # fmt: on
 """Files with these suffixes in a folder are taken for videos, even if they turn out not to be."""
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+EXPORTED = ".onnx"
+
+
+def is_exported(model: str | Path) -> bool:
+    """Whether the name of a model is that of an exported ONNX file, which may be missing."""
+    path = Path(model)
+    return path.suffix.lower() == EXPORTED and not path.is_dir()
 
 
 def check_regular(path: Path, error: type[DiffusionPoseError]) -> None:

@@ -89,8 +89,9 @@ def test_weights_are_known_by_what_they_hold(tmp_path):
     (tmp_path / "person.onnx").write_text("e")
     assert weights_of(replace(given, detector=str(tmp_path / "person.onnx"))) not in seen
     assert weights_of(PipelineOptions()) == weights_of(PipelineOptions(detector="nanodet"))
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        weights_of(PipelineOptions(model="nothing.onnx"))
+    for model in ("nothing.onnx", "nothing.ONNX"):
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            weights_of(PipelineOptions(model=model))
 
 
 @pytest.mark.parametrize("name", ["03_zero_bytes.mp4", "17_text.mp4", "not-there.mp4"])

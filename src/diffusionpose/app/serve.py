@@ -17,7 +17,7 @@ from diffusionpose.app.server import create_app
 from diffusionpose.app.worker import Work, predict_upload
 from diffusionpose.errors import CheckpointError, UsageError
 from diffusionpose.model.pretrained import CONFIG, WEIGHTS, find_pretrained
-from diffusionpose.paths import check_regular, temporary_folder
+from diffusionpose.paths import check_regular, is_exported, temporary_folder
 
 _PATIENCE = 2
 """Seconds that running downloads get to finish on shutdown."""
@@ -38,9 +38,8 @@ def check_work(model: str, device: str) -> None:
         CheckpointError: If the model is not found.
         UsageError: If there is no such device.
     """
-    path = Path(model)
-    if path.suffix == ".onnx" and not path.is_dir():
-        files = [path]
+    if is_exported(model):
+        files = [Path(model)]
     else:
         folder = find_pretrained(model)
         files = [folder / CONFIG, folder / WEIGHTS]

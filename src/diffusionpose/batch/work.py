@@ -33,7 +33,7 @@ from diffusionpose.model.pretrained import (
     find_pretrained,
     sha256_of,
 )
-from diffusionpose.paths import check_regular
+from diffusionpose.paths import check_regular, is_exported
 from diffusionpose.results import FILM, PAGE, SUFFIXES, ResultOptions, files_of_result
 from diffusionpose.version import __version__
 from diffusionpose.video import VideoReader, open_video
@@ -155,8 +155,8 @@ def weights_of(options: PipelineOptions) -> str:
     Raises:
         CheckpointError: If the model is not found, or a file cannot be read.
     """
-    model = Path(options.model)
-    if model.suffix == ".onnx" and not model.is_dir():
+    if is_exported(options.model):
+        model = Path(options.model)
         parts = [model.name, _digest(model)]
     else:
         folder = find_pretrained(options.model)
