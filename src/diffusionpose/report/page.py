@@ -16,7 +16,7 @@ from diffusionpose.formats import counted
 from diffusionpose.plausibility import LONGEST, judge, limb_names
 from diffusionpose.poses import VideoPoses
 from diffusionpose.render import track_colour
-from diffusionpose.report.insight import COLUMNS, Sheet, Theatre, png
+from diffusionpose.report.insight import COLUMNS, Sheet, Theatre, png, tiles
 from diffusionpose.structures import VideoVerdict
 
 MISSING = -(2**15)
@@ -149,8 +149,6 @@ def _theatre(theatre: Theatre) -> dict[str, object]:
 
 def _stage(maps: np.ndarray) -> np.ndarray:
     """Arrange (joints, height, width) maps as tiles; noise is rescaled to percentiles 2 to 98."""
-    from diffusionpose.report.insight import tiles
-
     low, high = min(0.0, float(np.percentile(maps, 2))), max(1.0, float(np.percentile(maps, 98)))
     return tiles((maps - low) / (high - low))
 
