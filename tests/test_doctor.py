@@ -180,7 +180,7 @@ def test_a_scan_that_was_not_built_is_slow(monkeypatch):
     monkeypatch.setattr(native_scan, "is_available", lambda: False)
     (found, *_) = checked(monkeypatch, "selective scan")
     assert found.status == "slow"
-    assert found.mend == doctor._again()
+    assert found.mend == doctor._reinstall_command()
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,9 @@ def test_the_package_is_installed_anew_from_where_it_came(packages, tmp_path, or
     packages("diffusionpose", "0.1.0")
     if origin is not None:
         (tmp_path / "diffusionpose-0.1.0.dist-info/direct_url.json").write_text(json.dumps(origin))
-    assert doctor._again() == (f"pip install --force-reinstall --no-deps --no-cache-dir {source}")
+    assert doctor._reinstall_command() == (
+        f"pip install --force-reinstall --no-deps --no-cache-dir {source}"
+    )
 
 
 def test_codecs_that_are_missing_are_named(monkeypatch):

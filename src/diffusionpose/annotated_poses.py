@@ -33,7 +33,7 @@ class PersonBox:
     Args:
         video: Index of the video.
         frame: Index of the frame in the video.
-        number: Index of the person in the frame.
+        number: Index of the person or detection in the frame.
         box: xyxy pixels.
         score: Of the box.
         track_id: Given to the predicted person; None if unknown.
@@ -103,8 +103,8 @@ def predict_annotated(
         on_person: Called after each person.
 
     Returns:
-        The videos with predicted people, each at its box's index in the frame. Annotated people
-        without a box are replaced by a person without points.
+        The videos with predicted people, each at its box's number in the frame. Numbers without a
+        box, of people who cannot be cropped, have a person without points.
 
     Raises:
         DataError: If an image is missing or broken.

@@ -108,8 +108,8 @@ class DecoderConfig(Frozen):
     num_iterations: int | None = Field(default=None, ge=1)
     """None: exact messages on the limb tree; n: n rounds of flooding."""
     messages: Literal["product", "log"] = "product"
-    """`product` is Eq. 1 as written; `log` adds logarithms, since a product of many channels is
-    dominated by one."""
+    """`product` is Eq. 1 as written; `log` turns products into sums, since a product of many factors
+    leaves hardly more than one channel."""
 
     @property
     def reads_position(self) -> bool:

@@ -46,7 +46,7 @@ LEAST_FREE = 2**30
 """Bytes of free disk space below which longer videos may fail."""
 WORTH_IT = 1.2
 """Speed-up from which bfloat16 is recommended."""
-_AGAIN = "pip install --force-reinstall --no-deps"
+_REINSTALL = "pip install --force-reinstall --no-deps"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def examine() -> Iterator[Finding]:
             yield from check.run(name)
         except Exception as error:  # noqa: BLE001 - any error is a finding
             detail = f"{type(error).__name__}: {first_line(error)}"
-            yield Finding(name, "broken", detail, check.mend or _again())
+            yield Finding(name, "broken", detail, check.mend or _reinstall_command())
     for extra, package in EXTRAS.items():
         found = _version(package)
         if found:
@@ -92,7 +92,7 @@ def examine() -> Iterator[Finding]:
             yield Finding(f"extra {extra}", "absent", detail, install_command(extra))
 
 
-def _again() -> str:
+def _reinstall_command() -> str:
     """Command that reinstalls this package from its source, since it is in no package index."""
     source = "SOURCE_FOLDER"
     with suppress(PackageNotFoundError, ValueError, KeyError):
@@ -104,7 +104,7 @@ def _again() -> str:
             source = f"--editable {folder}" if origin["dir_info"].get("editable") else folder
         elif "vcs_info" in origin:
             source = shlex.quote(f"{origin['vcs_info']['vcs']}+{url}")
-    return f"{_AGAIN} --no-cache-dir {source}"
+    return f"{_REINSTALL} --no-cache-dir {source}"
 
 
 def _version(package: str) -> str | None:
@@ -163,7 +163,9 @@ def _scan(name: str) -> Iterator[Finding]:
     u, b = torch.ones(1, 16, 40), torch.ones(1, 16, 40)
     y = selective_scan(u, 0.1 * u, -torch.ones(16, 16), b, b)
     if not torch.isfinite(y).all():
-        yield Finding(name, "broken", "the scan of a constant input is not finite", _again())
+        yield Finding(
+            name, "broken", "the scan of a constant input is not finite", _reinstall_command()
+        )
     if native_scan.is_available():
         yield Finding(name, "ok", f"native library, {native_scan.vectors()[-1]} vectors")
     elif sys.platform == "win32":
@@ -172,7 +174,7 @@ def _scan(name: str) -> Iterator[Finding]:
         )
     else:
         detail = "torch: the native library was not built; with a C++ compiler installed"
-        yield Finding(name, "slow", detail, _again())
+        yield Finding(name, "slow", detail, _reinstall_command())
     if torch.cuda.is_available():
         if engine_for(torch.device("cuda"), torch.float32) == "triton":
             yield Finding(f"{name}, CUDA", "ok", "Triton")
@@ -357,9 +359,9 @@ _CHECKS = {
     "torch": _Check(_torch, "pip install --force-reinstall torch"),
     "selective scan": _Check(_scan),
     "model": _Check(_model),
-    "detector": _Check(_detector, f"{_AGAIN} onnxruntime"),
-    "video": _Check(_video, f"{_AGAIN} --only-binary :all: av"),
-    "opencv": _Check(_opencv, f"{_AGAIN} opencv-python-headless"),
-    "torchvision": _Check(_torchvision, f"{_AGAIN} torchvision"),
+    "detector": _Check(_detector, f"{_REINSTALL} onnxruntime"),
+    "video": _Check(_video, f"{_REINSTALL} --only-binary :all: av"),
+    "opencv": _Check(_opencv, f"{_REINSTALL} opencv-python-headless"),
+    "torchvision": _Check(_torchvision, f"{_REINSTALL} torchvision"),
     "disk": _Check(_disk, "cd ANOTHER_FOLDER"),
 }

@@ -88,7 +88,7 @@ class RayWorkers:
         self._given = __version__, limits, work
         self._busy: dict[Future[Any], _Seat] = {}
         self._idle: list[Any] = []
-        self._again: deque[_Task] = deque()
+        self._retries: deque[_Task] = deque()
         self._touched: dict[str, Path] = {}
         self._failed_starts = 0
 
@@ -104,12 +104,12 @@ class RayWorkers:
         """
         try:
             self._connect()
-            self._hire(min(self._room(), self._most))
+            self._start_actors(min(self._room(), self._most))
             waiting = iter(jobs)
             while self._hand_out(waiting):
                 done, _ = wait(self._busy, return_when=FIRST_COMPLETED)
                 for future in done:
-                    yield from self._hear(future)
+                    yield from self._receive(future)
         finally:
             self._end()
 
@@ -148,7 +148,7 @@ class RayWorkers:
     def _on_gpus(self) -> bool:
         return self._device != "cpu" and self._ray.cluster_resources().get("GPU", 0) >= 1
 
-    def _hire(self, number: int) -> None:
+    def _start_actors(self, number: int) -> None:
         actor_class = self._ray.remote(VideoActor).options(
             num_cpus=1,
             num_gpus=int(self._on_gpus()),
@@ -162,14 +162,16 @@ class RayWorkers:
     def _hand_out(self, waiting: Iterator[Job]) -> bool:
         """Assign tasks to idle actors; return whether any task is left to wait for."""
         while self._idle:
-            task = self._again.popleft() if self._again else _next_task(waiting)
+            task = self._retries.popleft() if self._retries else _next_task(waiting)
             if task is None:
                 return any(seat.task for seat in self._busy.values())
             actor = self._idle.pop()
-            self._busy[actor.do.remote(_anywhere(task.job)).future()] = _Seat(actor, task)
+            self._busy[actor.do.remote(_with_absolute_paths(task.job)).future()] = _Seat(
+                actor, task
+            )
         return True
 
-    def _hear(self, future: "Future[Any]") -> Iterator[tuple[Job, LedgerEntry]]:
+    def _receive(self, future: "Future[Any]") -> Iterator[tuple[Job, LedgerEntry]]:
         seat = self._busy.pop(future)
         try:
             answer = future.result()
@@ -193,9 +195,9 @@ class RayWorkers:
         else:
             task.num_lost += 1
             self._touched[task.job.stem] = task.job.out
-        self._hire(1)
+        self._start_actors(1)
         if task is not None and task.num_lost < ATTEMPTS:
-            self._again.append(task)
+            self._retries.append(task)
         elif task is not None:
             message = f"its machine or actor was lost {ATTEMPTS} times: {first_line(error)}"
             yield task.job, LedgerEntry(task.job.source.name, "crashed", message=message)
@@ -226,7 +228,7 @@ def _next_task(waiting: Iterator[Job]) -> _Task | None:
     return None if job is None else _Task(job)
 
 
-def _anywhere(job: Job) -> Job:
+def _with_absolute_paths(job: Job) -> Job:
     """Make the paths of a job independent of the working folder."""
     pipeline = job.options.pipeline
     model = pipeline.model if pipeline.model in bundled() else _absolute(pipeline.model)

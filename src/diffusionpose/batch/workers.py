@@ -78,7 +78,7 @@ class Workers:
 
     def __init__(self, number: int, limits: Limits, work: Work = process) -> None:
         self._number, self._limits, self._work = number, limits, work
-        self._there: list[_Worker] = []
+        self._workers: list[_Worker] = []
 
     def run(self, jobs: Iterable[Job]) -> Generator[tuple[Job, LedgerEntry], None, None]:
         """Yield jobs with their outcomes as they end; `jobs` is consumed as workers become idle.
@@ -93,35 +93,35 @@ class Workers:
         try:
             while True:
                 self._hand_out(waiting)
-                if not any(worker.job for worker in self._there):
+                if not any(worker.job for worker in self._workers):
                     return
                 for worker in self._ready():
-                    yield from self._hear(worker)
-                for worker in [one for one in self._there if one.job]:
+                    yield from self._receive(worker)
+                for worker in [one for one in self._workers if one.job]:
                     yield from self._watch(worker)
         finally:
-            for worker in list(self._there):
+            for worker in list(self._workers):
                 self._end(worker)
 
     def kill(self) -> None:
         """Kill all processes; `run`, in another thread, reports their jobs as crashed."""
-        for worker in list(self._there):
+        for worker in list(self._workers):
             worker.kill()
 
     def _hand_out(self, waiting: Iterator[Job]) -> None:
-        for worker in [one for one in self._there if not one.job]:
-            if not worker.process.is_alive() or self._is_swollen(worker):
+        for worker in [one for one in self._workers if not one.job]:
+            if not worker.process.is_alive() or self._is_near_memory_limit(worker):
                 self._end(worker)
         while True:
-            idle = next((worker for worker in self._there if not worker.job), None)
-            if idle is None and len(self._there) == self._number:
+            idle = next((worker for worker in self._workers if not worker.job), None)
+            if idle is None and len(self._workers) == self._number:
                 return
             job = next(waiting, None)
             if job is None:
                 return
             if idle is None:
                 idle = _Worker(self._work, self._limits)
-                self._there.append(idle)
+                self._workers.append(idle)
                 idle.start()
             idle.give(job)
 
@@ -129,11 +129,11 @@ class Workers:
         """Wait for workers that have sent a message or died."""
         is_limited = self._limits != Limits()
         heard = wait(
-            [worker.connection for worker in self._there], POLL_SECONDS if is_limited else None
+            [worker.connection for worker in self._workers], POLL_SECONDS if is_limited else None
         )
-        return [worker for worker in self._there if worker.connection in heard]
+        return [worker for worker in self._workers if worker.connection in heard]
 
-    def _hear(self, worker: "_Worker") -> Iterator[tuple[Job, LedgerEntry]]:
+    def _receive(self, worker: "_Worker") -> Iterator[tuple[Job, LedgerEntry]]:
         try:
             kind, content = worker.connection.recv()
         except (EOFError, OSError):
@@ -163,7 +163,7 @@ class Workers:
         elif limits.gib is not None and worker.memory() > limits.gib * GIB:
             yield from self._lost(worker, "crashed", f"took more than {limits.gib:g} GiB of memory")
 
-    def _is_swollen(self, worker: "_Worker") -> bool:
+    def _is_near_memory_limit(self, worker: "_Worker") -> bool:
         """Whether memory left over from earlier videos would count against the next one."""
         limit = self._limits.gib
         return limit is not None and worker.memory() > limit * GIB / 2
@@ -177,7 +177,7 @@ class Workers:
             yield job, LedgerEntry(job.source.name, status, message=message, seconds=seconds)
 
     def _end(self, worker: "_Worker") -> None:
-        self._there.remove(worker)
+        self._workers.remove(worker)
         worker.end()
 
 
