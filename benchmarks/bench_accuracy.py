@@ -1,14 +1,20 @@
-"""Accuracy and steadiness of a model beside what others ship, on the same boxes.
+"""Accuracy and jitter of a model and of published models, on the same boxes.
 
-    python benchmarks/bench_accuracy.py DATA [--model tiny] [--columns "as it is,one frame thrice"] [--seeds 3] [--no-peers]
+    python benchmarks/bench_accuracy.py DATA [--model tiny] [--columns "as it is,one frame thrice"]
+        [--seeds 3] [--no-peers]
 
-DATA holds `lspet/`, `jhmdb/` and `coco/` as docs/default-model.md lays them out. PCK@0.2 of the torso over the 12 limb joints, true
-boxes, one DDIM step; the spread is over seeds of the noise. Columns: the model as it is, with the key frame in place of its
-neighbours, with the mirrored crop averaged in ("flip test"), with the mean of four noises ("4 hypotheses"), with four DDIM
-steps ("4 steps") and in bfloat16 ("bfloat16"); then MoveNet and BlazePose (`peers/`), which see one frame. COCO's stills are of
-train2017: MoveNet has seen them, ours has not. The harder copy of JHMDB val has made occlusion and blur (decision 011), which are
-made on our crops: peers are not measured on it. Jitter is of joints that stand still. The last table is of whole videos: the
-person whose box fits the labelled one best, where one overlaps it at all, with and without the pose's word on doubtful boxes.
+DATA contains `lspet/`, `jhmdb/` and `coco/`, laid out as in docs/default-model.md. The metric is
+PCK@0.2 of the torso over the 12 limb joints, with ground-truth boxes and one DDIM step; the
+deviation is over noise seeds. Columns: the default settings ("as it is"), the key frame in place of
+its neighbours ("one frame thrice"), averaged with the mirrored crop ("flip test"), the mean of four
+noise samples ("4 hypotheses"), four DDIM steps ("4 steps"), and bfloat16; then MoveNet and
+BlazePose (`peers/`), which use a single frame. The COCO images are from train2017, which is
+training data of MoveNet, but not of ours. The harder version of JHMDB val has synthetic occlusion
+and blur (decision 011) on our crops, so peers are not evaluated on it. Jitter is measured on joints
+at rest. The last table is for whole
+videos: the prediction whose box overlaps the labelled one most, with and without the confirmation
+    of
+uncertain boxes by their pose.
 """
 
 import argparse
@@ -41,7 +47,7 @@ from diffusionpose.skeleton import POSETRACK15
 from diffusionpose.training.sources import load_source
 
 Predict = Callable[[Sequence[ClipRecord]], np.ndarray]
-"""(people, joints, 2) pixels of the key frame."""
+"""From records to (people, joints, 2) pixels of the key frame."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "as it is": {},
@@ -74,7 +80,7 @@ SETS: dict[str, tuple[dict[str, Any], CorruptionConfig | None]] = {
     ),
 }
 STILL = 0.1
-"""Joints whose labels stay within this share of the torso for a whole clip are still."""
+"""Joints whose labels move by less than this share of the torso in a whole clip are at rest."""
 OVERLAPS, FAR_AWAY = 0.1, 1e6
 
 
@@ -85,7 +91,7 @@ def predict(
     num_seeds: int,
     records: Sequence[ClipRecord],
 ) -> list[np.ndarray]:
-    """Our own predictions by seed of the noise, on the same features."""
+    """Return our predictions for each noise seed, with shared features."""
     dataset, found = ClipDataset(records, pipeline.network.config, harder), []
     for batch in DataLoader(dataset, batch_size=16, num_workers=1):
         images = batch["images"]
@@ -101,7 +107,7 @@ def predict(
 def located(
     pipeline: PosePipeline, features: torch.Tensor, batch: dict[str, torch.Tensor], seed: int
 ) -> np.ndarray:
-    """(people, joints, 2) pixels of the key frame, from features and one seed's noise."""
+    """Predict (people, joints, 2) pixels of the key frame from features and a noise seed."""
     network, hypotheses = pipeline.network, range(pipeline.options.num_hypotheses)
     noise = torch.stack(
         [
@@ -117,19 +123,19 @@ def located(
 
 
 def labels(records: Sequence[ClipRecord]) -> np.ndarray:
-    """(people, joints, 2), NaN where missing."""
+    """Return (people, joints, 2) labelled keypoints, NaN where missing."""
     return np.stack([record.keypoints for record in records])
 
 
 def accuracy(found: np.ndarray, records: Sequence[ClipRecord]) -> float:
-    """PCK, mean over joints."""
+    """Compute PCK, averaged over joints."""
     metric = Pck(POSETRACK15)
     metric.update(found, labels(records))
     return metric.compute()["mean"]
 
 
 def still_joints(records: Sequence[ClipRecord]) -> list[tuple[list[int], np.ndarray, float]]:
-    """Of every clip that has some: places of its frames in time, its still limb joints, its torso in pixels."""
+    """Return, per clip with limb joints at rest: indices of its frames, these joints, its torso."""
     clips = defaultdict(list)
     for place, record in enumerate(records):
         clips[record.video].append(place)
@@ -147,7 +153,7 @@ def still_joints(records: Sequence[ClipRecord]) -> list[tuple[list[int], np.ndar
 
 
 def jitter(found: np.ndarray, records: Sequence[ClipRecord]) -> float:
-    """Mean acceleration of still joints, in torsos a frame squared."""
+    """Compute the mean acceleration of joints at rest, in torso lengths per frame squared."""
     values = []
     for places, joints, torso in still_joints(records):
         points = found[places][:, joints]
@@ -157,13 +163,16 @@ def jitter(found: np.ndarray, records: Sequence[ClipRecord]) -> float:
 
 
 def with_still_joints(records: list[ClipRecord]) -> list[ClipRecord]:
-    """The clips that have some."""
+    """Return the records of clips with joints at rest."""
     wanted = sorted(place for places, *_ in still_joints(records) for place in places)
     return [records[place] for place in wanted]
 
 
 def by_itself(pipeline: PosePipeline, records: Sequence[ClipRecord]) -> list[str]:
-    """Frames in which the labelled person is not found, and PCK where all of their joints count as wrong."""
+    """Run whole videos; return the frames with the labelled person missed, and PCK.
+
+    The joints of missed people count as wrong.
+    """
     clips = defaultdict(list)
     for place, record in enumerate(records):
         clips[record.video].append(place)
@@ -185,7 +194,7 @@ def by_itself(pipeline: PosePipeline, records: Sequence[ClipRecord]) -> list[str
 
 
 def spread(values: list[float]) -> str:
-    """Mean, and deviation where there are several."""
+    """Format the mean, with the standard deviation if there are several values."""
     mean = f"{statistics.fmean(values):.3f}"
     return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
 
@@ -238,7 +247,7 @@ def main() -> None:
     start_table(["whole videos", "frames", "missed", "PCK@0.2"])
     pipeline = PosePipeline.from_pretrained(options.model, device="cpu")
     row(["JHMDB val", str(len(records)), *by_itself(pipeline, records)])
-    # Without calibration nobody is taken at their pose's word; places of joints do not depend on it.
+    # Without calibration, poses do not confirm uncertain boxes; joints do not depend on it.
     pipeline.network.config = pipeline.network.config.model_copy(update={"calibration": None})
     row(["the detector alone", str(len(records)), *by_itself(pipeline, records)])
 

@@ -1,8 +1,9 @@
-"""Person detectors: AP at IoU 0.5 of all people and of the tall ones, and time a picture.
+"""Person detectors: AP at IoU 0.5 for all and for tall people, and time per image.
 
     python benchmarks/bench_detector.py IMAGES BOXES.json [DETECTOR ...]
 
-IMAGES is a folder; BOXES.json has for each file name its `person_boxes_xywh`. Detectors are named as for `predict --detector`.
+IMAGES is a folder; BOXES.json maps file names to objects with `person_boxes_xywh`. Detectors are
+named as for `predict --detector`.
 """
 
 import contextlib
@@ -28,13 +29,13 @@ from diffusionpose.data.clips import read_image
 from diffusionpose.detection import PersonDetector, load_detector
 
 TALL = 64
-"""Pixels."""
+"""Height in pixels from which people are tall."""
 FLOOR = 0.02
-"""Weaker boxes are not looked at."""
+"""Score threshold of the detectors."""
 
 
 def truth_of(boxes: list[list[list[float]]]) -> COCO:
-    """COCO's form, with heights in place of areas, so that its ranges of areas are ranges of heights."""
+    """Convert to COCO's format, with heights as areas, so that area ranges are height ranges."""
     people = [(image, box) for image, found in enumerate(boxes) for box in found]
     truth = COCO()
     truth.dataset = {
@@ -57,7 +58,7 @@ def truth_of(boxes: list[list[list[float]]]) -> COCO:
 
 
 def ap50(truth: COCO, found: list[dict]) -> tuple[float, float]:
-    """Of all people, and of those at least `TALL`."""
+    """Compute AP50 of all people, and of those of at least `TALL` pixels."""
     with contextlib.redirect_stdout(io.StringIO()):
         results = truth.loadRes(found)
         for one in results.dataset["annotations"]:
@@ -69,13 +70,13 @@ def ap50(truth: COCO, found: list[dict]) -> tuple[float, float]:
         evaluation.params.maxDets = [100]
         evaluation.evaluate()
         evaluation.accumulate()
-    # (thresholds, recalls, classes, ranges, numbers of detections)
+    # (thresholds, recalls, categories, areas, maxDets)
     every, tall = evaluation.eval["precision"][0, :, 0, :, 0].mean(0)
     return float(every), float(tall)
 
 
 def detect(detector: PersonDetector, images: list[np.ndarray]) -> tuple[list[dict], float]:
-    """COCO's results, and median milliseconds a picture."""
+    """Return detections in COCO's format, and the median milliseconds per image."""
     found, took = [], []
     for number, image in enumerate(images):
         started = time.perf_counter()

@@ -1,9 +1,10 @@
-"""One window through torch and through the exported file in onnxruntime and OpenVINO; and with weights in 8 bits.
+"""Speed of inference engines on one window: torch, onnxruntime (also in int8) and OpenVINO.
 
     python benchmarks/bench_engines.py [MODEL]
 
-All do the whole window, three cuts to heatmaps; `cached` is what `predict` pays in torch while a crop is held. The last
-column is the largest difference from torch's heatmaps.
+Each computes a whole window from three crops to heatmaps; `cached` reuses the features of two
+frames, as `predict` does in torch while a crop window is held. The last column is the largest
+absolute difference from the heatmaps of torch.
 """
 
 import sys
@@ -27,7 +28,7 @@ from diffusionpose.networks import PoseNetwork, TorchNetwork, load_network
 
 
 def in_8_bits(path: Path, target: Path) -> Path:
-    """Weights of matrix products as int8, activations as they come."""
+    """Quantise the weights of matrix products to int8, with dynamic activations."""
     float32 = 1
     quantize_dynamic(
         path,

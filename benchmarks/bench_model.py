@@ -1,13 +1,15 @@
-"""The network's time a window: against stock torch, against one ViTPose crop, against its own matrix products.
+"""Speed of the network per window, relative to stock torch, ViTPose, and its own matrix products.
 
     python benchmarks/bench_model.py [SIZE,...]
 
-Weights are random: they do not change the time. All contestants of a size run in turns on the same inputs, medians are
-compared. "stock" is the same network in plain torch with the scan as transformers loops it. "cached" has the backbone
-features of two of its three frames already, as in `predict` while a crop is held; "of eight" is one of eight such windows in
-one pass, as `predict` takes them; "cached, unpacked" has torch's own convolutions in the stem. "ViTPose" is one crop through
-transformers' backbone of the same size. In bfloat16 all keep their weights in it. "products" are the matrix products and
-convolutions of the cached window alone, of the same shapes, one after the other.
+Weights are random, which does not affect the time. All contestants of a size run in turns on the
+same inputs; medians are compared. "stock" is the same network in plain torch with the scan loop of
+transformers. "cached" reuses the backbone features of two of the three frames, as `predict` does
+while a crop window is held; "of eight" is the time per window in a batch of eight, as in `predict`;
+"cached, unpacked" uses torch's own convolutions in the stem. "ViTPose" is one crop through the
+backbone of transformers of the same size. The bfloat16 variants also store their weights in
+bfloat16. "products" are only the matrix products and convolutions of the cached window, with the
+same shapes.
 """
 
 import copy
@@ -37,7 +39,7 @@ EIGHT = 8
 def transformers_scan(u: Tensor, delta: Tensor, *others: Tensor, **options: object) -> Tensor:
     from transformers.models.mamba.modeling_mamba import mamba_selective_scan
 
-    # As that model hands them over: time side by side.
+    # In the layout of that model: contiguous in time.
     return mamba_selective_scan(u.contiguous(), delta.contiguous(), *others, **options)
 
 
@@ -62,7 +64,7 @@ def no_packing() -> Iterator[None]:
 
 
 def matrix_products(run: Callable[[], object], model: nn.Module) -> Callable[[], object]:
-    """The linear layers and convolutions of a run, with inputs of the same shapes, and nothing else."""
+    """Return a function that runs only the linear layers and convolutions of a run."""
     calls: list[tuple[nn.Module, Tensor]] = []
     hooks = [
         part.register_forward_hook(lambda part, given, _: calls.append((part, given[0].clone())))
@@ -82,7 +84,7 @@ def matrix_products(run: Callable[[], object], model: nn.Module) -> Callable[[],
 
 def measure(size: str) -> dict[str, float]:
     torch.manual_seed(0)
-    # Weights made in inference mode have no versions, by which packed ones are kept.
+    # Weights created in inference mode have no version counter and could not be packed.
     with torch.inference_mode(False):
         model = DiffusionPose(model_config(size)).eval()
         halved = copy.deepcopy(model)

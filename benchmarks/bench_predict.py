@@ -1,10 +1,11 @@
-"""`predict` end to end and by stage, on the bundled clip; what its options cost; its time and memory a frame over a long video.
+"""Speed of `predict` end to end, by stage and by option, and its memory over a long video.
 
     python benchmarks/bench_predict.py [LONG_FRAMES]
 
-Stages are timed alone, each with all cores, then together; medians of turns in one process. So are options that trade time
-for accuracy, on crops and network alone. The long video repeats the clip forwards and backwards; its rows show the time and
-the memory of the process as frames go by.
+Stages are timed on the bundled clip, each alone with all cores and then together, as medians of
+interleaved runs in one process. Options that trade time for accuracy are timed likewise, on
+cropping and network only. The long video plays the clip forwards and backwards; its rows show time
+per frame and process memory over the course of the video.
 """
 
 import os
@@ -26,9 +27,10 @@ prepare()
 import numpy as np
 import typer
 
-from diffusionpose.predict import PosePipeline, detect, make_tracker, track, windows
+from diffusionpose.predict import PosePipeline
 from diffusionpose.predict_files import predict_files
 from diffusionpose.render import draw_poses
+from diffusionpose.stages import detect, make_tracker, track, windows
 from diffusionpose.structures import Frame
 from diffusionpose.video import VideoWriter, open_video
 
@@ -51,7 +53,7 @@ def exhaust(items: Iterable[object]) -> Callable[[], None]:
 
 
 def stages(folder: Path, every: int) -> dict[str, float]:
-    """Milliseconds a frame."""
+    """Return milliseconds per frame by stage."""
     pipeline = PosePipeline.from_pretrained("tiny", device="cpu", detect_every=every)
     with open_video(CLIP) as reader:
         frames = list(reader)
@@ -94,7 +96,7 @@ def stages(folder: Path, every: int) -> dict[str, float]:
 
 
 def option_times() -> dict[str, float]:
-    """Milliseconds a frame of crops and network, by option."""
+    """Return milliseconds per frame of cropping and network, by option."""
     pipelines = {
         name: PosePipeline.from_pretrained("tiny", device="cpu", **options)
         for name, options in OPTIONS.items()

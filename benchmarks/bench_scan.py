@@ -1,10 +1,11 @@
-"""The selective scan's engines against what else installs without CUDA, one interleaved run on one thread.
+"""Speed of the selective scan's engines and of other CPU implementations, on one thread.
 
     python benchmarks/bench_scan.py
 
-Every contestant does the whole of it: softplus and bias of the step sizes, skip, gate. Times are medians of CPU time;
-ratios are those of the medians. Peers: the scan of transformers' Mamba (its path without kernels) and mamba.py's
-parallel scan (`pip install mambapy`, extra `bench`). Errors are relative, in the norm, against the loop in float64.
+Every contestant includes softplus and bias of the step sizes, skip and gate. Times are medians of
+CPU time in interleaved runs; ratios are those of the medians. Peers are the scan of Mamba in
+transformers (without custom kernels) and the parallel scan of mamba.py (`pip install mambapy`,
+extra `bench`). Errors are relative in the norm, with respect to a loop in float64.
 """
 
 import sys
@@ -29,11 +30,11 @@ from diffusionpose.nn.selective_scan import scan_engine, selective_scan
 Inputs = dict[str, Tensor]
 Scan = Callable[[Inputs], Tensor]
 SIZES = ((3, 209, 1536), (1, 627, 1536), (8, 627, 1536), (3, 207, 384))
-"""Batch, length, channels: Spatial Mamba of three frames, Full-Sequence Mamba of a window and of eight; tiny."""
+"""(batch, length, channels): Spatial Mamba, Full-Sequence Mamba of 1 and of 8 windows; tiny."""
 
 
 def inputs(batch: int, length: int, dim: int) -> Inputs:
-    """Tensors as Mamba has them at its start, channel-last in memory."""
+    """Create inputs distributed as at Mamba's initialisation, channel-last in memory."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -93,9 +94,9 @@ CONTESTANTS: dict[str, Scan] = {
 
 
 FORWARD_ONLY = {"two-level", "transformers"}
-"""Made for export, or half a minute a turn."""
+"""Made for export only, or taking half a minute per run with backward."""
 CHANNEL_FIRST = {"transformers"}
-"""Contestants whose own model hands them rows with time side by side."""
+"""Contestants whose own model uses a layout that is contiguous in time."""
 
 
 def laid_out(name: str, tensors: Inputs) -> Inputs:
@@ -116,7 +117,7 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 
 def errors(tensors: Inputs) -> tuple[float, float]:
-    """Of the native engine: forward, and the worst gradient."""
+    """Return the errors of the native engine: of the output, and of the worst gradient."""
     exact = {name: tensor.detach().double().requires_grad_() for name, tensor in tensors.items()}
     expected = selective_scan_loop(**exact, delta_softplus=True)
     found = CONTESTANTS["native"](tensors)
@@ -129,7 +130,7 @@ def errors(tensors: Inputs) -> tuple[float, float]:
 
 
 def extra_memory(tensors: Inputs) -> tuple[float, float]:
-    """What the native engine allocates, in sizes of its output: forward, and with backward."""
+    """Return the native engine's peak memory by its output's size, without and with backward."""
     from torch.profiler import profile
 
     def peak(backward: bool) -> int:

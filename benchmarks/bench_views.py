@@ -1,13 +1,14 @@
-"""Without labels: how well the places of joints in several synchronised videos of one scene agree with each other.
+"""Multi-view consistency of joints in synchronised videos of a scene; needs no labels.
 
     python benchmarks/bench_views.py VIDEO VIDEO... --people 3,1,2,1 1,2,1,2 [--no-peers]
 
-Each of `--people` is one person: the track ids that `predict` gives them, a video each, 0 where they are not seen. A joint that is
-in the right place in two pictures lies, in each, on the line that the other picture's joint projects to. For each pair of cameras the
-lines (the fundamental matrix) are fitted robustly to the joints of everybody that all contestants find, so that nobody's are
-preferred; lens distortion is neglected. The distance is that to the line, in torso lengths of the person in that picture, root
-mean square of the two pictures. Errors along a line go unseen, and a line that is wrong costs all alike: read differences. Peers see
-the same boxes (`peers/`).
+Each value of `--people` is a person: their track ids from `predict`, one per video, 0 where they
+are not visible. A joint that is correct in two views lies on the epipolar line of the other view's
+joint. For each pair of cameras the fundamental matrix is fitted robustly to the joints found by all
+models together, so that none has an advantage; lens distortion is neglected. Reported is the
+distance to the epipolar line in torso lengths, as the root mean square over the two views. Errors
+along a line are not measured, and errors of the fundamental matrix affect all models alike, so
+compare models rather than absolute values. Peers (`peers/`) get the same boxes.
 """
 
 import argparse
@@ -35,11 +36,11 @@ from diffusionpose.video import open_video
 LIMBS = [POSETRACK15.index(joint) for joint in LIMB_JOINTS]
 OURS, WITHIN, INLIER = "ours", (0.05, 0.1, 0.2), 8.0
 Found = dict[tuple[str, int, int], np.ndarray]
-"""By contestant, camera and person: (frames, 12, 2) pixels, NaN where the person is not seen."""
+"""By model, camera and person: (frames, 12, 2) pixels, NaN where the person is not visible."""
 
 
 def records_of(track: Track, pictures: Sequence[Path]) -> list[ClipRecord]:
-    """A person's frames, for the peers."""
+    """Return the frames of a track as records for the peers."""
     unknown = np.full((POSETRACK15.num_joints, 2), np.nan)
     return [
         ClipRecord(
@@ -55,7 +56,7 @@ def records_of(track: Track, pictures: Sequence[Path]) -> list[ClipRecord]:
 
 
 def write_pictures(path: Path, folder: Path) -> list[Path]:
-    """All frames of a video as PNG files."""
+    """Write all frames of a video as PNG files."""
     pictures = []
     with open_video(path) as video:
         for frame in video:
@@ -65,7 +66,7 @@ def write_pictures(path: Path, folder: Path) -> list[Path]:
 
 
 def find(videos: Sequence[Path], people: Sequence[Sequence[int]], model: str, peers: bool) -> Found:
-    """Everybody's joints as each contestant finds them."""
+    """Predict the joints of all people with each model."""
     pipeline = PosePipeline.from_pretrained(model, device="cpu")
     found: Found = {}
     for camera, path in enumerate(videos):
@@ -86,18 +87,18 @@ def find(videos: Sequence[Path], people: Sequence[Sequence[int]], model: str, pe
 
 
 def torso(points: np.ndarray) -> float:
-    """Median over frames of the distance of left shoulder and right hip."""
+    """Return the median distance from left shoulder to right hip over frames."""
     ends = [LIMB_JOINTS.index(joint) for joint in ("left_shoulder", "right_hip")]
     return float(np.nanmedian(np.linalg.norm(points[:, ends[0]] - points[:, ends[1]], axis=-1)))
 
 
 def to_line(points: np.ndarray, lines: np.ndarray) -> np.ndarray:
-    """Pixels between each point (n, 3) and its line (n, 3)."""
+    """Return the distance in pixels from each point (n, 3) to its line (n, 3)."""
     return np.abs((points * lines).sum(-1)) / np.linalg.norm(lines[:, :2], axis=-1)
 
 
 def distances(found: Found, num_people: int, cameras: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Torso lengths from the other picture's line, of each contestant's joints."""
+    """Return, for each model, the distances of joints to epipolar lines in torso lengths."""
     seen = [
         person
         for person in range(num_people)
@@ -136,7 +137,7 @@ def main() -> None:
     options = parser.parse_args()
     people = [[int(number) for number in ids.split(",")] for ids in options.people]
     if len(options.videos) < 2 or any(len(ids) != len(options.videos) for ids in people):
-        parser.error("two videos or more, and for each of --people as many track ids as videos")
+        parser.error("give at least two videos, and as many track ids per person as videos")
     if not options.no_peers:
         from peers import setup
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: a process set up like the command line's, and races in turns."""
+"""Shared code of the benchmarks: process setup, interleaved timing and Markdown tables."""
 
 import gc
 import statistics
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def prepare() -> None:
-    """As `diffusionpose` does for itself; before torch is imported."""
+    """Set up the process like the command line does; call before importing torch."""
     from diffusionpose.cli import prepare_process
 
     prepare_process()
@@ -18,14 +18,17 @@ def race(
     seconds_each: float = 4.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """Median seconds of each, taken in turns; the slow ones get fewer, spread over the whole race."""
+    """Time functions in turns and return the median seconds of each.
+
+    Slow functions get fewer turns, spread over the whole run.
+    """
 
     def once(function: Callable[[], object]) -> float:
         start = clock()
         function()
         return clock() - start
 
-    # The first run warms up.
+    # The first run is a warm-up.
     first = {name: once(function) for name, function in contestants.items()}
     turns = {name: min(60, max(3, int(seconds_each / took))) for name, took in first.items()}
     rounds = max(turns.values())
@@ -41,11 +44,11 @@ def race(
 
 
 def row(cells: list[str]) -> None:
-    """One of a Markdown table, on stdout."""
+    """Print a row of a Markdown table."""
     print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def start_table(header: list[str]) -> None:
-    """Its header."""
+    """Print the header of a Markdown table."""
     row(header)
     row(["---"] * len(header))

@@ -19,7 +19,9 @@ POSES = VideoPoses.from_frames(HEADER, FRAMES, VERDICT)
 
 def same(frame: FramePoses, other: FramePoses) -> bool:
     """Equal to the bit."""
-    if (frame.index, frame.time, len(frame.people)) != (other.index, other.time, len(other.people)):
+    if (frame.index, frame.time, frame.cut) != (other.index, other.time, other.cut):
+        return False
+    if len(frame.people) != len(other.people):
         return False
     return all(
         (a.track_id, a.box_score, a.score) == (b.track_id, b.box_score, b.score)
@@ -93,6 +95,21 @@ def test_frames_by_position_and_slices():
     assert len(POSES[5:]) == 0
     with pytest.raises(ValueError, match="reversed"):
         POSES[::-1]
+
+
+def test_a_slice_knows_its_cuts():
+    frames = [FramePoses(i, Fraction(i, 25), cut=i in (2, 3, 7)) for i in range(10)]
+    poses = VideoPoses.from_frames(HEADER, frames, VERDICT)
+    assert np.flatnonzero(poses.cuts).tolist() == [2, 3, 7]
+    assert poses[3].cut
+    assert not poses[4].cut
+    # The first frame of a part begins nothing anew.
+    assert np.flatnonzero(poses[3:].cuts).tolist() == [4]
+    # Between frames 0, 4 and 8 there are cuts, though in none of them.
+    assert poses[::4].cuts.tolist() == [False, True, True]
+    assert poses[5:5].cuts.tolist() == []
+    with pytest.raises(ValueError, match=r"cuts is \(3,\), not \(10,\)"):
+        replace(poses, cuts=np.zeros(3, bool))
 
 
 def test_indices_need_not_be_positions():

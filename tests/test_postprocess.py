@@ -262,3 +262,43 @@ def test_a_joint_that_is_missing_beside_a_persons_gap_too_may_be_missing_in_it()
     found = fill_gaps(make_poses(paths, absent=(6, 7)), 2)
     back = found[6].people[1]
     assert np.isnan(back.keypoints[:, 0]).tolist() == [False, True, False]
+
+
+def cut_at(poses, *frames):
+    return replace(poses, cuts=np.isin(poses.frame_indices, frames))
+
+
+def test_no_gap_is_filled_across_a_cut():
+    paths = np.arange(60, dtype=float).reshape(10, 3, 2)
+    paths[3:6, 0] = NAN
+    poses = make_poses(paths, absent=(7, 8))
+    filled = fill_gaps(poses, 3)
+    assert filled.track(3).present.all()
+    assert not np.isnan(filled.track(3).keypoints[:7]).any()
+    # At the first frame of a gap, in it, and at the frame after it.
+    for cut in (3, 4, 6):
+        assert np.isnan(fill_gaps(cut_at(poses, cut), 3).track(3).keypoints[3:6, 0]).all()
+    for cut in (7, 8, 9):
+        assert not fill_gaps(cut_at(poses, cut), 3).track(3).present[7:9].any()
+    # A cut just before a gap's last known place is another scene's business.
+    assert fill_gaps(cut_at(poses, 2), 3).filled.sum() == filled.filled.sum()
+
+
+@pytest.mark.parametrize("smoother", ["one-euro", "butterworth"])
+def test_scenes_are_smoothed_apart(smoother):
+    rng = np.random.default_rng(0)
+    paths = rng.uniform(0, 100, (80, 3, 2))
+    paths[40:] += 500
+    whole = cut_at(make_poses(paths), 40)
+    apart = [
+        smooth(make_poses(part, [Fraction(i, 30) for i in at]), parse_smoother(smoother))
+        for part, at in ((paths[:40], range(40)), (paths[40:], range(40, 80)))
+    ]
+    # The same box in both, or the sizes that the filter goes by would differ.
+    whole = replace(whole, box=np.tile(apart[0].box, (2, 1)))
+    apart[1] = replace(apart[1], box=apart[0].box)
+    found = smooth(whole, parse_smoother(smoother)).track(3).keypoints
+    np.testing.assert_allclose(
+        found, np.concatenate([one.track(3).keypoints for one in apart]), atol=1e-9
+    )
+    assert np.abs(found - paths).max() > 10

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -24,13 +25,11 @@ from diffusionpose.predict import (
     PredictOptions,
     _Features,
     choose_device,
-    detect,
-    track,
-    windows,
 )
 from diffusionpose.predict_files import predict_files
 from diffusionpose.results import ResultOptions, convert
-from diffusionpose.structures import Boxes, Frame
+from diffusionpose.stages import detect, track, windows
+from diffusionpose.structures import NO_TRACK, Boxes, Frame
 from diffusionpose.tracking import Tracker
 from diffusionpose.video import VideoWriter, open_video
 
@@ -69,6 +68,20 @@ def test_windows_have_the_key_frame_stand_in_at_both_ends():
     (alone,) = windows((frame, people) for frame in frames(1))
     assert (alone.previous.index, alone.following.index) == (0, 0)
     assert list(windows([])) == []
+
+
+def test_windows_end_at_cuts():
+    marked = [replace(frame, cut=frame.index in (2, 3)) for frame in frames(5)]
+    found = list(windows((frame, Boxes.empty()) for frame in marked))
+    indices = [(w.previous.index, w.key.index, w.following.index) for w in found]
+    assert indices == [(0, 0, 1), (0, 1, 1), (2, 2, 2), (3, 3, 4), (3, 4, 4)]
+
+
+def test_detector_looks_at_the_first_frame_of_a_scene():
+    marked = [replace(frame, cut=frame.index in (6, 9)) for frame in frames(16)]
+    detector = CountingDetector()
+    list(detect(marked, detector, 4))
+    assert detector.seen == [0, 4, 6, 9, 13]
 
 
 def test_detector_looks_at_every_nth_frame_and_every_frame_has_its_people():
@@ -149,7 +162,7 @@ def test_numbers_and_devices_of_other_libraries_will_do(untrained):
     assert PosePipeline.from_pretrained(untrained, device=device).network.device == device
 
 
-@pytest.mark.parametrize("name", ["flip_test", "hold_crops"])
+@pytest.mark.parametrize("name", ["flip_test", "hold_crops", "find_cuts"])
 @pytest.mark.parametrize("value", ["no", 1, None])
 def test_switches_are_true_or_false(name, value):
     with pytest.raises(UsageError, match=f"{name} must be True or False, not {value!r}"):
@@ -329,6 +342,64 @@ def test_flip_test_is_symmetric(untrained, made_boxes):
     straight = both.heatmaps(both.features(images)[None], noise)
     mirrored = both.heatmaps(both.features(images.flip(-1))[None], noise.flip(-1)[:, :, swap])
     torch.testing.assert_close(mirrored.flip(-1)[:, swap], straight, atol=1e-5, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def cut_video(tmp_path_factory):
+    """The bundled clip's first frames, mirrored from the 12th on: another scene."""
+    path = tmp_path_factory.mktemp("cut") / "cut.mp4"
+    with open_video(DEMO) as reader:
+        size = reader.info.width, reader.info.height
+        with VideoWriter(path, *size, rate=Fraction(25)) as writer:
+            for frame in islice(reader, 24):
+                image = frame.image[:, ::-1] if frame.index >= 12 else frame.image
+                writer.write(replace(frame, image=np.ascontiguousarray(image)))
+    return path
+
+
+def standing(track_id=NO_TRACK):
+    """Somebody who stands in the middle of 24 frames."""
+    boxes = Boxes([[380, 60, 520, 480]], [1], [track_id])
+    return BoxesFile(dict.fromkeys(range(24), boxes))
+
+
+def test_ids_do_not_pass_a_cut(untrained, cut_video, tmp_path):
+    whole = PosePipeline.from_pretrained(untrained, device="cpu").with_boxes(standing())
+    found = whole(cut_video)
+    assert np.flatnonzero(found.cuts).tolist() == [12]
+    assert [np.flatnonzero(found.track(one).present).tolist() for one in found.track_ids] == [
+        list(range(12)),
+        list(range(12, 24)),
+    ]
+    assert [issue.code for issue in found.verdict.issues] == ["CUTS"]
+    assert found.verdict.status == "ok"
+    with open_video(cut_video) as reader:
+        outcome = predict_files(whole, reader, tmp_path, video=False)
+    saved = VideoPoses.load(outcome.files[0])
+    assert saved.cuts.tolist() == found.cuts.tolist()
+    assert saved.verdict == outcome.verdict == found.verdict
+    assert saved.header.settings["find_cuts"] is True
+
+
+def test_poses_of_a_scene_are_those_of_a_video_of_it_alone(untrained, cut_video):
+    boxes = standing(track_id=5)
+    found = PosePipeline.from_pretrained(untrained, device="cpu").with_boxes(boxes)(cut_video)
+    # The user's ids are the user's.
+    assert found.track_ids == (5,)
+    with open_video(cut_video) as reader:
+        second = [frame for frame in reader if frame.index >= 12]
+    whole = PosePipeline.from_pretrained(untrained, device="cpu", find_cuts=False)
+    alone = [poses for _, poses in whole.with_boxes(boxes).stream(second)]
+    blind = whole.with_boxes(boxes)(cut_video)
+    assert not blind.cuts.any()
+    assert not blind.verdict.issues
+    at_cut = [frames.people[0].keypoints for frames in (found[12], alone[0], blind[12])]
+    np.testing.assert_allclose(at_cut[0], at_cut[1], atol=1e-3)
+    assert np.abs(at_cut[0] - at_cut[2]).max() > 0.01
+    for poses, expected in zip(found[12:].frames(), alone, strict=True):
+        np.testing.assert_allclose(
+            poses.people[0].keypoints, expected.people[0].keypoints, atol=1e-3
+        )
 
 
 def test_streaming_gives_frames_in_order_as_they_come(untrained, made_video, made_boxes):

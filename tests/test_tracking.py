@@ -463,6 +463,40 @@ def test_given_boxes_without_ids_get_some_and_stay_as_they_are() -> None:
         assert len({box[1] for box in path.values()}) == 1, "each stays on its own height"
 
 
+@pytest.mark.parametrize("first", [1, 5, 60])
+def test_nobody_is_known_after_a_cut(first: int) -> None:
+    tracker, out = Tracker(), []
+    for index in range(first + 40):
+        if index == first:
+            out += tracker.cut()
+            # All frames of the scene are final at its end.
+            assert [frame.index for frame in out] == list(range(first))
+        out += tracker.update(index, Fraction(index, FPS), boxes_of(person(300)))
+    out += tracker.flush()
+    assert [frame.index for frame in out] == list(range(first + 40))
+    assert sorted(path_of(out, 1)) == list(range(first))
+    assert sorted(path_of(out, 2)) == list(range(first, first + 40))
+
+
+def test_scenes_are_tracked_as_videos_of_their_own_are() -> None:
+    rng = np.random.default_rng(0)
+    scene = [boxes_of(jitter(person(100 + 4 * i), rng), person(400)) for i in range(50)]
+    alone = track(scene, Tracker())
+    tracker = Tracker()
+    before = track([boxes_of(person(50))] * 30, tracker)
+    tracker.cut()
+    after = [
+        frame
+        for index, boxes in enumerate(scene, 30)
+        for frame in tracker.update(index, Fraction(index, FPS), boxes)
+    ] + tracker.flush()
+    assert ids_of(before) == {1}
+    for one, other in zip(alone, after, strict=True):
+        assert other.index == one.index + 30
+        np.testing.assert_allclose(other.boxes.boxes, one.boxes.boxes, atol=1e-3)
+        assert other.boxes.track_ids.tolist() == [number + 1 for number in one.boxes.track_ids]
+
+
 def test_wrong_use_is_refused() -> None:
     tracker = Tracker()
     tracker.update(3, Fraction(0), None)

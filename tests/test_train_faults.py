@@ -145,8 +145,8 @@ def test_a_signal_saves_and_ends_the_run(root, tmp_path, number, code):
     found, _, err = finish(process)
     assert found == code, err
     assert len(err.strip().splitlines()) == 1
-    assert "go on with --resume" in err or "during validation" in err
-    if "go on" in err:
+    assert "continue with --resume" in err or "during validation" in err
+    if "continue with --resume" in err:
         state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
         assert state["global_step"] > 0
 

@@ -1,10 +1,10 @@
-"""Fits what turns a model's scores into chances, writes it into its config.json, and draws the reliability diagram.
+"""Calibrate a model's scores, write the result to its config.json, and plot reliability diagrams.
 
 python tools/calibrate.py MODEL_FOLDER DATA diagram.png
 
-DATA is as in docs/default-model.md. A joint is right within 0.2 of the torso. What is reported is measured on people that the
-fit has not seen: it is made twice, on every other video, and each is measured on the rest; what is written is fitted on all.
-Both sets weigh the same.
+DATA is laid out as in docs/default-model.md. A joint is correct within 0.2 of the torso length. The
+reported errors are from two-fold cross-validation over videos; the written calibration is fitted on
+all people. Both data sets have the same weight.
 """
 
 import json
@@ -37,7 +37,7 @@ SETS = {
 
 @torch.inference_mode()
 def scored(model: DiffusionPose, source: SourceConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(people, joints) scores; whether joints are right, NaN without truth; (people,) number of the video."""
+    """Return (people, joints) scores and correctness (NaN if unlabelled), (people,) video ids."""
     records = load_source(source, model.config.skeleton_graph)
     metric = Pck(model.config.skeleton_graph, joints=model.config.skeleton_graph.joints)
     scores = []
@@ -52,7 +52,7 @@ def scored(model: DiffusionPose, source: SourceConfig) -> tuple[np.ndarray, np.n
 
 
 def evenly(owner: np.ndarray) -> np.ndarray:
-    """People, those of smaller sets again and again, so that all sets weigh about the same."""
+    """Return indices of people, repeated so that all data sets have about the same weight."""
     counts = np.bincount(owner)
     return np.repeat(np.arange(len(owner)), np.rint(counts.max() / counts).astype(int)[owner])
 
@@ -60,7 +60,7 @@ def evenly(owner: np.ndarray) -> np.ndarray:
 def crossed(
     scores: np.ndarray, right: np.ndarray, halves: np.ndarray, people: np.ndarray
 ) -> np.ndarray:
-    """Chances of each half by the fit of the other."""
+    """Calibrate the scores of each half with the fit on the other."""
     out = np.empty_like(scores)
     for half in (0, 1):
         others = people[halves[people] != half]
@@ -70,7 +70,7 @@ def crossed(
 
 
 def draw(found: dict[str, tuple[Reliability, Reliability]], path: Path) -> None:
-    """Share of right joints against score, before and after."""
+    """Plot the share of correct joints against the score, before and after calibration."""
     figure, axes = plt.subplots(
         1, len(found), figsize=(4 * len(found), 3.8), squeeze=False, layout="tight"
     )

@@ -1,6 +1,6 @@
-"""Draws validation against steps over several runs, one after the other.
+"""Plot validation metrics against steps over several consecutive runs.
 
-python tools/curves.py curves.png runs/tiny-6-backbone runs/tiny-7-second ...
+python tools/curves.py curves.png runs/tiny-6-backbone runs/tiny-8-second ...
 """
 
 import json

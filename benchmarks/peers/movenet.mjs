@@ -1,5 +1,5 @@
-// MoveNet over square RGB crops: node movenet.mjs thunder|lightning SIZE < crops.rgb > keypoints.f32
-// In: uint8, SIZE x SIZE x 3 a crop. Out: float32, 17 x (y, x, score) a crop, in shares of the crop.
+// MoveNet on square RGB crops: node movenet.mjs thunder|lightning SIZE < crops.rgb > keypoints.f32
+// In: uint8, SIZE x SIZE x 3 per crop. Out: float32, 17 x (y, x, score) per crop, relative to its size.
 import { readFileSync, writeSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';

@@ -34,6 +34,7 @@ from diffusionpose.cli_options import (
     DeviceOption,
     EngineOption,
     FillGapsOption,
+    FindCutsOption,
     FlipTestOption,
     FormatOption,
     FpsOption,
@@ -170,6 +171,7 @@ def predict(
     detector: DetectorOption = None,
     detect_every: DetectEveryOption = 1,
     hold_crops: HoldCropsOption = True,
+    find_cuts: FindCutsOption = True,
     fps: FpsOption = None,
     device: DeviceOption = "auto",
     engine: EngineOption = None,
@@ -219,6 +221,7 @@ def predict(
             batch_size=batch_size,
             detect_every=detect_every,
             hold_crops=hold_crops,
+            find_cuts=find_cuts,
         )
         pipeline = pipeline if given is None else pipeline.with_boxes(given)
         watching = (

@@ -18,6 +18,7 @@ from diffusionpose.cli_options import (
     DeviceOption,
     EngineOption,
     FillGapsOption,
+    FindCutsOption,
     FlipTestOption,
     FormatOption,
     HeightOption,
@@ -68,6 +69,7 @@ def batch(
     detector: DetectorOption = None,
     detect_every: DetectEveryOption = 1,
     hold_crops: HoldCropsOption = True,
+    find_cuts: FindCutsOption = True,
     device: DeviceOption = "auto",
     engine: EngineOption = None,
     precision: PrecisionOption = "float32",
@@ -96,7 +98,7 @@ def batch(
     pipeline = PipelineOptions(
         model=model, detector=detector, device=device, engine=engine, precision=precision, seed=seed,
         num_inference_steps=steps, num_hypotheses=num_hypotheses, flip_test=flip_test, batch_size=batch_size,
-        detect_every=detect_every, hold_crops=hold_crops,
+        detect_every=detect_every, hold_crops=hold_crops, find_cuts=find_cuts,
     )  # fmt: skip
     wanted = result_options(
         names_of(f"json,{formats}"), min_score, smooth, fill_gaps, angles, height_m

@@ -65,6 +65,10 @@ HoldCropsOption = Annotated[
     bool,
     typer.Option(help="Keep a crop while the person stays inside: faster. The paper does not."),
 ]
+FindCutsOption = Annotated[
+    bool,
+    typer.Option(help="Find cuts between scenes: ids do not pass from one scene to the next."),
+]
 FpsOption = Annotated[
     float | None, typer.Option(help="Images per second of a folder of images; 25 when left out.")
 ]

@@ -80,6 +80,7 @@ class VideoPoses:
         keypoints: (n, num_joints, 2) x, y in pixels, NaN where missing.
         keypoint_scores: (n, num_joints), 0 where missing.
         filled: (n, num_joints) bool, joints whose places come from other frames; none of them when left out.
+        cuts: (num_frames,) bool, first frames of further scenes; one scene when left out.
 
     Raises:
         ValueError: If arrays contradict each other or the header.
@@ -97,6 +98,7 @@ class VideoPoses:
     keypoints: np.ndarray
     keypoint_scores: np.ndarray
     filled: np.ndarray = field(default_factory=lambda: np.empty(0, bool))
+    cuts: np.ndarray = field(default_factory=lambda: np.empty(0, bool))
 
     def __post_init__(self) -> None:
         n, num_joints = len(self.frame_index), len(self.header.joints)
@@ -110,9 +112,11 @@ class VideoPoses:
             "keypoints": (np.float64, (n, num_joints, 2)),
             "keypoint_scores": (np.float64, (n, num_joints)),
             "filled": (np.bool_, (n, num_joints)),
+            "cuts": (np.bool_, (len(self.exact_times),)),
         }
-        if not np.size(self.filled):
-            object.__setattr__(self, "filled", np.zeros((n, num_joints), bool))
+        for name in ("filled", "cuts"):
+            if not np.size(getattr(self, name)):
+                object.__setattr__(self, name, np.zeros(shapes[name][1], bool))
         for name, (dtype, shape) in shapes.items():
             array = np.asarray(getattr(self, name), dtype)
             if array.shape != shape:
@@ -224,14 +228,17 @@ class VideoPoses:
         index = int(self.frame_indices[position])
         first, last = np.searchsorted(self.frame_index, [index, index + 1])
         people = tuple(self._person(row) for row in range(first, last))
-        return FramePoses(index, self.exact_times[position], people)
+        return FramePoses(index, self.exact_times[position], people, bool(self.cuts[position]))
 
     def _slice(self, key: slice) -> Self:
         if (key.step or 1) < 1:
             raise ValueError("frames cannot be reversed: their order is that of time")
         indices = self.frame_indices[key]
         part = self._of_rows(np.isin(self.frame_index, indices))
-        return replace(part, frame_indices=indices, exact_times=self.exact_times[key])
+        # A cut stays one if its own frame is not in the slice.
+        cuts = np.diff(np.cumsum(self.cuts)[key], prepend=0) > 0
+        cuts[:1] = False
+        return replace(part, frame_indices=indices, exact_times=self.exact_times[key], cuts=cuts)
 
     def only(self, track_ids: Iterable[int]) -> Self:
         """These people alone, in all frames; header and verdict are kept."""
@@ -296,6 +303,7 @@ class VideoPoses:
             keypoints=keypoints[..., :2],
             keypoint_scores=keypoints[..., 2],
             filled=filled,
+            cuts=np.array([frame.cut for frame in all_frames], bool),
         )
 
     def rounded(self) -> Self:

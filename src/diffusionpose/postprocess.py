@@ -187,7 +187,7 @@ def parse_smoother(text: str) -> Smoother:
 
 
 def smooth(poses: VideoPoses, smoother: Smoother) -> VideoPoses:
-    """Smooth every joint of every track, separately between gaps.
+    """Smooth every joint of every track, separately between gaps and scenes.
 
     People without a track, and scores, are unchanged.
     """
@@ -198,7 +198,7 @@ def smooth(poses: VideoPoses, smoother: Smoother) -> VideoPoses:
         size = _size(track)
         for joint in range(keypoints.shape[1]):
             path = track.keypoints[:, joint]
-            for run in _runs(~np.isnan(path[:, 0])):
+            for run in _runs(~np.isnan(path[:, 0]), poses.cuts):
                 path[run] = smoother(track.times[run], path[run], size)
         keypoints[poses.track_id == track_id] = track.keypoints[at]
     return replace(poses, keypoints=keypoints)
@@ -210,10 +210,12 @@ def _size(track: Track) -> float:
     return max(1.0, float(np.median((box[:, 2:] - box[:, :2]).max(1))))
 
 
-def _runs(known: np.ndarray) -> list[slice]:
-    """Slices of the maximal runs of true values."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], known, [False]]).astype(np.int8)))
-    return [slice(start, end) for start, end in edges.reshape(-1, 2)]
+def _runs(known: np.ndarray, cuts: np.ndarray) -> list[slice]:
+    """Slices of the maximal runs of true values within a scene."""
+    goes_on = known[1:] & known[:-1] & ~cuts[1:]
+    starts = np.flatnonzero(known & ~np.concatenate([[False], goes_on]))
+    ends = np.flatnonzero(known & ~np.concatenate([goes_on, [False]])) + 1
+    return [slice(start, end) for start, end in zip(starts, ends, strict=True)]
 
 
 def drop_weak(poses: VideoPoses, least: float) -> VideoPoses:
@@ -273,7 +275,7 @@ def _filled_track(poses: VideoPoses, track_id: int, most: int) -> dict[str, np.n
     filled = np.zeros(track.keypoint_scores.shape, bool)
     filled[track.present] = poses.filled[rows]
     back = np.zeros(len(track), bool)
-    for gap in _gaps(track.present, most):
+    for gap in _gaps(track.present, poses.cuts, most):
         back[gap] = True
         for values in (track.box_score, track.score):
             values[gap] = min(values[gap.start - 1], values[gap.stop])
@@ -285,7 +287,7 @@ def _filled_track(poses: VideoPoses, track_id: int, most: int) -> dict[str, np.n
     for joint in range(len(poses.header.joints)):
         path, scores = track.keypoints[:, joint], track.keypoint_scores[:, joint]
         known = ~np.isnan(path[:, 0])
-        gaps = _gaps(known, most)
+        gaps = _gaps(known, poses.cuts, most)
         # One interpolator per joint, as fitting takes time proportional to the track.
         between = PchipInterpolator(track.times[known], path[known]) if gaps else None
         for gap in gaps:
@@ -307,11 +309,11 @@ def _filled_track(poses: VideoPoses, track_id: int, most: int) -> dict[str, np.n
     return {name: values[kept] for name, values in columns.items()}
 
 
-def _gaps(known: np.ndarray, most: int) -> list[slice]:
-    """Slices of the gaps between true values that are at most `most` long."""
-    runs = _runs(known)
+def _gaps(known: np.ndarray, cuts: np.ndarray, most: int) -> list[slice]:
+    """Slices of the gaps between true values of one scene that are at most `most` long."""
+    gaps = [slice(before.stop, after.start) for before, after in pairwise(_runs(known, cuts))]
     return [
-        slice(before.stop, after.start)
-        for before, after in pairwise(runs)
-        if after.start - before.stop <= most
+        gap
+        for gap in gaps
+        if gap.stop - gap.start <= most and not cuts[gap.start : gap.stop + 1].any()
     ]

@@ -1,18 +1,17 @@
-"""From a video to poses: the table of contents of the product. Each arrow is one function here.
+"""From a video to poses: the table of contents of the product. Each arrow is one function.
 
-source -> frames (`open_video`) -> person boxes (`detect`) -> tracks (`track`) -> windows of three frames (`windows`)
--> crops, heatmaps and keypoints (`estimate`) -> files (`predict_files.predict_files`).
+source -> frames (`open_video`) -> scenes (`scenes`) -> person boxes (`detect`) -> tracks (`track`)
+-> windows of three frames (`windows`) -> crops, heatmaps and keypoints (`PosePipeline.estimate`)
+-> files (`predict_files`).
 
 All are generators over bounded windows of frames: memory does not grow with the length of the video.
 """
 
 import os
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,7 @@ import torch
 from torch import Tensor
 
 from diffusionpose.crop_windows import CropWindows, HeldWindow
-from diffusionpose.detection import (
-    BoxesFile,
-    PersonDetector,
-    check_detector,
-    detect_people,
-    load_detector,
-)
+from diffusionpose.detection import BoxesFile, PersonDetector, check_detector, load_detector
 from diffusionpose.errors import UsageError
 from diffusionpose.networks import PoseNetwork, Precision, load_network
 from diffusionpose.nn import heatmaps
@@ -35,6 +28,8 @@ from diffusionpose.nn.diffusion import seeded_noise
 from diffusionpose.nn.geometry import Affine, crop_affine, crop_window, invert, transform, warp
 from diffusionpose.overlap import ahead
 from diffusionpose.poses import VideoPoses
+from diffusionpose.cuts import note_cuts
+from diffusionpose.stages import Window, detect, make_tracker, scenes, track, windows
 from diffusionpose.structures import (
     Boxes,
     Frame,
@@ -43,7 +38,6 @@ from diffusionpose.structures import (
     PosesHeader,
     VideoInfo,
 )
-from diffusionpose.tracking import Tracker
 from diffusionpose.version import __version__
 from diffusionpose.video import open_video
 
@@ -65,6 +59,7 @@ class PredictOptions:
         detect_every: The detector looks at every n-th frame, boxes between are interpolated.
         hold_crops: A person's crop window stays while the person stays inside, and frames' features are used again;
             otherwise every key frame has the window of its own box, as in the paper. Boxes of the user's are never held.
+        find_cuts: Where the video cuts to another scene, ids and windows of frames start anew.
         precision: Of the network: `float32`, or `bfloat16` by autocast.
     """
 
@@ -75,6 +70,7 @@ class PredictOptions:
     batch_size: int = 8
     detect_every: int = 1
     hold_crops: bool = True
+    find_cuts: bool = True
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
@@ -85,7 +81,7 @@ class PredictOptions:
                 raise UsageError(f"{name} must be a whole number, not {number!r}")
             # numpy's numbers have no place in a result's settings.
             object.__setattr__(self, name, int(number))
-        for name in ("flip_test", "hold_crops"):
+        for name in ("flip_test", "hold_crops", "find_cuts"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"{name} must be True or False, not {getattr(self, name)!r}")
         for name in counts:
@@ -97,16 +93,6 @@ class PredictOptions:
     def settings(self) -> dict[str, object]:
         """What of it changes results, for the header."""
         return {k: v for k, v in asdict(self).items() if k != "batch_size"}
-
-
-@dataclass(frozen=True)
-class Window:
-    """A key frame with its neighbours and its people; the key frame stands in for a missing neighbour."""
-
-    previous: Frame
-    key: Frame
-    following: Frame
-    people: Boxes
 
 
 def choose_device(device: str | torch.device) -> torch.device:
@@ -128,75 +114,6 @@ def choose_device(device: str | torch.device) -> torch.device:
         there = ", ".join(kind for kind, present in found.items() if present)
         raise UsageError(f"device {name!r} is not there; this machine has {there}")
     return torch.device(name)
-
-
-def detect(
-    frames: Iterable[Frame], detector: PersonDetector | BoxesFile, every: int = 1
-) -> Iterator[tuple[Frame, Boxes | None]]:
-    """Frames with their person boxes; None where the detector did not look.
-
-    Raises:
-        UsageError: If something else than frames is given.
-    """
-    # Counted as they come: of every third frame of a video, too, every n-th is looked at.
-    for number, frame in enumerate(frames):
-        if not isinstance(frame, Frame):
-            raise UsageError(
-                f"a stream takes Frames, not {type(frame).__name__}: open_video(path) gives those of a video, "
-                "Frame(index, Fraction(index, 25), image) makes one of a picture"
-            )
-        if isinstance(detector, BoxesFile):
-            yield frame, _given_boxes(detector, frame)
-        else:
-            yield frame, detect_people(detector, frame) if number % every == 0 else None
-
-
-def _given_boxes(given: BoxesFile, frame: Frame) -> Boxes:
-    boxes, (height, width) = given.boxes_at(frame.index), frame.image.shape[:2]
-    x1, y1, x2, y2 = boxes.boxes.T
-    outside = (x2 <= 0) | (y2 <= 0) | (x1 >= width) | (y1 >= height)
-    if outside.any():
-        raise UsageError(
-            f"boxes file {given.name}: frame {frame.index}: box {boxes.boxes[outside][0].tolist()} lies outside "
-            f"the picture, which is {width} x {height}"
-        )
-    return boxes
-
-
-def make_tracker(detector: PersonDetector | BoxesFile, every: int = 1) -> Tracker:
-    """A tracker for what `detect` gives: boxes of the user's are left as they are."""
-    if isinstance(detector, BoxesFile):
-        return Tracker(trust_boxes=True)
-    return Tracker(start_score=detector.start_score, detect_every=every)
-
-
-def track(
-    detections: Iterable[tuple[Frame, Boxes | None]],
-    tracker: Tracker,
-    judge: Callable[[Frame, np.ndarray], float] | None = None,
-) -> Iterator[tuple[Frame, Boxes]]:
-    """Frames with tracked people, in order, `tracker.lag` frames late; `judge` decides where the detector doubts."""
-    waiting: deque[Frame] = deque()
-    for frame, boxes in detections:
-        waiting.append(frame)
-        of_frame = None if judge is None else partial(judge, frame)
-        for done in tracker.update(frame.index, frame.time, boxes, of_frame):
-            yield waiting.popleft(), done.boxes
-    for done in tracker.flush():
-        yield waiting.popleft(), done.boxes
-
-
-def windows(tracked: Iterable[tuple[Frame, Boxes]]) -> Iterator[Window]:
-    """Every frame as key frame between its neighbours."""
-    previous: Frame | None = None
-    key: tuple[Frame, Boxes] | None = None
-    for following in tracked:
-        if key is not None:
-            yield Window(previous or key[0], key[0], following[0], key[1])
-            previous = key[0]
-        key = following
-    if key is not None:
-        yield Window(previous or key[0], key[0], key[0], key[1])
 
 
 @dataclass(frozen=True)
@@ -363,16 +280,18 @@ class PosePipeline:
         pipeline = self if boxes is None else self.with_boxes(boxes)
         with open_video(source, fps=fps) as reader:
             frames = [poses for _, poses in pipeline.stream(reader)]
-            return VideoPoses.from_frames(pipeline.header(reader.info), frames, reader.verdict)
+            verdict = note_cuts(reader.verdict, [poses.index for poses in frames if poses.cut])
+            return VideoPoses.from_frames(pipeline.header(reader.info), frames, verdict)
 
     def stream(self, frames: Iterable[Frame]) -> Generator[tuple[Frame, FramePoses], None, None]:
         """Frames with their poses, in order, as soon as they are known."""
         every = self.options.detect_every
-        detections = detect(frames, self.detector, every)
+        found = scenes(frames, find_cuts=self.options.find_cuts)
+        detections = detect(found, self.detector, every)
         # Only calibrated scores say how likely a joint is right.
         judge = self.pose_score if self.network.config.calibration else None
-        found = windows(track(detections, make_tracker(self.detector, every), judge))
-        with closing(ahead(found, WINDOWS_AHEAD)) as source:
+        tracked = track(detections, make_tracker(self.detector, every), judge)
+        with closing(ahead(windows(tracked), WINDOWS_AHEAD)) as source:
             yield from self.estimate(source)
 
     def pose_score(self, frame: Frame, box: np.ndarray) -> float:
@@ -450,7 +369,8 @@ class PosePipeline:
                 boxes = waiting[crop.window].people
                 people[crop.window].append(_person(boxes, crop.person, keypoints))
         for window, found in zip(waiting, people, strict=True):
-            yield window.key, FramePoses(window.key.index, window.key.time, tuple(found))
+            key = window.key
+            yield key, FramePoses(key.index, key.time, tuple(found), key.cut)
 
     def _keypoints(self, crops: list[_Crop], features: _Features) -> list[np.ndarray]:
         """(num_joints, 3) x, y, score in image pixels for each crop."""

@@ -23,6 +23,7 @@ from diffusionpose.poses import VideoPoses
 from diffusionpose.predict import PosePipeline
 from diffusionpose.render import draw_poses
 from diffusionpose.results import FILM, SUFFIXES, ResultOptions, files_of_result, left_over
+from diffusionpose.cuts import note_cuts
 from diffusionpose.skeleton import Skeleton
 from diffusionpose.structures import Frame, FramePoses, PosesHeader, VideoVerdict
 from diffusionpose.video import VideoReader, VideoWriter
@@ -96,7 +97,7 @@ def predict_files(
             enter(staged_text(out / f"{name}{suffix}", text_of(whole)))
             for suffix, text_of in also.items()
         ]
-        writer.stage(reader.verdict)
+        writer.stage(whole.verdict)
         if film is not None:
             film.writer.close()
             staged.insert(0, film.file)
@@ -104,10 +105,10 @@ def predict_files(
     notes = (
         *made.notes,
         *exports.notes,
-        *_notes(pipeline.detector, reader.verdict),
+        *_notes(pipeline.detector, whole.verdict),
         *_left_over(out, name, files, reader),
     )
-    return Outcome(files, reader.verdict, len(made.tracks), notes)
+    return Outcome(files, whole.verdict, len(made.tracks), notes)
 
 
 def _publish(
@@ -147,6 +148,7 @@ class _Finished:
         self._writer, self._draw, self._wanted = writer, draw, wanted
         self._keeps, self._on_frame = keeps, on_frame
         self._kept: list[FramePoses] = []
+        self._cuts: list[int] = []
         self.tracks: set[int] = set()
         self.notes: tuple[str, ...] = ()
 
@@ -158,6 +160,8 @@ class _Finished:
         if self._keeps:
             self._kept.append(poses)
         self.tracks.update(person.track_id for person in poses.people)
+        if poses.cut:
+            self._cuts.append(poses.index)
         if self._on_frame is not None:
             self._on_frame(poses)
 
@@ -166,7 +170,8 @@ class _Finished:
 
         With postprocessing of tracks, frames are written and drawn only here.
         """
-        found = VideoPoses.from_frames(header, self._kept, reader.verdict).rounded()
+        verdict = note_cuts(reader.verdict, self._cuts)
+        found = VideoPoses.from_frames(header, self._kept, verdict).rounded()
         poses = found
         if self._wanted.changes_tracks:
             poses = self._changed(found)

@@ -66,6 +66,7 @@ class Frame:
         index: Counts from 0 in display order.
         time: Exact seconds.
         image: (height, width, 3) uint8 RGB, upright.
+        cut: Whether this is the first frame of a new scene.
 
     Raises:
         ValueError: If the image has another shape or type, or the time is not exact.
@@ -74,6 +75,7 @@ class Frame:
     index: int
     time: Fraction
     image: np.ndarray
+    cut: bool = False
 
     def __post_init__(self) -> None:
         _check_time(self.index, self.time)
@@ -124,6 +126,12 @@ class PersonPose:
 class FramePoses:
     """All people of one frame.
 
+    Args:
+        index: Of the frame.
+        time: Exact seconds.
+        people: May be empty.
+        cut: Whether this is the first frame of a new scene.
+
     Raises:
         ValueError: If the time is not exact.
     """
@@ -131,6 +139,7 @@ class FramePoses:
     index: int
     time: Fraction
     people: tuple[PersonPose, ...] = ()
+    cut: bool = False
 
     def __post_init__(self) -> None:
         _check_time(self.index, self.time)

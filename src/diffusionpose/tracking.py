@@ -141,6 +141,17 @@ class Tracker:
             self._ask(self._runs_since(self._newest - self.lag))
         return self._give_out(self._newest)
 
+    def cut(self) -> list[TrackedFrame]:
+        """Another scene comes next, in which nobody is known.
+
+        Returns:
+            The frames still held back.
+        """
+        final = self.flush()
+        self._tracks.clear()
+        self._runs.clear()
+        return final
+
     # --- which box is whom
 
     def _named(self, time: float, boxes: Boxes) -> Boxes:

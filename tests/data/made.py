@@ -1,4 +1,4 @@
-"""Small data sets in the real formats, made at test time: stick figures that move over a plain ground."""
+"""Small data sets in the real formats, made at test time: moving stick figures."""
 
 import json
 
@@ -35,7 +35,7 @@ def figure(centre, size, swing):
 
 
 def draw(points, height=120, width=160):
-    """A picture with coloured limbs: left, right and middle can be told apart."""
+    """Draw limbs in different colours for left, right and middle."""
     image = np.full((height, width, 3), (70, 90, 60), np.uint8)
     colours = {"left": (240, 120, 30), "right": (40, 120, 240), "centre": (230, 230, 230)}
     for a, b in POSETRACK15.limbs:
@@ -51,7 +51,7 @@ def grown(points, factor=1.3):
 
 
 def posetrack_root(root, videos=("000001_bonn", "000002_mpii"), num_frames=6, unlabelled=(0,)):
-    """A PoseTrack18 root with one split, `val`; frames in `unlabelled` exist as images only."""
+    """Make a PoseTrack18 root with one split, `val`; `unlabelled` frames exist as images only."""
     for number, video in enumerate(videos):
         images, annotations = [], []
         for index in range(num_frames):
@@ -82,7 +82,10 @@ def posetrack_root(root, videos=("000001_bonn", "000002_mpii"), num_frames=6, un
 
 
 def coco_root(root, number=4):
-    """COCO keypoint files with LSP's 14 joints; the last person is a crowd, the one before has three joints."""
+    """Make a COCO root with LSP's 14 joints.
+
+    The last person is a crowd; the one before has three joints.
+    """
     images, annotations = [], []
     (root / "images").mkdir(parents=True)
     for index in range(number):
@@ -123,7 +126,10 @@ JOINTS17 = [
 
 
 def person17(points, track_id=0, visible=1):
-    """PoseTrack17's form of a person: scalars in lists of one, the box is the head's, absent joints left out."""
+    """Return a person in PoseTrack17's format.
+
+    Scalars are one-element lists, the box is that of the head, and missing joints are omitted.
+    """
     rows = remap(points, POSETRACK15.joints, JOINTS17)
     listed = [
         {"id": [joint], "x": [x], "y": [y], "is_visible": [visible]}
@@ -141,7 +147,7 @@ def head_xywh(points):
 
 
 def posetrack17_root(root, videos=("00001_bonn", "00002_mpii"), num_frames=6, unlabelled=(0,)):
-    """A PoseTrack17 root with one split, `val`; images have PoseTrack17's original names under `images/bonn_5sec`."""
+    """Make a PoseTrack17 root with one split, `val`; original names under `images/bonn_5sec`."""
     for number, video in enumerate(videos):
         frames = []
         for index in range(num_frames):
@@ -161,14 +167,14 @@ def posetrack17_root(root, videos=("00001_bonn", "00002_mpii"), num_frames=6, un
 
 
 def edit(file, change):
-    """Changes a JSON file in place."""
+    """Change a JSON file in place."""
     content = json.loads(file.read_text())
     change(content)
     file.write_text(json.dumps(content))
 
 
 def put(path, value):
-    """A change for `edit`: sets the value at a path of keys, or removes it where the value is `KeyError`."""
+    """Return a change for `edit` that sets the value at a path, or removes it for `KeyError`."""
 
     def change(content):
         for part in path[:-1]:
@@ -182,5 +188,5 @@ def put(path, value):
 
 
 def first_file(root):
-    """The first annotation file of a PoseTrack root."""
+    """Return the first annotation file of a PoseTrack root."""
     return sorted(root.glob("*/val/*.json"))[0]

@@ -16,11 +16,11 @@ def test_a_still_stands_in_for_its_neighbours(tmp_path):
     records = load_coco(root, Path("train.json"), Path("images"))
     assert [video.name for video in found.videos] == ["0", "1", "2", "3"]
     people = [video.frames[0].people[0] for video in found.videos]
-    # Three joints are too few to learn from; the crowd is nobody.
+    # Neither a person with three joints nor a crowd is used for training.
     assert [int(np.isfinite(one.keypoints[:, 0]).sum()) for one in people] == [14, 14, 3, 0]
     assert [one.is_crowd for one in people] == [False, False, False, True]
     assert len(records) == 2
-    # Other pictures have the numbers before and after, and are no neighbours.
+    # Images with adjacent numbers are not neighbours.
     for number in (0, 1):
         assert found.clips(number, 0) == (root / "images" / f"{number}.png",) * 3
     (person,) = found.videos[1].frames[0].people
@@ -69,5 +69,5 @@ def test_training_and_evaluation_stride_over_the_same_images(tmp_path, stride):
     found = [video.frames[0].frame_id for video in coco_set(*place, stride=stride).videos]
     assert found == list(range(0, 8, stride))
     records = load_coco(*place, stride=stride)
-    # Who teaches nothing is left out of these images, and none comes in their place.
+    # People not used for training are dropped from these images, without replacement.
     assert [record.image_id for record in records] == [n for n in found if n not in (0, 6, 7)]

@@ -58,7 +58,7 @@ ID18 = 10_000_000_001
 
 
 def twice(*path):
-    """Repeats an element of a list at its end."""
+    """Return a change that appends a copy of an element to its list."""
 
     def change(content):
         for part in path[:-1]:
@@ -76,7 +76,7 @@ def swapped(content):
 NAN, INF = float("nan"), float("inf")
 
 MALFORMED = [
-    # One value of another kind, or lacking: (layout, change, code, JSON path)
+    # One wrong or missing value: (layout, change, code, JSON path)
     ("18", put(["images"], KeyError), "missing-key", ""),
     ("18", put(["images"], []), "no-frames", "images"),
     ("18", put(["images"], {}), "wrong-type", "images"),
@@ -189,15 +189,15 @@ def both(*changes):
 
 FIRST = "annotations[0]"
 SEVERAL = [
-    # A person twice: id and track.
+    # The same person twice: duplicate id and track.
     ("18", twice("annotations", 0),
      [("duplicate-track", "annotations[2].track_id"), ("duplicate-id", "annotations[2].id")]),
-    # All problems of a file are named, whatever came first.
+    # All problems of a file are reported, not just the first.
     ("18", both(put(["annotations", 0, "bbox"], "x"), put(["annotations", 1, "keypoints"], [1]),
                 put(["images", 2, "height"], "y")),
      [("wrong-type", f"{FIRST}.bbox"), ("wrong-count", "annotations[1].keypoints"),
       ("wrong-type", "images[2].height")]),
-    # The same image under two frames, and people who point to a frame that is no more.
+    # Two frames with the same id, and people that refer to a frame that no longer exists.
     ("18", put(["images", 2, "id"], ID18),
      [("duplicate-id", "images[2].id"), ("dangling-image-id", "annotations[1].image_id")]),
     ("18", put(["categories", 0, "keypoints"], ["nose"] * 17),
@@ -274,7 +274,7 @@ def test_png_images_that_are_cut_short_are_named(tmp_path):
     file.write_bytes(file.read_bytes()[:-40])
     (finding,) = check_data(root).findings
     assert (finding.code, finding.where) == ("unreadable-image", "images[2].file_name")
-    assert "cut short" in finding.message
+    assert "truncated" in finding.message
 
 
 @pytest.mark.parametrize("layout", ROOTS)
@@ -318,9 +318,9 @@ def test_splits_and_layouts_can_be_chosen(tmp_path):
     assert check_data(root, "val", "posetrack18").is_clean
     found = check_data(root, "val", "posetrack17").findings
     assert [finding.code for finding in found] == ["wrong-layout"] * 2
-    with pytest.raises(DataError, match="splits train, val"):
+    with pytest.raises(DataError, match="available splits: train, val"):
         check_data(root, "test")
-    with pytest.raises(UsageError, match="there are auto, posetrack17"):
+    with pytest.raises(UsageError, match="choose from auto, posetrack17"):
         check_data(root, layout="mpii")
     with pytest.raises(DataError, match="no annotation files with 'val'"):
         check_data(coco_root(tmp_path / "coco"), "val", "coco")
@@ -338,7 +338,7 @@ def test_reports_are_plain_json(tmp_path):
     assert all("\n" not in line for line in check_data(root).lines())
 
 
-# Fuzz: valid files with random nodes dropped or replaced ------------------------------------------------------------
+# Fuzzing: valid files with random nodes dropped or replaced -------------------------------------
 
 ODD = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5),
@@ -369,9 +369,7 @@ def roots(tmp_path_factory):
 @pytest.mark.parametrize("layout", ROOTS)
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_whatever_a_file_holds_checking_ends_and_loading_raises_only_data_errors(
-    roots, layout, data
-):
+def test_for_any_content_checking_ends_and_loading_raises_only_data_errors(roots, layout, data):
     root, file, text = roots[layout]
     content = json.loads(text)
     for _ in range(data.draw(st.integers(1, 3))):

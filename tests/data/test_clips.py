@@ -50,7 +50,7 @@ def colour_at(image, point):
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 def test_augmented_keypoints_stay_on_their_limbs(records, flip):
-    # Left limbs are drawn orange, right ones blue: a wrong map or a forgotten swap would show.
+    # Left limbs are orange, right ones blue: a wrong map or a missing swap would be detected.
     augment = QUIET.model_copy(update={"flip": flip})
     dataset = ClipDataset(records, CONFIG, augment)
     checked = 0
@@ -64,7 +64,7 @@ def test_augmented_keypoints_stay_on_their_limbs(records, flip):
                 if not ((middle > 2) & (middle < [189, 253])).all():
                     continue
                 red, _, blue = colour_at(clip["images"][1], middle).tolist()
-                # A mirrored picture has the same colours on the other side, and so must the names.
+                # In a mirrored image, colours change sides, and so must the names of joints.
                 assert (red > blue) == (warm != bool(flip))
                 checked += 1
     assert checked > 40
@@ -122,7 +122,7 @@ def test_a_truncated_picture_ends_within_the_person_who_then_fills_the_crop(reco
         np.testing.assert_allclose(
             transform(points, to_image)[kept], records[0].keypoints[kept], atol=1e-6
         )
-        # Joints that are left lie in the picture, those that are gone beyond its new end.
+        # Remaining joints lie within the image, removed ones beyond its new edge.
         for x, y in points[kept]:
             if 0 <= round(x) < 192 and 0 <= round(y) < 256:
                 assert crops[1][round(y), round(x)].min() > 0
@@ -234,7 +234,7 @@ def test_jitter_without_further_frames_takes_the_key_frame():
 
 
 def test_jitter_changes_neighbours_not_the_key_frame(records):
-    # The window is drawn after the frames, so that geometry has to be quiet too for the pictures to compare.
+    # The window is drawn after the frames, so geometry must be fixed for images to be comparable.
     still = {"scale": 0.0, "rotation": 0.0, "shift": 0.0}
     plain, jittered = (
         ClipDataset(records, CONFIG, QUIET.model_copy(update=still | {"frame_jitter": share}))
@@ -268,13 +268,13 @@ def test_blur_is_defocus_or_motion_as_asked(records):
             eigenvalues = np.linalg.eigvalsh(np.cov(rows, columns))
             elongations.append(eigenvalues[1] / eigenvalues[0])
         shapes[defocus] = max(elongations)
-    # A spot out of focus stays round, a moving one becomes a streak.
+    # Defocus keeps a spot round, motion blur makes it a streak.
     assert shapes[1.0] < 1.2
     assert shapes[0.0] > 1.5
 
 
 def clip_of_one_image(records, seed, **settings):
-    """Three frames of one image, shifted in nothing, and the same untouched."""
+    """Return an augmented clip of three identical frames, and the same without augmentation."""
     image = read_image(records[0].frames[1])
     still = {"scale": 0.0, "rotation": 0.0, "shift": 0.0}
     return [
@@ -325,7 +325,7 @@ def test_blur_of_each_frame_hits_the_key_frame_and_half_of_its_neighbours(record
 
 def test_fast_occluders_uncover_in_neighbours_what_they_hide(records):
     def shared(speed):
-        """Of what the key frame hides, the share that its neighbours hide too."""
+        """Return the share of the key frame's occluded area that its neighbours occlude too."""
         shares = []
         for seed in range(30):
             hidden, plain = clip_of_one_image(records, seed, occlusion=1.0, occluder_speed=speed)

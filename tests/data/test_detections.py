@@ -41,7 +41,7 @@ def test_detections_by_name_or_id_best_first(write):
     np.testing.assert_allclose(boxes.scores, [0.9, 0.3])
     assert len(found.boxes_at(AnnotatedFrame("other.jpg", frame_id=10000010005))) == 1
     assert len(found.boxes_at(AnnotatedFrame("other.jpg"))) == 0
-    # Files disagree about the folders in front.
+    # Files differ in the parent folders of images.
     assert len(found.boxes_at(AnnotatedFrame(NAME.removeprefix("images/")))) == 2
     assert len(load_detections(write(content), threshold=0.0)) == 4
 
@@ -49,14 +49,14 @@ def test_detections_by_name_or_id_best_first(write):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"bbox": []}, "a list expected"),
+        ({"bbox": []}, "expected a list"),
         ([detection(0.5)], r"\[0\]: the key 'image_id' is missing"),
-        ([detection(0.5, (1, 2, 3), image_id=1)], r"\[0\]\.bbox: 0 or 4 numbers"),
-        ([detection(0.5, (), image_id=1)], r"\[0\]: an image, a box and a score"),
+        ([detection(0.5, (1, 2, 3), image_id=1)], r"\[0\]\.bbox: expected 0 or 4 numbers"),
+        ([detection(0.5, (), image_id=1)], r"\[0\]: expected an image, a box and a score"),
         ([detection(None, image_id=1)], r"\[0\]: the key 'score'"),
-        ([detection(float("nan"), image_id=1)], r"\[0\]\.score: a number up to"),
-        ([detection(0.5, image_id=[1])], r"\[0\]\.image_id: a number expected"),
-        ([detection(0.5, image_name=3)], r"\[0\]\.image_name: a text expected"),
+        ([detection(float("nan"), image_id=1)], r"\[0\]\.score: expected a number up to"),
+        ([detection(0.5, image_id=[1])], r"\[0\]\.image_id: expected a number"),
+        ([detection(0.5, image_name=3)], r"\[0\]\.image_name: expected a string"),
     ],
 )
 def test_malformed_detections_are_named(write, content, message):

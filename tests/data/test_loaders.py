@@ -26,7 +26,7 @@ def test_posetrack_people_and_their_neighbours(tmp_path):
     records = load_posetrack(posetrack_root(tmp_path), "val")
     assert len(records) == 2 * 5
     first = records[0]
-    # Frame 0 is not annotated, but it is there as the neighbour of frame 1.
+    # Frame 0 is not annotated, but is used as the neighbour of frame 1.
     assert [path.name for path in first.frames] == ["000000.jpg", "000001.jpg", "000002.jpg"]
     np.testing.assert_allclose(first.keypoints, figure((73, 66), 50, 0.5), atol=1e-6)
     low, high = first.keypoints.min(0), first.keypoints.max(0)
@@ -56,7 +56,7 @@ def test_missing_joints_are_nan(tmp_path):
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda text: text[:-20], "no valid JSON"),
+        (lambda text: text[:-20], "not valid JSON"),
         (lambda text: text.replace('"file_name"', '"name"'), r"images\[0\]: .*'file_name'"),
         (lambda text: json.dumps({"annolist": []}), "annolist: the video has no frames"),
     ],
@@ -105,7 +105,7 @@ def test_head_bottom_of_coco_people_is_between_the_shoulders(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{}", "categories"), ("x", "no valid JSON"), (None, "no such file")]
+    ("text", "message"), [("{}", "categories"), ("x", "not valid JSON"), (None, "no such file")]
 )
 def test_malformed_coco_files_are_named(tmp_path, text, message):
     root = coco_root(tmp_path)
@@ -135,13 +135,13 @@ def test_both_layouts_give_the_same_people(tmp_path, layout):
 
 
 def move_images_to_data(root):
-    """As PoseTrack21 has them."""
+    """Move images to where PoseTrack21 has them."""
     (root / "data").mkdir()
     (root / "images").rename(root / "data" / "images")
 
 
 def rename_images(*folders):
-    """As PoseTrack17's common tools do: %08d, counted from 1."""
+    """Rename images as common PoseTrack17 tools do: %08d, counted from 1."""
 
     def change(root):
         for file in sorted((root / "images").rglob("*.jpg")):
@@ -169,7 +169,7 @@ def test_images_are_found_where_users_have_them(tmp_path, layout, change):
     before = load_posetrack(root, "val")
     change(root)
     for old, new in zip(before, load_posetrack(root, "val"), strict=True):
-        # The k-th image is the k-th again: pictures differ from frame to frame.
+        # The images differ between frames, so a wrong order would be detected.
         assert all(path.is_file() for path in new.frames)
         steps = [int(path.stem.removesuffix("_crop")) for path in old.frames]
         offset = int(new.frames[1].stem) - steps[1]
@@ -201,7 +201,7 @@ def test_neighbours_are_by_time_and_may_lie_on_disk_only(tmp_path):
     assert frames() == [[4, 5, 5], [2, 3, 4], [0, 1, 2]]
     for number in (0, 2, 4):
         (root / f"images/val/000001_bonn/{number:06d}.jpg").unlink()
-    # Sampled: the next frame that was kept is the neighbour.
+    # In a subsampled video, the next existing frame is the neighbour.
     assert frames() == [[3, 5, 5], [1, 3, 5], [1, 1, 3]]
 
 
@@ -242,8 +242,8 @@ def test_subsets_must_name_what_is_there(tmp_path):
     root = posetrack_root(tmp_path)
     subset = tmp_path / "subset.txt"
     for text, message in (
-        ("000001_bonn\n\n000003_bonn\nx", r"subset\.txt: line 3: '000003_bonn' is no video.* 1 lines"),
-        ("# nothing\n", "names nothing"),
+        ("000001_bonn\n\n000003_bonn\nx", r"subset\.txt: line 3: '000003_bonn' is not a video.* 1 more lines"),
+        ("# nothing\n", "has no entries"),
     ):  # fmt: skip
         subset.write_text(text)
         with pytest.raises(DataError, match=message):
@@ -262,12 +262,12 @@ def test_coco_subsets_name_images_or_ids(tmp_path, name):
     arguments = (root, Path("train.json"), Path("images"), POSETRACK15, Path("subset.txt"))
     assert [record.image_id for record in load_coco(*arguments)] == [1]
     (root / "subset.txt").write_text("9.png")
-    with pytest.raises(DataError, match=r"'9\.png' is no video or frame"):
+    with pytest.raises(DataError, match=r"'9\.png' is not a video or frame"):
         load_coco(*arguments)
 
 
 def one_person(root, **fields):
-    """The first record after changes to the first annotation; ignore regions and size go to its image."""
+    """Return the first record after changing its annotation; or its image for regions and size."""
 
     def change(content):
         for key, value in fields.items():
@@ -363,11 +363,15 @@ def test_other_skeletons_are_matched_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (["annotations", 1, "keypoints"], [1] * 5, r"annotations\[1\]\.keypoints: 0 or 42 numbers"),
+        (
+            ["annotations", 1, "keypoints"],
+            [1] * 5,
+            r"annotations\[1\]\.keypoints: expected 0 or 42",
+        ),
         (["annotations", 1, "image_id"], 77, r"annotations\[1\]\.image_id: there is no image 77"),
-        (["annotations", 1, "bbox"], "x", r"annotations\[1\]\.bbox: a list of numbers expected"),
-        (["images", 2, "id"], 1, r"images\[2\]\.id: image 1 stands twice"),
-        (["annotations", 2, "id"], 1, r"annotations\[2\]\.id: annotation 1 stands twice"),
+        (["annotations", 1, "bbox"], "x", r"annotations\[1\]\.bbox: expected a list of numbers"),
+        (["images", 2, "id"], 1, r"images\[2\]\.id: image id 1 is used twice"),
+        (["annotations", 2, "id"], 1, r"annotations\[2\]\.id: annotation id 1 is used twice"),
         (["images", 2], {}, r"images\[2\]: the key 'id' is missing"),
         (["categories"], [{"name": "person"}], "categories: no category has 'keypoints'"),
     ],

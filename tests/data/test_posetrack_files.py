@@ -22,7 +22,7 @@ NOSE, HEAD_TOP, LEFT_WRIST, RIGHT_ANKLE = (
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a value as JSON, or a text as it is; gives the path."""
+    """Return a function that writes a string as it is, or any other value as JSON."""
 
     def call(content, name="000001_bonn.json"):
         path = tmp_path / name
@@ -93,7 +93,7 @@ def test_a_person_without_joints_is_told_from_one_without_a_list_of_them(
 
 
 def content18(**keypoints):
-    """Three frames in an order of their own; one person in the second. Joints by name: (x, y, v)."""
+    """Return three frames, not ordered by id, with a person in the second; joints are (x, y, v)."""
     images = [{"id": 10000010000 + n, "file_name": f"images/val/v/{n:06d}.jpg"} for n in (2, 0, 1)]
     triples = [keypoints.get(joint, (0, 0, 0)) for joint in POSETRACK17.joints]
     person = {
@@ -118,7 +118,7 @@ def test_posetrack18_keeps_the_order_of_the_file_and_frames_without_people(write
     (person,) = video.frames[1].people
     np.testing.assert_array_equal(person.box, [1, 2, 31, 42])
     np.testing.assert_array_equal(person.head_box, [5, 6, 12, 14])
-    # x = y = 0 is a place when the visibility says so; the ear is dropped.
+    # x = y = 0 is a valid location if v > 0; the ear is dropped.
     present = np.isfinite(person.keypoints[:, 0])
     assert [POSETRACK15.joints[j] for j in np.flatnonzero(present)] == ["nose", "left_wrist"]
     np.testing.assert_array_equal(person.keypoints[NOSE], [50, 60])
@@ -157,7 +157,7 @@ def test_the_same_people_in_both_layouts_read_the_same(tmp_path):
 
 
 def changed(path, value):
-    """The PoseTrack18 content with one value changed, or removed where `value` is KeyError."""
+    """Return PoseTrack18 content with one value changed, or removed for KeyError."""
     content = content18(nose=(50, 60, 1))
     node = content
     for part in path[:-1]:
@@ -175,33 +175,33 @@ NAN_SCORES = [0.5] * 3 + [float("nan")] + [0.5] * 13
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "no valid JSON"),
-        ("[" * 100_000, "no valid JSON"),
-        ("null", "an object expected, not null"),
-        ("[]", "an object expected"),
+        ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("null", "expected an object, got null"),
+        ("[]", "expected an object"),
         ({}, "neither 'annolist'"),
         (changed(["annotations"], KeyError), "'annotations' is missing"),
         (changed(["images", 2, "id"], KeyError), "images[2]: the key 'id' is missing"),
-        (changed(["images", 2, "id"], 10000010000), "images[2].id: image 10000010000 stands twice"),
-        (changed(["images", 1, "width"], -3), "images[1].width: -3 pixels"),
-        (changed(["images", 1], 5), "images[1]: an object expected, not 5"),
+        (changed(["images", 2, "id"], 10000010000), "images[2].id: image id 10000010000 is used twice"),
+        (changed(["images", 1, "width"], -3), "images[1].width: expected at least 1 pixel, got -3"),
+        (changed(["images", 1], 5), "images[1]: expected an object, got 5"),
         (changed(["annotations", 0, "image_id"], 5), "annotations[0].image_id: there is no image 5"),
-        (changed(["annotations", 0, "keypoints", 4], "x"), 'annotations[0].keypoints[4]: a number expected, not "x"'),
-        (changed(["annotations", 0, "keypoints"], [1] * 50), "annotations[0].keypoints: 0 or 51 numbers expected, not 50"),
-        (changed(["annotations", 0, "scores"], NAN_SCORES), "annotations[0].scores[3]: a number up to"),
-        (changed(["annotations", 0, "bbox"], [0, 0, 10**400, 1]), "annotations[0].bbox[2]: a number up to"),
-        (changed(["annotations", 0, "track_id"], 1.5), "annotations[0].track_id: a whole number"),
+        (changed(["annotations", 0, "keypoints", 4], "x"), 'annotations[0].keypoints[4]: expected a number, got "x"'),
+        (changed(["annotations", 0, "keypoints"], [1] * 50), "annotations[0].keypoints: expected 0 or 51 numbers, got 50"),
+        (changed(["annotations", 0, "scores"], NAN_SCORES), "annotations[0].scores[3]: expected a number up to"),
+        (changed(["annotations", 0, "bbox"], [0, 0, 10**400, 1]), "annotations[0].bbox[2]: expected a number up to"),
+        (changed(["annotations", 0, "track_id"], 1.5), "annotations[0].track_id: expected an integer"),
         (changed(["categories", 0, "keypoints"], ["nose"] * 17), "categories[0].keypoints: a joint is named twice"),
-        (changed(["annotations"], [{"id": 7, "image_id": 10000010000}] * 2), "annotations[1].id: annotation 7 stands twice"),
+        (changed(["annotations"], [{"id": 7, "image_id": 10000010000}] * 2), "annotations[1].id: annotation id 7 is used twice"),
         ({"annolist": [frame17({"annopoints": [{"point": [point(15, 1, 1)]}]})]},
          "annolist[0].annorect[0].annopoints[0].point[0].id: joint ids are 0 to 14, not 15"),
         ({"annolist": [frame17({"annopoints": [{"point": [point(3, 1, 1)] * 2}]})]},
-         "point[1]: joint 3 stands twice"),
+         "point[1]: joint id 3 is used twice"),
         ({"annolist": [frame17({"x1": [1, 2], "annopoints": []})]},
-         "annolist[0].annorect[0].x1: one value expected, not 2"),
+         "annolist[0].annorect[0].x1: expected one value, got 2"),
         ({"annolist": [frame17({"x1": [1]})]}, "annolist[0].annorect[0]: the key 'y1' is missing"),
         ({"annolist": [frame17({"annopoints": [{"point": [{"id": [0], "x": [], "y": [1]}]}]})]},
-         "point[0].x: a value expected, not an empty list"),
+         "point[0].x: expected a value, got an empty list"),
         ({"annolist": [{"annorect": []}]}, "annolist[0]: the key 'image' is missing"),
     ],
 )  # fmt: skip
@@ -253,7 +253,7 @@ def test_annotation_files_are_found_where_users_have_them(tmp_path, folder):
         (tmp_path / folder / "val" / name).touch()
     assert [path.name for path in find_annotations(tmp_path, "val")] == ["a.json", "b.json"]
     assert find_splits(tmp_path) == ["val"]
-    with pytest.raises(DataError, match=rf"looked for .*{folder}/train/\*\.json.*splits val"):
+    with pytest.raises(DataError, match=rf"looked for .*{folder}/train/\*\.json.*splits: val"):
         find_annotations(tmp_path, "train")
 
 
@@ -269,7 +269,9 @@ def test_polygons_of_unequal_length_are_named(tmp_path):
     content["images"][1] |= {"ignore_regions_x": [[0, 9, 9]], "ignore_regions_y": [[0, 0]]}
     path = tmp_path / "a.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"images\[1\]\.ignore_regions_x.*a polygon of 3 x but 2 y"):
+    with pytest.raises(
+        DataError, match=r"images\[1\]\.ignore_regions_x.*a polygon with 3 x but 2 y"
+    ):
         read_posetrack(path)
 
 

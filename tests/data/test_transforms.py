@@ -1,4 +1,4 @@
-"""What augmentation does to a clip, and how far it goes."""
+"""Augmentation: effects on a clip and their limits."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def drawn(record, seed, image=None, keypoints=None, still=False, **settings):
 
 
 def window_of(to_image):
-    """(centre x, centre y, width, height) of a crop that is not turned."""
+    """Return (centre x, centre y, width, height) of an unrotated crop."""
     middle = transform(np.array([(SIZE[1] - 1) / 2, (SIZE[0] - 1) / 2]), to_image)
     return np.array([*middle, to_image[0, 0] * SIZE[1], to_image[1, 1] * SIZE[0]])
 
@@ -42,7 +42,7 @@ def test_crops_are_shifted_scaled_and_turned_as_far_as_asked(records):
         off.append(np.abs([*(window - own)[:2] / own[2:], window[2] / own[2] - 1]))
         to_image = drawn(records[0], seed, rotation=40.0, rotation_share=0.3)[2]
         turned += abs(to_image[0, 1]) > 1e-9
-    # A shift is a share of the window that is scaled afterwards.
+    # The shift is relative to the window before scaling.
     np.testing.assert_allclose(np.max(off, axis=0), [0.1, 0.1, 0.3], rtol=0.05)
     assert turned / 200 == pytest.approx(0.3, abs=0.1)
 
@@ -79,7 +79,7 @@ def test_a_still_moves_by_a_share_of_the_crop(records):
         middle = np.array([(SIZE[1] - 1) / 2, (SIZE[0] - 1) / 2])
         before, _, after = (transform(middle, one) - middle for one in maps)
         moved += [before, after]
-        # One velocity: as far before as after, but for the shake.
+        # Constant velocity: equal distance before and after, except for the shake.
         assert np.abs(before + after).max() < 0.05 * 0.1 * SIZE[1] * 8
     np.testing.assert_allclose(np.std(moved, axis=0), 0.05 * np.array([192, 256]), rtol=0.3)
 

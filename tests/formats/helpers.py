@@ -120,7 +120,8 @@ def results(draw) -> tuple[PosesHeader, list[FramePoses], VideoVerdict]:
         ids = draw(st.lists(st.integers(0, 9), unique=True, max_size=3)) + draw(
             st.lists(st.just(NO_TRACK), max_size=1)
         )
-        frames.append(FramePoses(index, time, tuple(draw(person(3, each)) for each in ids)))
+        people = tuple(draw(person(3, each)) for each in ids)
+        frames.append(FramePoses(index, time, people, draw(st.booleans())))
     severities = st.sampled_from(["info", "partial"])
     issues = st.builds(VideoIssue, st.text(), st.text(), severities, st.none() | st.integers(0, 9))
     verdict = VideoVerdict(

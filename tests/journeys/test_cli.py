@@ -275,7 +275,7 @@ def test_weights_that_are_no_numbers_end_with_1(run, untrained, made_video, tmp_
     broken = model.save_pretrained(tmp_path / "broken", "card")
     code, _, err = run("predict", made_video, "--model", broken, "--out", tmp_path / "out")
     assert code == 1
-    assert "decoder.norm.bias holds values that are no numbers" in err
+    assert "decoder.norm.bias holds NaN or infinite values" in err
 
 
 def test_a_missing_model_ends_with_1(run, made_video, tmp_path):
@@ -321,18 +321,20 @@ def test_data_check_ends_with_0_when_clean_and_1_with_problems(run, tmp_path):
     edit(file, put(["annotations", 2, "bbox"], [5, 5, -1, 3]))
     code, out, err = run("data", "check", root, "--no-images", "--json", report)
     assert (code, err) == (1, "")
-    assert f"empty-box: {file}: annotations[2].bbox: width -1, height 3\n" in out
+    assert (
+        f"empty-box: {file}: annotations[2].bbox: the box has no area: width -1, height 3\n" in out
+    )
     assert out.endswith("1 problem\n")
     (finding,) = json.loads(report.read_text())["findings"]
     assert finding == {
-        "code": "empty-box", "file": str(file), "where": "annotations[2].bbox", "message": "width -1, height 3",
+        "code": "empty-box", "file": str(file), "where": "annotations[2].bbox", "message": "the box has no area: width -1, height 3",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("options", "expected", "message"),
     [
-        (["--split", "test"], 1, "there are the splits val"),
+        (["--split", "test"], 1, "available splits: val"),
         (["--layout", "mpii"], 2, "layout 'mpii'"),
         (["--layout", "coco"], 1, "no annotation files"),
         (["--json", "."], 2, "cannot write"),
@@ -482,7 +484,7 @@ def test_evaluate_prints_a_table_and_writes_what_was_asked_for(evaluate, run, tm
         (["--format", "html"], 2, "text, markdown, latex"),
         (["--truth", "x"], 2, "give either --model and --data, or --truth and --predictions"),
         (["--boxes", "nothing.json"], 1, "nothing.json: no such file"),
-        (["--split", "test"], 1, "there are the splits val"),
+        (["--split", "test"], 1, "available splits: val"),
         (["--published", "nothing.yaml"], 2, "nothing.yaml: no such file"),
         (["--steps", "100000"], 2, "num_inference_steps"),
         (["--layout", "coco"], 2, "needs --annotations and --images"),

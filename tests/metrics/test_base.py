@@ -6,7 +6,7 @@ from diffusionpose.metrics.base import Metric, bootstrap
 
 
 class Shares(Metric):
-    """The mean of the videos' own figures; the second column is not to be told without the first video."""
+    """The mean of per-video values; the second column is NaN without the first video."""
 
     columns = ("mean", "sometimes")
 

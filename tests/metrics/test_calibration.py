@@ -1,4 +1,4 @@
-"""Scores as chances."""
+"""Calibration of scores to probabilities."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from diffusionpose.metrics.calibration import MARGIN, calibrated, fit, logit, re
 
 
 def sample(number, scales, shifts, seed=0):
-    """Scores, and right or wrong by known chances."""
+    """Draw scores, and correctness by known probabilities."""
     rng = np.random.default_rng(seed)
     scores = rng.uniform(0.05, 0.95, (number, len(scales)))
     chance = 1 / (1 + np.exp(-(np.array(scales) * logit(scores) + np.array(shifts))))
@@ -18,7 +18,7 @@ def sample(number, scales, shifts, seed=0):
 def test_what_calibrates_is_found_joint_by_joint():
     scales, shifts = (2.0, 0.7, 1.0), (0.5, -1.0, 0.0)
     scores, right = sample(20_000, scales, shifts)
-    right[::2, 1] = np.nan  # half of a joint without truth
+    right[::2, 1] = np.nan  # half of a joint without ground truth
     found = fit(scores, right, "made")
     np.testing.assert_allclose(found.scale, scales, rtol=0.08)
     np.testing.assert_allclose(found.shift, shifts, atol=0.06)
@@ -31,7 +31,7 @@ def test_what_calibrates_is_found_joint_by_joint():
 def test_a_joint_with_little_truth_gets_what_fits_all():
     scores, right = sample(5_000, (2.0, 2.0, 2.0), (0.5, 0.5, 0.5))
     right[99:, 2] = np.nan
-    right[:, 2] *= 0  # always wrong, in too few people to believe it
+    right[:, 2] *= 0  # always wrong, but with too few samples
     found = fit(scores, right, "made")
     assert found.scale[2] == pytest.approx(2, rel=0.1)
     assert np.isfinite(fit(scores, np.ones_like(right), "made").shift).all()
@@ -85,7 +85,7 @@ def test_a_score_of_one_is_in_the_last_bin():
     assert found.count.tolist() == [1, 0, 0, 0, 0, 0, 0, 0, 0, 1]
 
 
-def test_scores_that_are_none_are_refused_where_they_count():
+def test_invalid_scores_are_refused_where_they_count():
     right = np.array([1.0, 0.0, 1.0, np.nan])
     scores = np.array([0.5, np.nan, -0.1, np.nan])
     with pytest.raises(ValueError, match="2 of 3 scores are NaN or below 0"):

@@ -1,4 +1,4 @@
-"""OKS and its AP, against pycocotools."""
+"""OKS and OKS-based AP, against pycocotools."""
 
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ def made_pairs(num_videos=4):
 
 
 def reference(pairs):
-    """pycocotools' figures."""
+    """Compute the metric with pycocotools."""
     coco = pytest.importorskip("pycocotools.coco")
     from pycocotools.cocoeval import COCOeval
 
@@ -83,7 +83,7 @@ def test_predictions_on_crowds_and_people_without_joints_are_not_wrong():
     known = whole_person((100, 100), score=0.5)
     crowd = replace(whole_person((400, 100)), keypoints=nothing, is_crowd=True)
     jointless = replace(whole_person((700, 100)), keypoints=nothing)
-    # Better scores than the right one has, and two of them on the crowd.
+    # Scores higher than that of the correct prediction; two of them are on the crowd.
     others = [whole_person((x, 100), score=0.9) for x in (395, 405, 700)]
     pairs = [pair([[known, crowd, jointless]], [[known, *others]])]
     np.testing.assert_allclose(OksAP(pairs).row(np.ones(1)), 100)
@@ -134,7 +134,7 @@ def test_a_missing_joint_is_nowhere_not_at_the_origin():
     found = replace(truth, keypoints=truth.keypoints.copy())
     near = np.argsort(np.linalg.norm(truth.keypoints, axis=1))[:4]
     found.keypoints[near] = np.nan
-    # 11 of 15 are right: 0.73, above five of the ten thresholds.
+    # 11 of 15 are correct: 0.73, above five of the ten thresholds.
     assert OksAP([pair([[truth]], [[found]])]).row(np.ones(1))[0] == pytest.approx(50)
 
 

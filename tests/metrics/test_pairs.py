@@ -1,4 +1,4 @@
-"""Which frames and which people belong together."""
+"""Pairing of frames and people."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ def test_other_names_are_told_once_for_all_and_slashes_are_no_matter():
         return VideoPair(truth, replace(truth, frames=(AnnotatedFrame(file_name),)))
 
     (note,) = frame_notes([other(name, "images/other/1.jpg") for name in "abc"])
-    assert note.endswith("they are paired by position (and so in 2 more videos)")
+    assert note.endswith("frames are paired by position (likewise in 2 more videos)")
     assert list(frame_notes([other("a", r"val\a\000000.jpg")])) == []
 
 
@@ -50,7 +50,7 @@ def test_people_are_matched_by_the_joints_and_the_size_of_the_truth():
 
 
 def test_people_without_an_area_are_matched_by_distance():
-    """With one joint and no box there is no size, and all similarities are 0."""
+    """With a single joint and no box, the area is 0 and so is every similarity."""
     head = (0, 0, 30, 40)
     truth = [person({"nose": place}, head) for place in ((50, 50), (200, 50))]
     found = [person({"nose": place}) for place in ((201, 50), (51, 50))]

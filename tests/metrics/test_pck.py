@@ -12,7 +12,7 @@ from tests.metrics.made import person as made_person
 
 
 def person():
-    """Torso (left shoulder to right hip) of 100 pixels: the limit is 20."""
+    """A person with a torso of 100 pixels, so that the threshold is 20."""
     points = np.zeros((15, 2))
     points[POSETRACK15.index("right_hip")] = [60, 80]
     return points
@@ -22,7 +22,7 @@ def test_by_hand():
     truth = np.stack([person(), person()])
     predicted = truth.copy()
     wrist, knee = POSETRACK15.index("left_wrist"), POSETRACK15.index("right_knee")
-    predicted[0, wrist] += [20, 0]  # on the limit: right
+    predicted[0, wrist] += [20, 0]  # at the threshold: correct
     predicted[1, wrist] += [20.1, 0]
     predicted[0, knee] = np.nan  # missing: wrong
     truth[1, knee] = np.nan  # unlabelled: does not count
@@ -48,7 +48,7 @@ def test_people_without_a_torso_are_left_out_and_reset_forgets():
 
 
 def crowd(seed, num_frames=3):
-    """Truth and predictions of three people a frame, in the same order."""
+    """Ground truth and predictions of three people per frame, in the same order."""
     rng = np.random.default_rng(seed)
     truth, found = [], []
     for _ in range(num_frames):
@@ -80,7 +80,7 @@ def test_videos_agree_with_pck_of_their_people(same_people):
     row = dict(zip(metric.columns, metric.row(np.ones(3)), strict=True))
     assert row["Mean"] == pytest.approx(100 * mean)
     assert 30 < row["Mean"] < 99
-    assert np.isnan(row["Head"])  # the metric is of the limbs
+    assert np.isnan(row["Head"])  # only limb joints are evaluated
     assert not np.allclose(metric.row(np.array([3, 0, 0]))[1:], metric.row(np.ones(3))[1:])
 
 
@@ -112,11 +112,11 @@ def test_people_whose_head_box_has_no_extent_are_counted():
     truth, found = crowd(0, num_frames=1)
     flat = replace(truth[0][0], head_box=np.array([5.0, 6.0, 5.0, 6.0]))
     one = pair([[flat, *truth[0][1:]]], found)
-    expected = "1 of 3 people have a head box without extent: they are left out"
+    expected = "1 of 3 people have a head box without extent; they are left out"
     assert VideoPck([one], "head").warnings == [expected]
     notes = PoseTrackAP([one]).warnings
     assert any(
-        note.startswith("1 of 3 people have a head box without extent: none") for note in notes
+        note.startswith("1 of 3 people have a head box without extent; none") for note in notes
     )
     assert VideoPck([pair(truth, found)], "head").warnings == []
 

@@ -1,4 +1,4 @@
-"""PoseTrack AP: golden cases of the official tool, and a step-by-step oracle on random ones."""
+"""PoseTrack AP: golden cases of the official tool, and random cases against a simple oracle."""
 
 import json
 import math
@@ -46,7 +46,7 @@ def test_golden_ties_go_to_the_first_and_extra_joints_have_no_ap(right_ankle):
     assert math.isnan(row["Head"])
     assert row["Ankle"] == pytest.approx(25, abs=1e-4)
     assert row["Mean"] == pytest.approx(3.5714, abs=1e-4)
-    assert any("nose is predicted but nowhere annotated" in note for note in metric.warnings)
+    assert any("nose is predicted but never annotated" in note for note in metric.warnings)
 
 
 def posetrack18(people_by_frame, **image_fields):
@@ -124,7 +124,7 @@ def random_person(rng, centre, is_truth):
     points = centre + rng.normal(0, 40, (15, 2)) if is_truth else centre
     missing = rng.random(15) < rng.choice([0.0, 0.2, 0.6, 1.0], p=[0.4, 0.3, 0.25, 0.05])
     points = np.where(missing[:, None], np.nan, points)
-    # Few different scores: ties are the rule. Some joints have none.
+    # Few distinct scores, so that ties are common; some joints have no score.
     scores = np.where(rng.random(15) < 0.1, np.nan, rng.integers(0, 6, 15) / 5)
     return AnnotatedPerson(
         track_id=None,
@@ -137,7 +137,7 @@ def random_person(rng, centre, is_truth):
 
 
 def random_pair(rng):
-    """A short video; joints are placed on a grid so that equal shares, which tie, are common."""
+    """A short video with joints on a grid, so that ties between equal shares are common."""
     true_frames, found_frames = [], []
     for index in range(int(rng.integers(1, 6))):
         truth = [
@@ -175,7 +175,7 @@ def test_agrees_with_the_oracle_on_random_cases():
         np.testing.assert_allclose(list(joints.values()), expected, atol=1e-9, rtol=0)
         np.testing.assert_allclose(list(row.values()), [*groups, total], atol=1e-9, rtol=0)
         num_nan += np.isnan(expected).any()
-        num_ties += any("share their score" in note for note in metric.warnings)
+        num_ties += any("have the same score" in note for note in metric.warnings)
         num_missing += any("have no score" in note for note in metric.warnings)
     assert min(num_ties, num_nan, num_missing) > 20
 
@@ -185,12 +185,12 @@ def test_ties_and_missing_scores_are_counted():
     found = [[person({"right_ankle": (100, 100, score)})] for score in (0.5, 0.5, math.nan)]
     notes = PoseTrackAP([pair(truth, found)]).warnings
     assert any(note.startswith("1 predicted joints have no score") for note in notes)
-    assert any(note.startswith("2 predicted joints share their score") for note in notes)
+    assert any(note.startswith("2 predicted joints have the same score") for note in notes)
 
 
 def test_a_resample_is_what_the_videos_drawn_give():
     rng = np.random.default_rng(3)
-    # Distinct scores: among ties, copies of a video may come in another order.
+    # Distinct scores, as the order of ties may differ between copies of a video.
     pairs = []
     for number in range(5):
         truth = [[whole_person((100, 100), seed=number)] for _ in range(4)]
@@ -239,7 +239,7 @@ def test_frames_in_another_order_are_refused_and_other_names_are_told():
     with pytest.raises(DataError, match=r"one: frame 0 .* is .*000001.jpg, frame 1 of the truth"):
         pair_videos([truth], [replace(truth, frames=(second, first, third))])
 
-    # Where one file counts from 0 and the other from 1, names say nothing of the order.
+    # If one file counts from 0 and the other from 1, names do not tell the order.
     shifted = replace(
         truth,
         frames=tuple(
@@ -259,12 +259,12 @@ def test_frames_in_another_order_are_refused_and_other_names_are_told():
 
     (note,) = notes(file_name="images/two/000002.jpg")
     assert note == (
-        "one: frame 2 of the predictions is images/two/000002.jpg, in the truth images/one/000002.jpg: they are paired "
-        "by position"
+        "one: frame 2 of the predictions is images/two/000002.jpg, in the truth "
+        "images/one/000002.jpg: frames are paired by position"
     )
     (note,) = notes(frame_id=1)
     assert "frame 2 of the predictions is id 1, in the truth 2" in note
-    # Folders in front, ids of one's own and names that are not there say nothing.
+    # Parent folders, ids that the truth does not have, and missing names are not reported.
     for fields in ({"file_name": "val/one/000002.jpg"}, {"frame_id": 70}, {"file_name": ""}, {}):
         assert notes(**fields) == []
 
@@ -275,10 +275,10 @@ def test_perfect_predictions_score_100():
     assert set(row.values()) == {100.0}
 
 
-def test_only_joints_that_are_predicted_are_said_to_be_nowhere_annotated():
+def test_only_predicted_joints_are_reported_as_never_annotated():
     found = person({"right_ankle": (100, 100, 0.9), "nose": (5, 5, 0.7)})
     notes = PoseTrackAP([pair([[person(TRUTH_A, HEAD)]], [[found]])]).warnings
-    assert [note.split(" ")[0] for note in notes if "nowhere annotated" in note] == ["nose"]
+    assert [note.split(" ")[0] for note in notes if "never annotated" in note] == ["nose"]
 
 
 def test_a_triangle_is_an_ignore_region_two_corners_are_not_and_regions_add_up():

@@ -1,4 +1,4 @@
-"""MOTA as poseval has it, and HOTA, on made tracks; each joint by itself."""
+"""MOTA as in poseval, and HOTA, per joint on synthetic tracks."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ LEFT, RIGHT = (120, 150), (420, 150)
 
 
 def frames(ids, **fields):
-    """A frame for each pair of track ids: one person on the left, one on the right; None is nobody."""
+    """Make a frame for each pair of track ids, of people on the left and right; None for nobody."""
     return [
         [
             whole_person(place, track_id=track, **fields)
@@ -45,17 +45,17 @@ def test_perfect_tracks_score_100():
     [
         ([(7, 9), (7, 9), (9, 7), (9, 7), (9, 7)], 2),  # two switches
         ([(7, 9), (7, None), (7, 9), (7, 9), (7, 9)], 1),  # a miss
-        ([(7, 9), (7, 9), (7, 9), (7, 9), (9, 7)], 0),  # in the last frame, which does not count
+        ([(7, 9), (7, 9), (7, 9), (7, 9), (9, 7)], 0),  # in the last frame, which is not evaluated
     ],
 )
 def test_mota_by_hand(ids, errors):
-    # Four frames of two people count.
+    # Four frames with two people are evaluated.
     assert mean(PoseTrackMota([pair(TRUTH, frames(ids))])) == pytest.approx(100 * (1 - errors / 8))
 
 
 def test_a_frame_without_predictions_is_one_miss_and_one_false_positive():
     ids = [(7, 9), (None, None), (7, 9), (7, 9), (7, 9)]
-    # Three frames of two people, and poseval's stand-in of one.
+    # Three frames with two people, and poseval's substitute with one.
     assert mean(PoseTrackMota([pair(TRUTH, frames(ids))])) == pytest.approx(100 * (1 - 2 / 7))
 
 
@@ -99,7 +99,7 @@ def test_hota_of_several_videos_is_what_trackeval_makes_of_them():
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        ([(7, 7)] * 5, "one: predictions: a track id stands twice"),
+        ([(7, 7)] * 5, "one: predictions: two people of a frame have the same track id"),
     ],
 )
 def test_ids_that_cannot_be_are_named(ids, message):
@@ -131,7 +131,8 @@ def test_who_lies_in_an_ignore_region_is_on_no_side():
     truth = frames([(1, None)] + [(1, 2)] * 4)
     found = frames([(7, 9)] * 5)
     metric = PoseTrackMota([pair(truth, found, regions=[left])])
-    # In the first frame only a prediction is left: poseval's stand-in. Three frames of one person count besides.
+    # Only a prediction is left in the first frame, for which poseval has its substitute; three
+    # frames with one person are evaluated as well.
     assert mean(metric) == pytest.approx(100 * (1 - 2 / 4))
 
 

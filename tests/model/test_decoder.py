@@ -22,7 +22,7 @@ def config(**decoder):
 def decoder():
     torch.manual_seed(0)
     found = PoseDenoisingDecoder(config()).double().eval()
-    # Random weights where training starts at zero, so that every path carries something.
+    # Random instead of zero initial weights, so that every path contributes.
     for name, parameter in found.named_parameters():
         if "modulation" in name or "gate" in name or "head" in name:
             torch.nn.init.normal_(parameter, std=0.2)
@@ -107,7 +107,8 @@ def test_head_puts_patches_back_where_they_were_cut(decoder):
     x_t = noisy()
     with torch.inference_mode():
         out = decoder(x_t, torch.tensor([1, 1]), conditions())
-    # The identity through DIM channels keeps the first DIM pixels of every 16 x 16 patch: its first two rows.
+    # An identity with DIM channels keeps the first DIM pixels, i.e. two rows, of each 16 x 16
+    # patch.
     for row in range(0, 64, 16):
         torch.testing.assert_close(out[:, :, row : row + 2], x_t[:, :, row : row + 2])
 
@@ -124,7 +125,7 @@ def test_position_conditions_guide_the_self_attention(decoder):
         layer.guide.weight.zero_()
         assert torch.equal(layer(states(), time, given), layer(states(), time, other))
         layer.guide.weight.copy_(silent)
-    # Joint 7 asks with other queries, and everybody sees it under other keys.
+    # The queries of joint 7 change and, through its keys, the attention of all joints to it.
     assert change.min() > 1e-9
     assert change.argmax() == 7
 

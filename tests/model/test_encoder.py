@@ -28,7 +28,7 @@ def tokens():
 
 
 def reach(layer, x, frame, token):
-    """Which (frame, token) outputs change when one input token does."""
+    """Return which (frame, token) outputs change with one input token."""
     changed = x.clone()
     changed[:, frame, token] += 1
     with torch.inference_mode():

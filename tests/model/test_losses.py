@@ -26,7 +26,7 @@ def pose(dtype=torch.float64, seed=0):
 
 
 def lengths_off_by(sigmas, dtype=torch.float32):
-    """True lengths with standard deviation 4 and predictions wrong by that many deviations."""
+    """Return true lengths with standard deviation 4, and predictions off by some deviations."""
     truth = torch.tensor([6.0, 14.0] * (NUM_LIMBS // 2), dtype=dtype)[None]
     return (
         truth + torch.as_tensor(sigmas, dtype=dtype) * 4.0,
@@ -57,7 +57,8 @@ def test_length_loss_equals_equation_4():
 
 
 def test_length_loss_is_a_soft_minimum_and_the_mean_is_not():
-    # One limb right, thirteen off by ten deviations: the paper's form sees ln 14 and no gradient.
+    # One limb correct, thirteen off by ten deviations: the paper's form gives ln 14 and no
+    # gradient.
     sigmas = torch.full((NUM_LIMBS,), 10.0)
     sigmas[0] = 0.0
     predicted, truth, valid = lengths_off_by(sigmas, torch.float64)
@@ -204,7 +205,7 @@ def test_angles_at_joints_that_are_lacking_are_left_out_of_the_mean():
     labelled = LABELLED.clone()
     labelled[:, wrist] = False
     found = angle_loss(predicted, truth, labelled, POSETRACK15)
-    # 19 angles, of which the wrist has a part in one.
+    # One of the 19 angles involves the wrist.
     without = angle_loss(predicted, truth, LABELLED, POSETRACK15) * 19
     hub = predicted[:, elbow], truth[:, elbow]
     cosines = [
@@ -212,7 +213,7 @@ def test_angles_at_joints_that_are_lacking_are_left_out_of_the_mean():
         for points, at in zip((predicted, truth), hub, strict=True)
     ]
     torch.testing.assert_close(found, (without - (cosines[0] - cosines[1]).square()) / 18)
-    # A true forearm without length has no angle either.
+    # A ground-truth forearm without length has no angle either.
     flat = truth.clone()
     flat[:, wrist] = flat[:, elbow]
     torch.testing.assert_close(angle_loss(predicted, flat, LABELLED, POSETRACK15), found)

@@ -20,7 +20,7 @@ from diffusionpose.nn.diffusion import to_signal
 
 SMALL = BackboneConfig(kind="hybrid", hidden_size=64, depth=1, num_heads=2)
 
-# One configuration a row of the ablation tables: (encoder, decoder).
+# One configuration per row of the ablation tables: (encoder, decoder).
 ROWS = {
     "table5_baseline": ("none", {"kind": "unet"}),
     "table5_a_table7_a": ("spatio_temporal", {"kind": "unet"}),
@@ -81,23 +81,29 @@ def test_one_step_generation_is_one_call_of_the_decoder_at_the_last_step():
 
 
 @torch.inference_mode()
-def test_what_would_be_broadcast_or_fail_late_is_told():
+def test_wrong_shapes_are_refused():
     model = DiffusionPose(ModelConfig(backbone=SMALL)).eval()
     images, noise = torch.zeros(1, 3, 3, 256, 192), torch.zeros(1, 15, 64, 48)
     conditions = model.encode(model.extract(images))
     for call, message in (
         (
             lambda: model.extract(images.transpose(3, 4)),
-            r"images is .*, not \(any, any, 3, 256, 192",
+            r"images must have shape \(any, any, 3, 256, 192\), not",
         ),
-        (lambda: model.encode(model.extract(images[:, :2])), r"features is .*, not \(any, 3, any"),
+        (
+            lambda: model.encode(model.extract(images[:, :2])),
+            r"features must have shape \(any, 3, any, any\), not",
+        ),
         (
             lambda: model.generate(conditions, noise.repeat(2, 1, 1, 1)),
-            r"x_t .*not \(1, 15, 64, 48",
+            r"x_t must have shape \(1, 15, 64, 48\), not \(2,",
         ),
-        (lambda: model.generate(conditions, noise[:, :14]), r"x_t is \(1, 14, 64, 48\), not"),
-        (lambda: model.generate(conditions, noise, 0), "0 DDIM steps: the schedule has 1 to 1000"),
-        (lambda: model.generate(conditions, noise, 1001), "1001 DDIM steps"),
+        (lambda: model.generate(conditions, noise[:, :14]), r"x_t .*, not \(1, 14, 64, 48\)"),
+        (
+            lambda: model.generate(conditions, noise, 0),
+            "DDIM steps must be between 1 and 1000, not 0",
+        ),
+        (lambda: model.generate(conditions, noise, 1001), "DDIM steps .* not 1001"),
     ):
         with pytest.raises(ValueError, match=message):
             call()
@@ -190,7 +196,8 @@ def test_impossible_configurations(change, message):
         parse(ModelConfig, change, "recipe")
 
 
-# --- on disk ---------------------------------------------------------------------------------------
+# --- on disk
+# ---------------------------------------------------------------------------------------
 
 
 def test_save_and_load_give_the_same_model(tmp_path):

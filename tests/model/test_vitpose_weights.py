@@ -13,7 +13,7 @@ GRID = (16, 12)
 
 
 def reference(experts=1):
-    """transformers' own backbone with random weights: the truth about features."""
+    """The backbone of transformers with random weights, as the reference for features."""
     torch.manual_seed(0)
     model = VitPoseBackbone(
         VitPoseBackboneConfig(
@@ -31,7 +31,7 @@ def reference(experts=1):
 
 
 def original_layout(state, prefix="backbone."):
-    """A Hugging Face state dict under the names of the original code, as its `.pth` files have them."""
+    """Rename a Hugging Face state dict to the names in the original `.pth` files."""
     out = {}
     for name, tensor in state.items():
         if ".attention.attention.query." in name:
@@ -114,7 +114,7 @@ def test_refusals(tmp_path, capsys):
         model.load_backbone(tmp_path / "evil.pth")
     assert "code ran" not in capsys.readouterr().out
     torch.save({"a": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match="no ViTPose backbone"):
+    with pytest.raises(CheckpointError, match="not a ViTPose backbone"):
         model.load_backbone(tmp_path / "other.pth")
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(CheckpointError, match="plain tensors"):

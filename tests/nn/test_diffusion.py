@@ -16,7 +16,7 @@ STEPS = 1000
 
 
 def cosine_alphas(steps):
-    """Nichol and Dhariwal's schedule with its cap on beta, computed on its own."""
+    """Nichol and Dhariwal's schedule with its cap on beta, computed independently."""
 
     def bar(t):
         return np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
@@ -55,7 +55,7 @@ def test_one_step_is_the_networks_own_x_0():
     assert calls[0][1].tolist() == [999, 999]
 
 
-def test_one_step_goes_where_the_scheduler_has_it():
+def test_one_step_agrees_with_the_scheduler():
     scheduler = make_scheduler(STEPS)
     scheduler.set_timesteps(1)
     (step,) = ddim_steps(STEPS, 1)

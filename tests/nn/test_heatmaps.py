@@ -76,7 +76,7 @@ def test_noisy_maps_are_smoothed_by_half_of_sigma(sigma):
         y, x = np.unravel_index(smooth.argmax(), smooth.shape)
         assert abs(found[0] - x) <= 1
         assert abs(found[1] - y) <= 1
-        # A Gaussian of that sigma loses a fifth of its height by it.
+        # Smoothing reduces a Gaussian of this sigma by a fifth of its height.
         assert score == pytest.approx(min(smooth.max() / 0.8, 1), abs=0.01)
 
 

@@ -28,9 +28,9 @@ def layer_and_states(skeleton, seed=0, dim=6, rule="product"):
 
 
 def brute_force(layer, states, skeleton):
-    """Messages by recursion from the layer's own potentials, which have a test of their own.
+    """Messages by recursion from the layer's own potentials, which are tested separately.
 
-    Where a potential nearly vanishes, another order of its sum changes it by more than the tolerance.
+    Computed anew, potentials near 0 could differ by more than the tolerance.
     """
     limbs = zip(layer.schedule.sources, layer.schedule.targets, strict=True)
     potentials = dict(zip(limbs, layer.local_potentials(states).unbind(1), strict=True))
@@ -63,7 +63,7 @@ def test_logarithms_add_up_over_the_subtree(skeleton, seed):
     limbs = list(zip(layer.schedule.sources, layer.schedule.targets, strict=True))
 
     def behind(j, i):
-        """The limbs that lead to j, and the limb from j to i."""
+        """The directed limbs in the subtree of j, and the limb from j to i."""
         others = [k for k in skeleton.neighbours[j] if k != i]
         return [limbs.index((j, i)), *(limb for k in others for limb in behind(k, j))]
 
@@ -76,7 +76,7 @@ def test_logarithms_add_up_over_the_subtree(skeleton, seed):
 
 
 def test_logarithms_keep_their_channels_where_products_lose_them():
-    """Effective number of channels of the messages from the trunk, of 64."""
+    """Compares the effective number of channels, of 64, of messages from the trunk."""
     kept = {}
     for rule in RULES:
         layer, states = layer_and_states(POSETRACK15, dim=64, rule=rule)

@@ -50,7 +50,7 @@ def test_a_token_holds_the_features_of_its_own_pixels_at_every_stride():
     )
 
     class Marked(nn.Module):
-        """Features that are 1 over one token of the 4 x 3 grid, and 0 elsewhere."""
+        """A stem whose features are 1 within one token of the 4 x 3 grid, and 0 elsewhere."""
 
         def forward(self, images):
             levels = []

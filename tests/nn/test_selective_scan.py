@@ -22,7 +22,7 @@ ENGINES = ["blocked", "two_level", *NATIVE]
 
 @contextmanager
 def on_engine(name):
-    """`native` engines name their kind of vectors."""
+    """Select an engine; the names of `native` ones include their vector extension."""
     engine, _, vectors = name.partition(" ")
     with scan_engine(engine):
         native_scan.use_vectors(vectors or None)
@@ -98,7 +98,8 @@ def test_native_equals_the_loop_with_gradients(length, name):
     assert_equals_the_loop(name, inputs(length, torch.float32), 1e-5)
 
 
-# The interpreter takes milliseconds a step, so lengths are few: within a tile, its end, and over several.
+# The interpreter takes milliseconds per step, so only few lengths: within, equal to, and several
+# tiles.
 @pytest.mark.parametrize("length", [1, 32, 75])
 @pytest.mark.parametrize("state", [16, 5])
 def test_triton_equals_the_loop_with_gradients(length, state):
@@ -106,7 +107,8 @@ def test_triton_equals_the_loop_with_gradients(length, state):
     assert_equals_the_loop("triton", inputs(length, torch.float32, dim=19, state=state), 1e-5)
 
 
-# One lane, a part of a vector, more than one group of channels; fewer and more states than a register holds.
+# One lane, part of a vector, more than one group of channels; fewer and more states than in a
+# register.
 @pytest.mark.parametrize(
     ("batch", "dim", "state"), [(1, 1, 1), (3, 13, 16), (1, 131, 4), (2, 9, 37)]
 )
@@ -117,7 +119,7 @@ def test_odd_sizes(batch, dim, state, name):
 
 @pytest.mark.parametrize("name", NATIVE)
 def test_native_error_against_float64(name):
-    """The sizes of a model at Mamba's own start: decays -1..-16, steps log-uniform in [1e-3, 1e-1]."""
+    """At Mamba's initialisation: decays -1 to -16, steps log-uniform in [1e-3, 1e-1]."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape):
@@ -146,7 +148,7 @@ def test_native_error_against_float64(name):
 
 @pytest.mark.parametrize("name", NATIVE)
 def test_native_exponential_is_accurate_to_2_ulp(name):
-    """Of two steps, the first drives the state to 1 and the second reads it after its decay: 2 ** exponent."""
+    """The first step sets the state to 1; the second reads it after the decay by 2 ** exponent."""
     exponents = -torch.linspace(0.0, 120.0, 4_001)
     dim = len(exponents)
     rate = torch.tensor(-1.0).div(torch.tensor(1.44269504088896341)).expand(dim, 1)
@@ -155,7 +157,7 @@ def test_native_exponential_is_accurate_to_2_ulp(name):
     ones = torch.ones(1, 1, 2)
     with on_engine(name):
         found = selective_scan(u, delta, rate, ones, ones)[0, :, 1].double()
-    # As the library forms the exponent: rate in units of log 2, then the product.
+    # Computed as in the library: the rate in units of log 2, then the product.
     in_log2 = rate[:, 0] * torch.tensor(1.44269504088896341)
     expected = torch.exp2((delta[0, :, 1] * in_log2).double())
     ulp = torch.exp2(torch.floor(torch.log2(expected)) - 23)
@@ -266,7 +268,7 @@ def test_autocast_on_the_operator_itself_computes_in_float32():
 
 @needs_native
 def test_backward_keeps_little_memory():
-    """14 times the output at the most, on top of the inputs: states are recomputed, not stored."""
+    """At most 14 times the output, besides the inputs: states are recomputed, not stored."""
     tensors = inputs(627, torch.float32, batch=1, dim=256, state=16)
     saved = []
     with (
@@ -307,7 +309,7 @@ def test_engines():
         native_scan.use_vectors("sse9")
 
 
-def test_an_engine_that_is_not_there_is_named(monkeypatch):
+def test_an_unavailable_engine_is_named(monkeypatch):
     monkeypatch.setattr(native_scan, "_library", None)
     assert native_scan.vectors() == ()
     with pytest.raises(ValueError, match="was not built"), scan_engine("native"):
@@ -319,7 +321,7 @@ def test_an_engine_that_is_not_there_is_named(monkeypatch):
 
 
 def test_native_library_was_built():
-    """Here there is a compiler: without the library all tests of it would silently be none."""
+    """Without the library, all its tests would be skipped silently; the test setup can build it."""
     if shutil.which("g++") is None:
         pytest.skip("no C++ compiler")
     assert native_scan.is_available()
@@ -360,7 +362,7 @@ def test_channel_last_views_give_the_same(name):
 
 @pytest.mark.parametrize("name", ["blocked", *NATIVE[-1:]])
 @pytest.mark.parametrize(("batch", "length"), [(0, 10), (2, 0)])
-def test_nothing_in_nothing_out(name, batch, length):
+def test_empty_inputs_give_empty_outputs(name, batch, length):
     tensors = inputs(length, torch.float32, batch=batch)
     y = in_engine(name)(**tensors)
     assert y.shape == (batch, 5, length)
@@ -388,7 +390,7 @@ def test_mamba_is_causal_and_convolves_as_its_conv1d():
 def test_native_convolution_is_conv1d_and_silu(name, dtype, length, dim):
     torch.manual_seed(0)
     conv = torch.nn.Conv1d(dim, dim, 4, groups=dim, padding=3)
-    # Every other row of a wider tensor, as the half of a projection is.
+    # A view into a wider tensor, like one half of a projection.
     u = torch.randn(2, length, 2 * dim).to(dtype)[..., :dim]
     with on_engine(name), torch.no_grad():
         y = scan_operator.convolve(u, conv.weight.squeeze(1).T.contiguous(), conv.bias)
@@ -404,7 +406,7 @@ def test_native_bfloat16_is_rounded_as_torch_rounds(name, dim):
     torch.manual_seed(0)
     u = torch.exp(20 * torch.rand(1, 500, dim)).bfloat16()
     u[0, 7, 1], u[0, 8, 2] = torch.nan, torch.inf
-    # Sums of two are often halfway; SiLU leaves the large ones as they are.
+    # Sums of two are often exactly halfway; SiLU leaves large values unchanged.
     weight, bias = torch.ones(2, dim), torch.zeros(dim)
     with on_engine(name):
         y, exact = (scan_operator.convolve(x, weight, bias) for x in (u, u.float()))
@@ -417,7 +419,7 @@ def test_native_bfloat16_is_rounded_as_torch_rounds(name, dim):
 def test_convolution_operator_keeps_the_rules_of_torch():
     u, weight, bias = torch.randn(2, 9, 16), torch.randn(4, 16), torch.randn(16)
     torch.library.opcheck(scan_operator.convolve, (u, weight, bias))
-    with pytest.raises(ValueError, match="side by side"):
+    with pytest.raises(ValueError, match="contiguous channels"):
         scan_operator.convolve(u.transpose(1, 2), weight, bias)
 
 

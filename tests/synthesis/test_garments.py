@@ -40,12 +40,12 @@ def test_faces_become_triangles_and_ranges_are_hidden(tmp_path):
     ("changes", "message"),
     [
         ({"base": "hm09"}, "another base mesh"),
-        ({"ties": "1\n2\n9\n0"}, "vertices that are not there"),
-        ({"ties": "1\n2"}, "vertices that are not there"),
-        ({"ties": "1\n2 x\n0\n3"}, "not a garment of MakeHuman"),
+        ({"ties": "1\n2\n9\n0"}, "vertices that do not exist"),
+        ({"ties": "1\n2"}, "vertices that do not exist"),
+        ({"ties": "1\n2 x\n0\n3"}, "not a MakeHuman garment"),
         ({"ties": ""}, "has no vertices"),
         ({"faces": ""}, "no faces"),
-        ({"hidden": "1 -"}, "not a garment of MakeHuman"),
+        ({"hidden": "1 -"}, "not a MakeHuman garment"),
     ],
 )
 def test_what_is_no_garment_is_said_to_be_so(tmp_path, changes, message):

@@ -141,7 +141,7 @@ def test_motions_that_cannot_be_used(sources):
     motions, unusable = make._read_motions(sorted(folder.iterdir()))
     assert ([motion.name for motion in motions], unusable) == (["a.bvh"], ("b.bvh", "c.bvh"))
     (folder / "a.bvh").unlink()
-    with pytest.raises(DataError, match=r"no motion can be used: .*b\.bvh: not a BVH file"):
+    with pytest.raises(DataError, match=r"no motion can be used; .*b\.bvh: not a BVH file"):
         load_stage(options(sources))
 
 

@@ -38,10 +38,10 @@ def test_the_order_of_the_channels_is_the_files(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: "nothing", "not a BVH file, or cut off"),
-        (lambda text: text[: text.index("Frames")], "not a BVH file, or cut off"),
-        (lambda text: text.rstrip()[:-20], "not a BVH file, or cut off"),
-        (lambda text: text.replace("0.5 10", "nan 10"), "frames that are no numbers"),
+        (lambda text: "nothing", "not a BVH file, or truncated"),
+        (lambda text: text[: text.index("Frames")], "not a BVH file, or truncated"),
+        (lambda text: text.rstrip()[:-20], "not a BVH file, or truncated"),
+        (lambda text: text.replace("0.5 10", "nan 10"), "frames with NaN or infinite values"),
         (lambda text: text.replace("LeftFoot", "l_foot"), "has no bone LeftFoot"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Single steps of a run, and the weights of a stem under its old head."""
+"""Helpers: single training steps, and weights of a stem with its original head."""
 
 import torch
 from safetensors.torch import save_file
@@ -13,7 +13,7 @@ from diffusionpose.training.sources import make_loaders
 
 
 def one_step(config, run, precision=torch.float32):
-    """One optimizer step on the first batch; the module, its weights before, and the loss."""
+    """Run one optimizer step; return the module, its weights before the step, and the loss."""
     loader = make_loaders(config).train
     module = PoseTraining(config, run).train()
     module.log = lambda *_, **__: None
@@ -32,7 +32,7 @@ def changed_parts(module, before):
 
 
 def write_stem(path, width):
-    """A file as `tools/make_stem.py` writes it, of random weights."""
+    """Write a file like that of `tools/make_stem.py`, with random weights."""
     head = nn.Sequential(
         SeparableConv(24, HEAD_CHANNELS), nn.Conv2d(HEAD_CHANNELS, COCO17.num_joints, 1)
     )
@@ -43,6 +43,6 @@ def write_stem(path, width):
 
 
 def with_stem(config):
-    """The recipe with a backbone that has a stem."""
+    """Return the recipe with a hybrid backbone, which has a stem."""
     hybrid = config.model.backbone.model_copy(update={"kind": "hybrid"})
     return config.model_copy(update={"model": config.model.model_copy(update={"backbone": hybrid})})

@@ -17,7 +17,7 @@ from diffusionpose.training.sources import make_loaders
 
 @pytest.fixture
 def anchored(tmp_path):
-    """A recipe whose stem starts from weights that hold it, too."""
+    """A recipe whose stem starts from the weights that it is anchored to."""
     torch.manual_seed(0)
     root = posetrack_root(tmp_path / "data", videos=("000001_bonn",), num_frames=3, unlabelled=())
     config = with_stem(recipe(root, batch_size=2, optimizer={"warmup_steps": 1}))
@@ -64,7 +64,7 @@ def test_an_anchor_is_part_of_the_loss_and_not_of_the_model(anchored, tmp_path):
     held = module.anchor.state_dict()
     torch.manual_seed(1)
     plain, _, without = one_step(anchored.model_copy(update={"anchor": None}), tmp_path / "other")
-    assert float(loss) == pytest.approx(float(without), abs=1e-6)  # nothing is forgotten yet
+    assert float(loss) == pytest.approx(float(without), abs=1e-6)  # the stem has not changed yet
     assert plain.model.state_dict().keys() == before.keys() == module.model.state_dict().keys()
     for name, value in read_weights(anchored.anchor.weights).items():
         own = name.removeprefix("backbone.").removeprefix("anchor.")

@@ -1,4 +1,4 @@
-"""Checkpoints come back as they were written, or not at all."""
+"""Checkpoints are read as they were written, or refused."""
 
 import pytest
 import torch

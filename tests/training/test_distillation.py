@@ -19,7 +19,7 @@ from diffusionpose.training.sources import make_loaders
 
 
 class Echo(nn.Module):
-    """Says of a crop's brightness where it is, times its own number, plus the joint's."""
+    """A teacher whose heatmaps are the crop's brightness times its own number, plus the joint's."""
 
     def __init__(self, number):
         super().__init__()
@@ -38,7 +38,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def config(root):
-    """One frame, a plain head."""
+    """A configuration with one frame and a plain head."""
     model = {
         "name": "head",
         "num_frames": 1,
@@ -63,7 +63,7 @@ def taught_by(config, *paths, weight=0.5):
 
 @pytest.fixture
 def echoes(config, saved):
-    """Two teachers, whose shares are 1 and 3."""
+    """Two teachers with shares 1 and 3."""
     shares = [TeacherConfig(weights=saved, share=share) for share in (1, 3)]
     distillation = Distillation(shares, config.model, weights_at, seed=3)
     distillation.teachers = [Echo(1), Echo(2)]
@@ -108,7 +108,7 @@ def test_from_oneself_nothing_is_to_be_learnt_but_labels(config, saved, tmp_path
     _, _, alone = one_step(start, tmp_path / "alone")
     module, before, loss = one_step(taught_by(start, saved, weight=0.75), tmp_path / "taught")
     assert float(loss) == pytest.approx(0.25 * float(alone), rel=1e-5)
-    # Neither saved with the run nor averaged.
+    # Teachers are neither saved nor averaged.
     assert {name.split(".")[0] for name in module.state_dict()} == {"model"}
     assert module.model.state_dict().keys() == before.keys()
 

@@ -1,4 +1,4 @@
-"""Which parameters are trained, which of them decay, and their average."""
+"""Trained parameters, weight decay, and weight averaging."""
 
 import torch
 
@@ -29,5 +29,5 @@ def test_the_average_of_what_is_frozen_has_the_same_bits():
     frozen = torch.tensor([-0.0, 0.0, 1e-40, -3.3, 7e8])
     for count in (1, 10, 10**6):
         mean = average(frozen, frozen, torch.tensor(count))
-        # Kept features are found by the bits of their backbone.
+        # The feature cache is keyed by the exact weights of the backbone.
         assert mean.numpy().tobytes() == frozen.numpy().tobytes()

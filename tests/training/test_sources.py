@@ -1,4 +1,6 @@
-"""What is too little for several processes is told before they start."""
+"""Data loaders: checks before several processes start, and errors of workers."""
+
+import re
 
 import pytest
 
@@ -8,7 +10,7 @@ from tests.journeys.test_overfit import recipe
 
 pytest.importorskip("lightning")
 
-from diffusionpose.training.sources import Ranks, make_loaders
+from diffusionpose.training.sources import ClipLoader, Ranks, make_loaders
 
 
 def test_every_process_has_clips_and_somebody_to_validate_on(tmp_path):
@@ -21,3 +23,24 @@ def test_every_process_has_clips_and_somebody_to_validate_on(tmp_path):
         make_loaders(config, four)
     with pytest.raises(ConfigError, match="5 clips do not fill a batch of 1 for each of 6"):
         make_loaders(config, six)
+
+
+@pytest.mark.parametrize(
+    ("error", "workers"),
+    [
+        ("DataLoader worker (pid 12) is killed by signal: Killed. ", r"worker 0 \(process 12\)"),
+        (
+            "DataLoader worker (pid(s) 12, 34) exited unexpectedly",
+            r"worker 0 \(process 12\), loader worker \? \(process 34\)",
+        ),
+    ],
+)
+def test_dead_workers_are_named(error, workers):
+    loader = ClipLoader([], 1)
+    loader.workers = {12: 0}
+    assert re.search(rf"{workers} died", str(loader.explain(RuntimeError(error))))
+
+
+def test_errors_raised_in_a_worker_are_not_taken_for_its_death():
+    error = RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback")
+    assert ClipLoader([], 1).explain(error) is None

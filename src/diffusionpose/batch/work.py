@@ -69,6 +69,7 @@ class PipelineOptions:
     batch_size: int = 8
     detect_every: int = 1
     hold_crops: bool = True
+    find_cuts: bool = True
 
 
 @dataclass(frozen=True)

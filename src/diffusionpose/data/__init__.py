@@ -1,1 +1,1 @@
-"""Annotated data: files of the public data sets -> clips of three frames."""
+"""Annotated data: public data sets, loaded as clips of three frames."""

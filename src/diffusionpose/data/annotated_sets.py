@@ -1,4 +1,4 @@
-"""Annotated data sets to evaluate on: all videos, and where the images of their frames and neighbours lie."""
+"""Annotated data sets for evaluation: videos, and the image files of frames and neighbours."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,17 +15,17 @@ from diffusionpose.data.posetrack_files import find_annotations, label_version, 
 from diffusionpose.data.subset import Subset
 
 Clips = Callable[[int, int], tuple[Path, Path, Path]]
-"""By numbers of video and frame, the files of the frames t-1, t, t+1."""
+"""From indices of video and frame to the files of the frames t-1, t, t+1."""
 
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedSet:
-    """A data set.
+    """An annotated data set.
 
     Args:
-        videos: A still is a video of one frame.
-        clips: The files of each frame and its neighbours.
-        label_version: Of the annotations, if it is known.
+        videos: Annotated videos; a still image is a video of one frame.
+        clips: Locates the files of a frame and its neighbours.
+        label_version: Version of the annotations, if it is known.
     """
 
     videos: list[AnnotatedVideo]
@@ -34,15 +34,15 @@ class AnnotatedSet:
 
 
 def posetrack_set(root: Path, split: str, subset: Path | None = None) -> AnnotatedSet:
-    """A split of a PoseTrack17, 18 or 21 root.
+    """Load a split of a PoseTrack17, 18 or 21 root.
 
     Args:
-        root: Of the data set.
+        root: Root of the data set.
         split: `train`, `val` or another folder.
-        subset: File of the videos or frames wanted, relative to the root (`Subset`).
+        subset: Subset file, relative to the root (see `Subset`).
 
     Raises:
-        DataError: If files are missing or malformed, or the subset names what is not there.
+        DataError: If files are missing or malformed, or entries of the subset do not exist.
     """
     files = find_annotations(root, split)
     videos = [read_posetrack(file) for file in files]
@@ -55,7 +55,7 @@ def posetrack_set(root: Path, split: str, subset: Path | None = None) -> Annotat
 
 
 def _only(video: AnnotatedVideo, wanted: Subset) -> AnnotatedVideo:
-    """The video with the people of the frames that are wanted; other frames stay as neighbours."""
+    """Remove the people from frames that are not wanted; the frames stay as neighbours."""
     frames = (
         frame if wanted.holds(frame_names(video, frame)) else replace(frame, people=())
         for frame in video.frames
@@ -64,11 +64,10 @@ def _only(video: AnnotatedVideo, wanted: Subset) -> AnnotatedVideo:
 
 
 def posetrack_clips(videos: Sequence[AnnotatedVideo], root: Path, split: str) -> Clips:
-    """The images of PoseTrack's videos under a root; those of a video are looked for when first asked for."""
+    """Return the `Clips` of PoseTrack videos; the images of a video are located at first use."""
 
     @cache
     def images(video: int) -> VideoImages:
-        """Where the video lies."""
         return locate_images(root, split, videos[video])
 
     return lambda video, frame: images(video).clip(frame)
@@ -77,17 +76,17 @@ def posetrack_clips(videos: Sequence[AnnotatedVideo], root: Path, split: str) ->
 def coco_set(
     root: Path, annotations: Path, images: Path, stride: int = 1, subset: Path | None = None
 ) -> AnnotatedSet:
-    """The stills of a COCO keypoint file with everybody in them, crowds and people without joints too.
+    """Load a COCO keypoint file with all people, including crowds and people without joints.
 
     Args:
-        root: Of the data set.
-        annotations: The file, relative to the root.
-        images: The folder, relative to the root.
-        stride: Keep the people of every n-th image, as `annotated_images`.
-        subset: File of the images wanted, relative to the root (`Subset`).
+        root: Root of the data set.
+        annotations: Keypoint file, relative to the root.
+        images: Image folder, relative to the root.
+        stride: Keep every n-th annotated image.
+        subset: Subset file, relative to the root (see `Subset`).
 
     Raises:
-        DataError: If the file is missing or malformed.
+        DataError: If a file is missing or malformed.
     """
     files, people = read_coco(root, annotations, subset=subset)
     by_image: dict[int, list[CocoPerson]] = {}
@@ -97,8 +96,8 @@ def coco_set(
     videos = [_still(image, files[image], images, by_image[image]) for image in kept]
 
     def clip(video: int, frame: int) -> tuple[Path, Path, Path]:
-        """A picture without neighbours stands in for them."""
         del frame
+        # A still image replaces its neighbours.
         file = root / images / files[kept[video]]
         return file, file, file
 
@@ -106,7 +105,7 @@ def coco_set(
 
 
 def _still(image_id: int, name: str, images: Path, people: Sequence[CocoPerson]) -> AnnotatedVideo:
-    # No folder of this machine's in a result.
+    # Results must not contain absolute paths.
     file = Path(name) if images.is_absolute() else images / name
     frame = AnnotatedFrame(
         str(file), tuple(map(_person, people)), is_labelled=True, frame_id=image_id
@@ -116,7 +115,7 @@ def _still(image_id: int, name: str, images: Path, people: Sequence[CocoPerson])
 
 def _person(person: CocoPerson) -> AnnotatedPerson:
     unknown = np.full(len(person.keypoints), np.nan)
-    # Joints of a crowd are nobody's.
+    # The joints of a crowd belong to no single person.
     keypoints = np.full_like(person.keypoints, np.nan) if person.is_crowd else person.keypoints
     return AnnotatedPerson(
         person.number, keypoints, unknown, unknown, box=person.box, is_crowd=person.is_crowd

@@ -1,7 +1,7 @@
-"""Every problem of a data set's root, with file and JSON path, and what of it training can use.
+"""Checking a data set: all problems with file and JSON path, and what is usable for training.
 
-Loading refuses a data set at the first malformed file; checking reads the same way (`json_nodes`), goes on, and asks more
-(`check_rules`). docs/data.md lists the codes.
+Loading stops at the first malformed file. Checking uses the same parser (`json_nodes`), but
+continues and applies further rules (`check_rules`). The codes are listed in docs/data.md.
 """
 
 from collections import Counter
@@ -38,20 +38,20 @@ from diffusionpose.errors import DataError, UsageError
 from diffusionpose.process import usable_cores
 
 LAYOUTS = ("auto", "posetrack17", "posetrack18", "coco")
-"""PoseTrack21 has the layout of 18."""
+"""Known layouts; PoseTrack21 has that of 18."""
 
 
 @dataclass(frozen=True)
 class PartReport:
-    """One split, or one COCO file.
+    """Report on a split or a COCO file.
 
     Args:
-        name: Of the split or the file.
-        layouts: Met in its files.
-        versions: Of the labels, where it can be told.
+        name: Name of the split or file.
+        layouts: Layouts of the files.
+        versions: Versions of the labels, if known.
         found: Numbers of files, videos, frames, labelled frames, people and joints.
-        usable: What training gets of them.
-        dropped: Numbers of what it does not get, by reason; and of boxes that it makes or clips.
+        usable: Likewise, those usable for training.
+        dropped: Numbers of unusable items by reason, and of boxes that training creates or clips.
     """
 
     name: str
@@ -64,7 +64,7 @@ class PartReport:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What is in a root and what is wrong with it."""
+    """Report on a data set: statistics of its parts, and all problems."""
 
     root: str
     parts: tuple[PartReport, ...]
@@ -72,15 +72,15 @@ class DataReport:
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there are no problems."""
         return not self.findings
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Convert to plain values for JSON."""
         return asdict(self) | {"is_clean": self.is_clean}
 
     def lines(self) -> Iterator[str]:
-        """For people: every finding, then the numbers of each part."""
+        """Yield the lines of a text report: every finding, then the numbers of each part."""
         yield from (f"{finding.code}: {finding}" for finding in self.findings)
         for part in self.parts:
             version = f", labels {', '.join(part.versions)}" if part.versions else ""
@@ -101,23 +101,23 @@ def check_data(
     images: bool = True,
     on_file: Callable[[Path], None] = lambda _: None,
 ) -> DataReport:
-    """Checks a data set.
+    """Check a data set.
 
     Args:
-        root: A PoseTrack17, 18 or 21 root (`find_annotations`, `locate_images`), or one with COCO keypoint files in
-            itself or in `annotations`.
-        split: Only this one; for COCO, only files whose names hold it. None: everything.
+        root: A PoseTrack17, 18 or 21 root (`find_annotations`, `locate_images`), or a folder with
+            COCO keypoint files in itself or in `annotations`.
+        split: Check only this split or, for COCO, only files with it in their name; by default all.
         layout: One of `LAYOUTS`.
-        images: Whether to look for the images and decode them.
+        images: Whether to find and decode the images.
         on_file: Called before each annotation file.
 
     Raises:
-        UsageError: If there is no such layout.
-        DataError: If there are no annotation files at all.
+        UsageError: If the layout is unknown.
+        DataError: If there are no annotation files.
     """
     root = Path(root)
     if layout not in LAYOUTS:
-        raise UsageError(f"layout {layout!r}: there are {', '.join(LAYOUTS)}")
+        raise UsageError(f"unknown layout {layout!r}; choose from {', '.join(LAYOUTS)}")
     splits = find_splits(root)
     is_coco = layout == "coco" or (
         layout == "auto" and not splits and bool(_coco_files(root, None))
@@ -138,7 +138,7 @@ def check_data(
 
 
 def _coco_files(root: Path, split: str | None) -> list[Path]:
-    """Keypoint files where there are any, since COCO's other files lie beside them."""
+    """Return keypoint files or, without any, all annotation files; COCO has both in one folder."""
     files = [
         file
         for folder in (root, root / "annotations")
@@ -149,7 +149,7 @@ def _coco_files(root: Path, split: str | None) -> list[Path]:
 
 
 class _Image(NamedTuple):
-    """(height, width) of a frame where it is known; whether its image is there and whole, as far as was looked."""
+    """(height, width) of a frame, if known, and whether no problem with its image was found."""
 
     size: rules.Size | None
     is_good: bool
@@ -161,19 +161,19 @@ def _look_at_images(
     files: Sequence[Path],
     stated: Sequence[rules.Size | None],
 ) -> list[_Image]:
-    """Decodes images; what is wrong is reported.
+    """Decode images and report problems.
 
     Args:
-        nodes: Of the frames, for sizes that differ from those stated.
-        places: Of the file names.
-        files: The images.
-        stated: (height, width) that the annotations state.
+        nodes: Nodes of the frames, to report wrong sizes to.
+        places: Nodes of the file names, to report missing and unreadable images to.
+        files: The image files.
+        stated: (height, width) according to the annotations.
     """
     with ThreadPoolExecutor(usable_cores()) as pool:
         results = list(pool.map(rules.image_fault, files))
     images: list[_Image] = []
     for node, place, file, size, result in zip(nodes, places, files, stated, results, strict=True):
-        if not place.text():  # reported by who read it
+        if not place.text():  # reported by the parser
             images.append(_Image(size, False))
         elif isinstance(result[0], str):
             place.find(result[0], f"{str(file)!r}: {result[1]}")
@@ -181,14 +181,14 @@ def _look_at_images(
         else:
             height, width = int(result[0]), int(result[1])
             if size is not None and size != (height, width):
-                message = f"{size[1]} x {size[0]} stated, the image has {width} x {height} pixels"
+                message = f"annotated as {size[1]} x {size[0]}, but the image is {width} x {height}"
                 node.get("width").find("image-size", message)
             images.append(_Image((height, width), True))
     return images
 
 
 class _Check:
-    """One check under way: its findings, and the numbers of the part it is at."""
+    """State of a check: findings so far, and statistics of the current part."""
 
     def __init__(
         self, root: Path, layout: str, images: bool, on_file: Callable[[Path], None]
@@ -200,17 +200,17 @@ class _Check:
         self.versions: set[str] = set()
 
     def posetrack_split(self, split: str, files: Sequence[Path]) -> PartReport:
-        """Checks the annotation files of one split."""
+        """Check the annotation files of a split."""
         self._start("files", "videos", "frames", "labelled frames", "people", "joints")
         for file in files:
             self._video(file, split)
         if len(self.versions) > 1:
-            message = f"labels of several versions: {', '.join(sorted(self.versions))}"
+            message = f"labels of different versions: {', '.join(sorted(self.versions))}"
             self.findings.append(Finding("mixed-versions", str(files[0].parent), "", message))
         return self._part(split)
 
     def coco_file(self, file: Path) -> PartReport:
-        """Checks one COCO file."""
+        """Check a COCO file."""
         self._start("files", "frames", "labelled frames", "people", "joints")
         self.on_file(file)
         self.found["files"] += 1
@@ -235,7 +235,7 @@ class _Check:
         if version is not None:
             self.versions.add(version)
 
-    # PoseTrack ---------------------------------------------------------------------------------------------------
+    # PoseTrack ------------------------------------------------------------------------------------
 
     def _video(self, file: Path, split: str) -> None:
         self.on_file(file)
@@ -250,7 +250,7 @@ class _Check:
         self.layouts.add(video.layout)
         is_refused = len(self.findings) > before
         if self.layout not in ("auto", video.layout):
-            content.find("wrong-layout", f"{video.layout}, not {self.layout}")
+            content.find("wrong-layout", f"the file is in layout {video.layout}, not {self.layout}")
         people = rules.people_places(content, video.layout)
         self.dropped["people of no frame"] += sum(person.frame is None for person in people)
         images = self._video_images(content, video, split)
@@ -283,7 +283,7 @@ class _Check:
         return _look_at_images(nodes, places, files, stated)
 
     def _count_video(self, video: AnnotatedVideo, is_usable: Sequence[bool]) -> None:
-        """Adds the frames, people and joints of a video; what is in frames that are not usable counts as found only."""
+        """Count the frames, people and joints of a video; in unusable frames only as found."""
         self.found.update(videos=1, frames=len(video.frames))
         people_before = self.usable["people"]
         for frame, is_good in zip(video.frames, is_usable, strict=True):
@@ -296,7 +296,7 @@ class _Check:
         self.usable["videos"] += self.usable["people"] > people_before
 
     def _count_person(self, person: AnnotatedPerson, frame: AnnotatedFrame, layout: str) -> int:
-        """Number of joints that training gets of a person; 0 where it is left out."""
+        """Return the number of joints of a person usable for training; 0 without a usable box."""
         num_joints = int(np.isfinite(person.keypoints[:, 0]).sum())
         keypoints = usable_joints(person, frame, layout)
         num_kept = int(np.isfinite(keypoints[:, 0]).sum())
@@ -315,7 +315,7 @@ class _Check:
         if not is_refused:
             self.usable.update(files=1, frames=num_good)
 
-    # COCO --------------------------------------------------------------------------------------------------------
+    # COCO -----------------------------------------------------------------------------------------
 
     def _stills(self, file: Path, content: Node) -> None:
         before = len(self.findings)
@@ -344,7 +344,7 @@ class _Check:
         records: Sequence[CocoPerson | None],
         good: set[int],
     ) -> None:
-        """Adds people and joints; `good` are the frames that training can use."""
+        """Add people and joints; `good` are the indices of usable frames."""
         few = f"people with fewer than {MIN_JOINTS} joints or without a box"
         kept: set[int] = set()
         for person, record in zip(people, records, strict=True):
@@ -373,12 +373,12 @@ class _Check:
             if any(is_file(folder / name) for name in names):
                 return _look_at_images(nodes, places, [folder / name for name in names], stated)
         looked = ", ".join(repr(str(folder)) for folder in folders)
-        content.get("images").find("missing-images", f"none of the images lies in {looked}")
+        content.get("images").find("missing-images", f"none of the images exists in {looked}")
         return [_Image(size, False) for size in stated]
 
 
 def _image_folders(root: Path, file: Path) -> Iterator[Path]:
-    """Where the images of a COCO file may lie: `train2017` for `person_keypoints_train2017.json`, and so on."""
+    """Yield possible image folders, e.g. `train2017` for `person_keypoints_train2017.json`."""
     name = file.stem.rsplit("_", 1)[-1]
     yield from (root / "images", root / name, root / "images" / name)
     yield from sorted(folder for folder in root.iterdir() if folder.is_dir())

@@ -1,6 +1,6 @@
-"""What `data check` asks of annotations beyond that they can be read: the rules, one function each.
+"""Rules of `data check` for annotations that can be parsed, one function each.
 
-A rule reports to the node that it looks at. Rules walk the JSON again, so that they can name places.
+Rules report problems to the node concerned. They traverse the JSON again in order to know its path.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,31 +19,31 @@ from diffusionpose.skeleton import POSETRACK15
 Size = tuple[int, int]
 """(height, width) in pixels."""
 FAR_OUTSIDE = 0.1
-"""Of the image's longer side; JHMDB's joints reach a hundredth beyond it."""
+"""Share of the longer side by which joints may lie outside the image; in JHMDB it is up to 0.01."""
 
 
 @dataclass(frozen=True)
 class PersonPlace:
-    """A person's entry in a file, and the position of its frame; None where it points to none."""
+    """A person's node, and the index of its frame, or None if there is no such frame."""
 
     node: Node
     frame: int | None
 
 
 def frame_nodes(content: Node, layout: str) -> list[Node]:
-    """The entry of each frame, in the order of the file."""
+    """Return the nodes of the frames, in the order of the file."""
     return list(content.get("annolist" if layout == "posetrack17" else "images").items())
 
 
 def name_node(frame: Node, layout: str) -> Node:
-    """Where a frame's file name stands."""
+    """Return the node of a frame's file name."""
     if layout == "posetrack17":
         return frame.get("image").one().get("name").one()
     return frame.get("file_name")
 
 
 def people_places(content: Node, layout: str) -> list[PersonPlace]:
-    """Every person of a file."""
+    """Return all people of a file."""
     frames = frame_nodes(content, layout)
     if layout == "posetrack17":
         return [
@@ -60,13 +60,13 @@ def people_places(content: Node, layout: str) -> list[PersonPlace]:
 
 
 def check_frames(content: Node, video: AnnotatedVideo) -> None:
-    """Each frame once, in the order of time; polygons have corners; labels where a frame says that it has them."""
+    """Check that frames are unique and in order, and that polygons and `is_labeled` are valid."""
     seen: set[str] = set()
     latest: int | None = None
     for node, frame in zip(frame_nodes(content, video.layout), video.frames, strict=True):
         place = name_node(node, video.layout)
         if frame.file_name and frame.file_name in seen:
-            place.find("duplicate-frame", f"{shown(frame.file_name)} stands twice")
+            place.find("duplicate-frame", f"{shown(frame.file_name)} is listed twice")
         seen.add(frame.file_name)
         number = frame_number(PurePosixPath(frame.file_name))
         if number is not None and latest is not None and number < latest:
@@ -86,52 +86,54 @@ def _check_polygons(frame: Node, layout: str) -> None:
         corners = [(region, region) for region in frame.get("ignore_regions_x").items()]
     for region, points in corners:
         if isinstance(points.value, list) and len(points.value) < 3:
-            region.find("bad-polygon", "an ignore region with fewer than three corners")
+            region.find("bad-polygon", "an ignore region needs at least three corners")
 
 
 def check_num_frames(content: Node) -> None:
-    """`nframes` of PoseTrack18 is the number of images; each wrong value is named once."""
+    """Check that `nframes` of PoseTrack18 is the number of images; report each wrong value once."""
     nodes = frame_nodes(content, "posetrack18")
     told: set[int] = set()
     for node in nodes:
         value = node.get("nframes").integer()
         if value is not None and value != len(nodes) and value not in told:
             told.add(value)
-            node.get("nframes").find("wrong-nframes", f"{value}, but there are {len(nodes)} images")
+            node.get("nframes").find(
+                "wrong-nframes", f"expected {len(nodes)}, the number of images, got {value}"
+            )
 
 
 def check_joint_names(content: Node) -> None:
-    """A PoseTrack18 category names all joints of PoseTrack."""
+    """Check that the category of a PoseTrack18 file names all joints of PoseTrack."""
     names = joint_names(content)
     lacking = [joint for joint in POSETRACK15.joints if joint not in names]
     if names and lacking:
-        content.get("categories").find("missing-joint", f"no joint {', '.join(lacking)}")
+        content.get("categories").find("missing-joint", f"missing {', '.join(lacking)}")
 
 
 def check_tracks(people: Iterable[PersonPlace]) -> None:
-    """Every person has a track id, no frame has one twice."""
+    """Check that everybody has a track id, unique within the frame."""
     seen: set[tuple[int, int]] = set()
     for person in people:
         track = person.node.need_one("track_id").integer()
         if track is not None and person.frame is not None:
             if (person.frame, track) in seen:
-                message = f"track {track} stands twice in this frame"
+                message = f"track id {track} is used twice in this frame"
                 person.node.get("track_id").find("duplicate-track", message)
             seen.add((person.frame, track))
 
 
 def check_ids(people: Iterable[PersonPlace]) -> bool:
-    """Every annotation of COCO's family has an id of its own.
+    """Check that every annotation (COCO, PoseTrack18 or 21) has a unique id.
 
     Returns:
-        Whether one stands twice, with which loading refuses the file.
+        Whether there are duplicates, for which loading refuses the file.
     """
     seen: set[int] = set()
     is_twice = False
     for person in people:
         number = person.node.need("id").integer()
         if number is not None and number in seen:
-            person.node.get("id").find("duplicate-id", f"annotation {number} stands twice")
+            person.node.get("id").find("duplicate-id", f"annotation id {number} is used twice")
             is_twice = True
         if number is not None:
             seen.add(number)
@@ -139,7 +141,7 @@ def check_ids(people: Iterable[PersonPlace]) -> bool:
 
 
 def check_visibility(people: Iterable[PersonPlace]) -> None:
-    """Visibility is 0, 1 or 2 in COCO's family."""
+    """Check that visibilities are 0, 1 or 2 (COCO, PoseTrack18 or 21)."""
     for person in people:
         node = person.node.get("keypoints")
         values = node.numbers()
@@ -147,17 +149,17 @@ def check_visibility(people: Iterable[PersonPlace]) -> None:
             for index in np.flatnonzero(~np.isin(values[2::3], (0, 1, 2))).tolist():
                 place = 3 * index + 2
                 Node(node.value[place], node.file, node.report, node, place).find(
-                    "bad-visibility", f"0, 1 or 2 expected, not {shown(node.value[place])}"
+                    "bad-visibility", f"expected 0, 1 or 2, got {shown(node.value[place])}"
                 )
 
 
 def check_joints(people: Iterable[PersonPlace], layout: str, sizes: Sequence[Size | None]) -> None:
-    """Labelled joints lie in the image or near it: annotators do place them a little beyond its border.
+    """Check that labelled joints lie within the image or, as happens in annotations, near it.
 
     Args:
-        people: Of one file.
+        people: People of a file.
         layout: `posetrack17`, `posetrack18` or `coco`.
-        sizes: Of the frames; None where unknown.
+        sizes: (height, width) of the frames; None where unknown.
     """
     for person in people:
         size = sizes[person.frame] if person.frame is not None else None
@@ -169,12 +171,12 @@ def check_joints(people: Iterable[PersonPlace], layout: str, sizes: Sequence[Siz
                 x, y = far[0].tolist()
                 place = person.node.get("annopoints" if layout == "posetrack17" else "keypoints")
                 more = f" and {len(far) - 1} more" if len(far) > 1 else ""
-                message = f"a joint at {x:g}, {y:g}{more}: far outside the image"
+                message = f"a joint at {x:g}, {y:g}{more} is far outside the image"
                 place.find("joint-outside", f"{message} of {size[1]} x {size[0]} pixels")
 
 
 def _labelled_points(node: Node, layout: str) -> np.ndarray:
-    """(n, 2) joints of a person that the file has, and in COCO's family does not call unlabelled."""
+    """Return the (n, 2) labelled joints of a person."""
     if layout == "posetrack17":
         points = node.get("annopoints").one().get("point").items()
         pairs = [tuple(point.get(axis).one().number() for axis in ("x", "y")) for point in points]
@@ -187,7 +189,7 @@ def _labelled_points(node: Node, layout: str) -> np.ndarray:
 
 
 def check_head_boxes(people: Iterable[PersonPlace], layout: str) -> None:
-    """People with joints have the head box that PoseTrack's metric measures by."""
+    """Check that people with joints have a head box, which PoseTrack's metric needs."""
     keys = ("x1", "y1", "x2", "y2") if layout == "posetrack17" else ("bbox_head",)
     for person in people:
         points = person.node.get("annopoints").one().get("point")
@@ -202,15 +204,15 @@ def _any_but_zero(node: Node) -> bool:
 
 
 def check_boxes(people: Iterable[PersonPlace], layout: str, sizes: Sequence[Size | None]) -> int:
-    """Boxes have an area, and some of it lies in the image.
+    """Check that boxes have an area and overlap the image.
 
     Args:
-        people: Of one file.
+        people: People of a file.
         layout: `posetrack17`, `posetrack18` or `coco`.
-        sizes: Of the frames; None where unknown.
+        sizes: (height, width) of the frames; None where unknown.
 
     Returns:
-        Number of body boxes that reach beyond their image.
+        Number of body boxes that extend beyond the image.
     """
     num_beyond = 0
     for person in people:
@@ -218,9 +220,11 @@ def check_boxes(people: Iterable[PersonPlace], layout: str, sizes: Sequence[Size
         for key, place, box in _boxes(person.node, layout):
             if not (box[2:] > box[:2]).all():
                 width, height = (box[2:] - box[:2]).tolist()
-                place.find("empty-box", f"width {width:g}, height {height:g}")
+                place.find("empty-box", f"the box has no area: width {width:g}, height {height:g}")
             elif size is not None and not _overlaps(box, size):
-                place.find("box-outside", f"outside the image of {size[1]} x {size[0]} pixels")
+                place.find(
+                    "box-outside", f"the box is outside the image of {size[1]} x {size[0]} pixels"
+                )
             elif size is not None and key == "bbox":
                 num_beyond += bool((box[:2] < 0).any() or (box[2:] > size[::-1]).any())
     return num_beyond
@@ -239,11 +243,11 @@ def _overlaps(box: np.ndarray, size: Size) -> bool:
 
 
 def image_fault(path: Path) -> tuple[str, str] | Size:
-    """The size of an image file, or what is wrong with it: code and message.
+    """Decode an image file to find its size, or what is wrong with it.
 
     Returns:
-        (height, width), or `missing-image` or `unreadable-image` with a sentence. Images that are cut short are unreadable,
-        although decoders deliver what there is of them.
+        (height, width); or the code `missing-image` or `unreadable-image` and a message. Truncated
+        images count as unreadable, although decoders return a part of them.
     """
     if not is_file(path):
         return "missing-image", "no such file"
@@ -252,7 +256,7 @@ def image_fault(path: Path) -> tuple[str, str] | Size:
     except OSError as error:
         return "unreadable-image", error.strerror or "cannot be read"
     if not _is_complete(data):
-        return "unreadable-image", "the image is cut short"
+        return "unreadable-image", "the image is truncated"
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
     except cv2.error:  # empty, or too large
@@ -263,8 +267,8 @@ def image_fault(path: Path) -> tuple[str, str] | Size:
 
 
 def _is_complete(data: bytes) -> bool:
-    """Whether a JPEG or PNG file has its end."""
+    """Return whether a JPEG or PNG file has its end marker; True for other formats."""
     if data.startswith(b"\xff\xd8"):
-        # A thumbnail's end comes before the picture's own start of scan.
+        # The end marker of an embedded thumbnail comes before the image's own start of scan.
         return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
     return not data.startswith(b"\x89PNG") or b"IEND" in data[-1024:]

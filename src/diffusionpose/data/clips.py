@@ -1,4 +1,4 @@
-"""Clips for the model: three crops through the key frame's box, and its keypoints."""
+"""Clips for the model: crops of three frames by the key frame's box, and its keypoints."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,19 +23,19 @@ from diffusionpose.recipe import AugmentConfig
 
 @dataclass(frozen=True)
 class ClipRecord:
-    """One person in one key frame, as annotated.
+    """An annotated person in a key frame.
 
     Args:
-        frames: Files of the frames t-1, t, t+1; the key frame stands in for a missing neighbour.
+        frames: Files of the frames t-1, t, t+1; the key frame replaces missing neighbours.
         keypoints: (num_joints, 2) pixels of the key frame, NaN where missing.
         box: xyxy pixels of the key frame.
         video: Name of the video.
-        image_id: The key frame's id in the data set, or its position in the video where frames have none.
-        track_id: `structures.NO_TRACK` where unknown.
-        still: The three frames are one image, so that training may make motion up.
-        further: Files of the frames t-2 and t+2, for jitter; empty where there are none to draw from.
-        frame: The key frame's position in the video.
-        number: The person's position among those of the frame, whoever of them can be used.
+        image_id: Id of the key frame in the data set, or its index in the video without ids.
+        track_id: `structures.NO_TRACK` if unknown.
+        still: Whether the three frames are one image, to which training may add synthetic motion.
+        further: Files of the frames t-2 and t+2, for frame jitter; empty if there are none.
+        frame: Index of the key frame in the video.
+        number: Index of the person among all annotated people of the frame.
     """
 
     frames: tuple[Path, ...]
@@ -51,10 +51,12 @@ class ClipRecord:
 
 
 class Clip(TypedDict):
-    """One example: `images` (frames, 3, height, width) uint8; `keypoints` (joints, 2) heatmap pixels, NaN where missing.
+    """A sample of `ClipDataset`.
 
-    `to_image` (2, 3) maps crop pixels to pixels of the key frame; `index` is the record's, `key`
-    (epoch, repeat, index); `video`, `frame` and `number` say who it is.
+    `images` are (frames, 3, height, width) uint8 RGB crops, `keypoints` (joints, 2) are in heatmap
+    pixels, NaN where missing, and `to_image` (2, 3) maps crop pixels to key frame pixels. `index`
+    is that of the record, `key` is (epoch, repeat, index), and `video`, `frame` and `number`
+    identify the person as in `ClipRecord`.
     """
 
     images: Tensor
@@ -68,24 +70,24 @@ class Clip(TypedDict):
 
 
 DrawKey = tuple[int, int, int]
-"""(epoch, repeat, index): the repeat counts the draws of one record within an epoch."""
+"""(epoch, repeat, index), where `repeat` counts the draws of a record within an epoch."""
 
 
 def noise_of(
     batch: dict[str, Any], shape: Sequence[int], seed: int = 0
 ) -> Float[Tensor, "batch *shape"]:
-    """Noise that a person's video, frame and number decide with the seed, whoever else is there."""
+    """Draw noise for each person, seeded by video, frame and number, whatever the batch."""
     people = zip(batch["video"], batch["frame"].tolist(), batch["number"].tolist(), strict=True)
     return torch.stack([seeded_noise(shape, (seed, *person)) for person in people])
 
 
 def read_image(path: Path) -> np.ndarray:
-    """(height, width, 3) uint8 RGB.
+    """Read an image as (height, width, 3) uint8 RGB.
 
     Raises:
-        DataError: If the file is missing or no image.
+        DataError: If the file is missing or not an image.
     """
-    # OpenCV would raise errors of its own for names that no file can have.
+    # Checked first, as OpenCV raises its own errors for invalid file names.
     if not is_file(path):
         raise DataError(f"{str(path)!r}: no such file")
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
@@ -95,13 +97,15 @@ def read_image(path: Path) -> np.ndarray:
 
 
 class ClipDataset(Dataset[Clip]):
-    """Records as clips, by index or by keys of `EpochSampler`: what is drawn depends on seed and key alone.
+    """Clips of records, by index or by keys of `EpochSampler`.
+
+    The augmentation depends on seed and key only.
 
     Args:
-        records: People.
+        records: The people.
         config: Sizes, skeleton and number of frames.
-        augment: Random changes, or None for plain crops.
-        seed: Of the augmentation.
+        augment: Augmentation, or None for plain crops.
+        seed: Seed of the augmentation.
     """
 
     def __init__(
@@ -152,19 +156,20 @@ class ClipDataset(Dataset[Clip]):
         )
 
     def _other(self, rng: np.random.Generator) -> np.ndarray | None:
-        """Some other example's picture, for occluders; nothing is read or drawn where none are asked for."""
+        """Read a random record's image for occluders, if the recipe uses them."""
         if self.augment is None or not self.augment.occluder_texture:
             return None
         return read_image(self.records[int(rng.integers(len(self.records)))].frames[1])
 
 
 def jitter_frames(record: ClipRecord, share: float, rng: np.random.Generator) -> tuple[Path, ...]:
-    """The frames of a clip, each neighbour replaced with probability `share`: videos skip and repeat frames.
+    """Return the frames of a clip with each neighbour replaced with probability `share`.
 
-    In its stead comes the frame behind it or the key frame, with equal chance; the key frame where there is no further one.
+    To simulate skipped and repeated frames, it is replaced by the frame beyond it or by the key
+    frame, with equal probability; without a frame beyond, always by the key frame.
     """
     if not share:
-        return record.frames  # and nothing drawn: recipes without jitter stay as they were
+        return record.frames  # without drawing, to reproduce recipes from before jitter existed
     before, key, after = record.frames
     further = record.further or (key, key)
     replaced = rng.random(2) < share
@@ -179,18 +184,18 @@ def jitter_frames(record: ClipRecord, share: float, rng: np.random.Generator) ->
 
 
 class EpochSampler(Sampler[DrawKey]):
-    """Keys (epoch, repeat, index) of one rank, in batches that (seed, epoch) alone decides.
+    """Samples the keys (epoch, repeat, index) of one rank, determined by (seed, epoch) alone.
 
-    Ranks share the order of one process whose batches are `world` times as large. Draws that do not fill a batch of
-    every rank are left to the next epoch; a single rank with less than one batch takes what there is.
+    Ranks split the batches of a single process with `world` times the batch size. Draws that do not
+    fill a batch for every rank are dropped, except for a single rank with less than one batch.
 
     Args:
-        shares: For each record how often an epoch draws it on average; of records with the same fraction, every epoch
-            draws the same number at random.
-        seed: Of order and draws.
-        batch_size: Of each rank.
-        rank: Which of them this is.
-        world: How many there are.
+        shares: Average number of draws of each record per epoch. Among records with the same
+            fractional part, every epoch draws the same number at random.
+        seed: Seed of order and draws.
+        batch_size: Batch size per rank.
+        rank: Rank of this process.
+        world: Number of ranks.
     """
 
     def __init__(
@@ -203,7 +208,7 @@ class EpochSampler(Sampler[DrawKey]):
         world: int = 1,
     ) -> None:
         self.whole, fraction = np.divmod(np.asarray(shares, float), 1)
-        # Each group by itself: drawn together without replacement, large and small shares would come closer.
+        # Grouped by fraction: drawing from all at once without replacement would bias the shares.
         groups = [np.flatnonzero(fraction == value) for value in np.unique(fraction[fraction > 0])]
         self.drawn = [(group, round(fraction[group].sum())) for group in groups]
         self.seed, self.epoch = seed, 0
@@ -211,15 +216,15 @@ class EpochSampler(Sampler[DrawKey]):
         self._done = (0, 0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch."""
+        """Set the epoch; called by the trainer before each one."""
         self.epoch = epoch
 
     def resume(self, epoch: int, batches: int) -> None:
-        """Leaves out the first batches of an epoch, which were trained on before."""
+        """Skip the first batches of an epoch, which have been trained on already."""
         self.epoch, self._done = epoch, (epoch, batches)
 
     def draws(self) -> list[tuple[int, int]]:
-        """This epoch's (repeat, index) pairs of all ranks, in order."""
+        """Return the (repeat, index) pairs of this epoch for all ranks, in order."""
         rng = np.random.default_rng([self.seed, self.epoch])
         whole = self.whole.copy()
         for group, number in self.drawn:

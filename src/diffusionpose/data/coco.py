@@ -1,8 +1,9 @@
-"""COCO person keypoints -> stills, each a clip of one frame.
+"""COCO person keypoints, loaded as still images.
 
-Joints map by the names of the file's own person category. Of COCO's 17, the nose and the 12 joints of arms and legs are
-PoseTrack's; eyes and ears have no counterpart; there is no head_top. head_bottom is taken as the middle of the shoulders
-when both are labelled, which is where PoseTrack's annotators put the bottom of the head to within a few pixels.
+Joints are matched by the names in the file's person category. Of COCO's 17 joints, PoseTrack has
+the nose and the 12 joints of arms and legs, but not eyes and ears. COCO has no head_top;
+head_bottom is set to the midpoint of the shoulders if both are labelled, which agrees with
+PoseTrack's annotations to within a few pixels.
 """
 
 from collections import Counter
@@ -26,22 +27,22 @@ from diffusionpose.nn.geometry import keypoint_box
 from diffusionpose.skeleton import POSETRACK15, Skeleton
 
 MIN_JOINTS = 4
-"""People with fewer labelled joints teach little and are left out."""
+"""People with fewer labelled joints are not used for training."""
 BOX_FACTOR = 1.25
-"""By how much the extents of the keypoints grow to a box where the file's box has no area."""
+"""Scale from the extent of the keypoints to a box, if the annotated box has no area."""
 
 
 @dataclass(frozen=True, eq=False)
 class CocoPerson:
-    """One annotation.
+    """An annotated person.
 
     Args:
-        image_id: Of the file.
-        number: The annotation's id.
+        image_id: Id of the image in the file.
+        number: Id of the annotation.
         keypoints: (num_joints, 2) pixels, NaN where missing.
-        num_labelled: Joints of the file that have a place among these.
-        box: xyxy pixels, the file's, or the keypoints' where that has no area; None where neither has one.
-        is_crowd: A group under one outline.
+        num_labelled: Number of labelled joints among `keypoints`, without a derived head_bottom.
+        box: xyxy pixels; the annotated box, or one from the keypoints if that has no area, or None.
+        is_crowd: Whether the annotation is a group of people.
     """
 
     image_id: int
@@ -53,7 +54,7 @@ class CocoPerson:
 
     @property
     def teaches(self) -> bool:
-        """Whether training takes it."""
+        """Whether the person is used for training."""
         return not self.is_crowd and self.num_labelled >= MIN_JOINTS and self.box is not None
 
 
@@ -63,17 +64,17 @@ def read_coco(
     skeleton: Skeleton = POSETRACK15,
     subset: Path | None = None,
 ) -> tuple[dict[int, str], list[CocoPerson]]:
-    """File names of the images by id, and everybody annotated in them, crowds too.
+    """Read the file names of images by id, and all annotated people, including crowds.
 
     Args:
-        root: Data set root.
-        annotations: The json file, relative to the root.
-        skeleton: The joints wanted, matched by name with the file's own category.
-        subset: File of the images wanted, by file name or id, relative to the root (`Subset`).
+        root: Root of the data set.
+        annotations: JSON file, relative to the root.
+        skeleton: Joints to return, matched by name with the file's person category.
+        subset: Subset file with file names or ids of images, relative to the root (see `Subset`).
 
     Raises:
-        DataError: If the file cannot be read or contradicts the COCO keypoint form, naming file and JSON path; or if the
-            subset names what is not there.
+        DataError: If the file cannot be read or is malformed (names file and JSON path), or entries
+            of the subset do not exist.
     """
     content = read_json(Path(root) / annotations)
     names = coco_joints(content)
@@ -86,7 +87,7 @@ def read_coco(
     people = []
     find_duplicate_ids(content)
     for annotation in content.need("annotations").items():
-        # Read before it is left out: what is malformed is an error wherever it stands.
+        # Parsed before filtering: malformed annotations are errors wherever they are.
         image_id = known_image(annotation, files)
         person = read_person(annotation, image_id or 0, names, skeleton)
         if image_id in kept:
@@ -95,7 +96,7 @@ def read_coco(
 
 
 def annotated_images(people: Sequence[CocoPerson], stride: int) -> list[int]:
-    """Every n-th of the images with annotations, in the file's order, whether or not training takes anybody in it."""
+    """Return the ids of every n-th annotated image in the order of the file."""
     return list(dict.fromkeys(person.image_id for person in people))[::stride]
 
 
@@ -107,18 +108,18 @@ def load_coco(
     subset: Path | None = None,
     stride: int = 1,
 ) -> list[ClipRecord]:
-    """Every person of a COCO keypoint file with at least `MIN_JOINTS` labelled joints and a box; crowds are left out.
+    """Load the people of a COCO keypoint file that are used for training (`CocoPerson.teaches`).
 
     Args:
-        root: Data set root.
-        annotations: As `read_coco`.
-        images: The image folder, relative to the root.
-        skeleton: As `read_coco`.
-        subset: As `read_coco`.
-        stride: Keep the people of every n-th image, as `annotated_images`.
+        root: Root of the data set.
+        annotations: As for `read_coco`.
+        images: Image folder, relative to the root.
+        skeleton: As for `read_coco`.
+        subset: As for `read_coco`.
+        stride: Keep every n-th annotated image.
 
     Raises:
-        DataError: As `read_coco`.
+        DataError: As for `read_coco`.
     """
     files, people = read_coco(root, annotations, skeleton, subset)
     kept = set(annotated_images(people, stride))
@@ -146,7 +147,7 @@ def load_coco(
 
 
 def coco_joints(content: Node) -> tuple[str, ...]:
-    """The joints of a COCO keypoint file's person category, which it must name."""
+    """Return the joints named by the person category, and report if there are none."""
     joints = joint_names(content)
     if not joints:
         found = content.need("categories")
@@ -156,19 +157,19 @@ def coco_joints(content: Node) -> tuple[str, ...]:
 
 
 def image_files(content: Node) -> dict[int, str]:
-    """File names by image id."""
+    """Return file names by image id."""
     files: dict[int, str] = {}
     for image in content.need("images").items():
         image_id, name = image.need("id").integer(), image_name(image.need("file_name"))
         if image_id in files:
-            image.get("id").find("duplicate-id", f"image {image_id} stands twice")
+            image.get("id").find("duplicate-id", f"image id {image_id} is used twice")
         elif image_id is not None:
             files[image_id] = name
     return files
 
 
 def known_image(annotation: Node, files: dict[int, str]) -> int | None:
-    """The image that an annotation points to; that there is none is reported."""
+    """Return the image id of an annotation, and report if there is no such image."""
     image_id = annotation.need("image_id").integer()
     if image_id is not None and image_id not in files:
         annotation.get("image_id").find("dangling-image-id", f"there is no image {image_id}")
@@ -177,7 +178,7 @@ def known_image(annotation: Node, files: dict[int, str]) -> int | None:
 
 
 def num_labelled(annotation: Node) -> int:
-    """Number of an annotation's joints with a visibility above 0, in the file's own joints."""
+    """Count the joints of an annotation with visibility above 0, among all joints of the file."""
     values = annotation.get("keypoints").numbers()
     return 0 if values is None else int((values[2::3] > 0).sum())
 
@@ -185,7 +186,7 @@ def num_labelled(annotation: Node) -> int:
 def read_person(
     annotation: Node, image_id: int, names: tuple[str, ...], skeleton: Skeleton = POSETRACK15
 ) -> CocoPerson:
-    """An annotation, its joints matched by name."""
+    """Parse an annotation, with joints matched by name."""
     is_crowd = bool(annotation.get("iscrowd").flag())
     triples = named_keypoints(annotation.need("keypoints"), names, skeleton.joints)
     keypoints = np.where(triples[:, 2:] > 0, triples[:, :2], np.nan)

@@ -1,4 +1,4 @@
-"""Files of detected people, as the DCPose family of projects evaluates with: one list for all frames of a data set."""
+"""Files of person detections, as used for evaluation by DCPose: one list for all frames."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from diffusionpose.paths import bare_name
 from diffusionpose.structures import Boxes
 
 PERSON = 1
-"""COCO's `category_id`."""
+"""`category_id` of people in COCO."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Detections:
     """Detected people by frame.
 
     Args:
-        by_image: Boxes, best first, by image id or by image name without the folders that only some roots have.
-        num_weak: Detections left out for their score.
-        num_flat: Left out as their box has no area.
-        num_others: Left out as their `category_id` is not a person's.
+        by_image: Boxes by descending score, by image id or by `bare_name` of the image.
+        num_weak: Number of detections dropped for their score.
+        num_flat: Number dropped because their box has no area.
+        num_others: Number dropped because their `category_id` is not a person's.
     """
 
     by_image: dict[int | str, Boxes]
@@ -33,14 +33,14 @@ class Detections:
     num_others: int
 
     def boxes_at(self, frame: AnnotatedFrame) -> Boxes:
-        """The detections of a frame, by its id or its file name; empty where there are none."""
+        """Return the detections of a frame, looked up by id or file name; may be empty."""
         for key in (frame.frame_id, bare_name(frame.file_name)):
             if key is not None and key in self.by_image:
                 return self.by_image[key]
         return Boxes.empty()
 
     def counted(self) -> dict[str, int]:
-        """How many there are, and how many were left out for what."""
+        """Return the numbers of detections kept, and dropped by reason."""
         return {
             "taken": len(self),
             "below the score": self.num_weak,
@@ -53,14 +53,14 @@ class Detections:
 
 
 def load_detections(path: Path, threshold: float = 0.2) -> Detections:
-    """A list of `{"image_name" | "image_id", "bbox": [x, y, width, height], "score", "category_id"}`.
+    """Load lists of `{"image_name" | "image_id", "bbox": [x, y, width, height], "score", ...}`.
 
     Args:
         path: The JSON file, or a folder of such files.
-        threshold: Detections with a lower score are left out; MMPose takes 0.4.
+        threshold: Detections with a lower score are dropped; MMPose uses 0.4.
 
     Raises:
-        DataError: If a file cannot be read or an entry contradicts this form, naming the JSON path; or if there is none.
+        DataError: If there is no file, or one cannot be read or is malformed; names the JSON path.
     """
     files = detection_files(path)
     found: dict[int | str, list[tuple[np.ndarray, float]]] = {}
@@ -69,7 +69,7 @@ def load_detections(path: Path, threshold: float = 0.2) -> Detections:
         image, box, score = _image_key(entry), xywh_box(entry.need("bbox")), entry.need("score")
         confidence = score.number()
         if image is None or box is None or confidence is None:
-            entry.find("missing-key", "an image, a box and a score expected")
+            entry.find("missing-key", "expected an image, a box and a score")
         elif entry.get("category_id").integer() not in (None, PERSON):
             left_out["others"] += 1
         elif confidence < threshold:
@@ -83,10 +83,10 @@ def load_detections(path: Path, threshold: float = 0.2) -> Detections:
 
 
 def detection_files(path: Path) -> list[Path]:
-    """The file, or those of a folder.
+    """Return the file itself, or the detection files of a folder.
 
     Raises:
-        DataError: If there is none.
+        DataError: If the folder has none.
     """
     files = sorted(Path(path).glob("[!.]*.json")) if Path(path).is_dir() else [Path(path)]
     if not files:

@@ -1,4 +1,4 @@
-"""Where the images of an annotated video lie, and which of them are neighbours in time."""
+"""Locating the images of annotated videos and their temporal neighbours."""
 
 import os
 import re
@@ -13,10 +13,10 @@ _LAST_NUMBER = re.compile(r"[0-9]{1,18}(?=[^0-9]*$)")
 
 
 class VideoImages:
-    """The image files of a video's frames, and the frames before and after them.
+    """The image files of a video, and their temporal neighbours.
 
     Args:
-        files: In the order of the annotation file.
+        files: Image files in the order of the annotation file.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -24,7 +24,7 @@ class VideoImages:
         numbers = [frame_number(file) for file in self.files]
         known = sorted(number for number in numbers if number is not None)
         if len(set(known)) < len(self.files):
-            # No numbers to go by: the order of the file is that of time.
+            # Without unique frame numbers, assume that files are in temporal order.
             numbers = known = list(range(len(self.files)))
             self._is_numbered = False
         else:
@@ -35,9 +35,9 @@ class VideoImages:
         self._step = min(gaps, default=1)
 
     def at(self, index: int, offset: int) -> Path | None:
-        """The frame that is `offset` frames after the one at `index`, listed or only on disk.
+        """Return the frame `offset` frames after that at `index`, listed or only on disk; or None.
 
-        In a video of which every n-th frame is kept, and no other lies on disk, the n-th counts as the next.
+        If only every n-th frame of a video exists, the n-th counts as the next.
         """
         number = self._numbers[index] + offset
         if number in self._at:
@@ -49,18 +49,18 @@ class VideoImages:
         return self._at.get(self._numbers[index] + offset * self._step)
 
     def clip(self, index: int, offset: int = 1) -> tuple[Path, Path, Path]:
-        """The frame at `index` between those `offset` before and after; it stands in for what is missing."""
+        """Return frames t - offset, t, t + offset for t = `index`; t replaces missing ones."""
         key = self.files[index]
         return self.at(index, -offset) or key, key, self.at(index, offset) or key
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file; False also for names that no file can have, of which annotations may be full."""
+    """Return whether a file exists; False, not an error, for invalid names in annotations."""
     return os.path.isfile(path)
 
 
 def frame_number(file: PurePath) -> int | None:
-    """The last number in a file's name: 7 of `000007.jpg` and of `0007_crop.jpg`."""
+    """Return the last number in a file's name: 7 for `000007.jpg` and for `0007_crop.jpg`."""
     found = _LAST_NUMBER.search(file.stem)
     return int(found.group()) if found else None
 
@@ -71,14 +71,14 @@ def _renumbered(file: Path, number: int) -> Path:
 
 
 def locate_images(root: Path, split: str, video: AnnotatedVideo) -> VideoImages:
-    """The image files of a video, wherever PoseTrack roots have them.
+    """Locate the image files of a video in one of the usual layouts of PoseTrack roots.
 
-    A file may be as the annotation says; under `images` or `data`; or renamed by PoseTrack17's common tools to
-    `images_renamed/.../%08d.jpg`, counted from 1. The first of these under which any frame of the video lies serves for
-    all of its frames.
+    Files may be at the annotated path, under `images` or `data`, or renamed by common PoseTrack17
+    tools to `images_renamed/.../%08d.jpg`, counted from 1. The first layout in which any frame
+    exists is used for all frames of the video.
 
     Raises:
-        DataError: If none of the images is there; says what was looked for.
+        DataError: If none of the images exists.
     """
     places = list(_places(Path(root), split, video))
     for place in places:
@@ -89,11 +89,11 @@ def locate_images(root: Path, split: str, video: AnnotatedVideo) -> VideoImages:
         if any(map(is_file, files)):
             return VideoImages(files)
     looked = ", ".join(dict.fromkeys(repr(str(place(0))) for place in places))
-    raise DataError(f"video {video.name}: none of its images is there; looked for {looked}, ...")
+    raise DataError(f"video {video.name}: none of its images exists; looked for {looked}, ...")
 
 
 def _places(root: Path, split: str, video: AnnotatedVideo) -> Iterator[Callable[[int], Path]]:
-    """Functions that say where the frame at an index might be."""
+    """Yield functions from the index of a frame to its possible path, one per layout."""
 
     def under(folder: str) -> Callable[[int], Path]:
         return lambda index: root / folder / video.frames[index].file_name

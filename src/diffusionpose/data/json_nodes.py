@@ -1,7 +1,7 @@
-"""JSON files read with their paths at hand: every problem names the file and the place in it.
+"""Validated reading of JSON files; every problem is reported with file and JSON path.
 
-One parser serves two callers: loading refuses at the first finding (`refuse`), checking collects them all. After a
-finding that is collected, the value in question counts as absent and parsing goes on.
+One parser serves two callers: loading raises at the first finding (`refuse`), checking collects all
+of them. After a collected finding, the value counts as absent and parsing continues.
 """
 
 import json
@@ -15,19 +15,19 @@ import numpy as np
 from diffusionpose.errors import DataError, first_line
 
 MAX_NUMBER = 1e9
-"""Pixels, scores and the like beyond this are mistakes, and overflow elsewhere."""
+"""Limit for pixels, scores and the like; larger values are mistakes and would overflow later."""
 MAX_ID = 2**63 - 1
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One problem of a data set.
+    """A problem in a data set.
 
     Args:
-        code: Its kind, for programs: `missing-key`, `wrong-type`, ...
-        file: Where it is.
-        where: JSON path as `annotations[3].bbox`, or empty where it concerns the file.
-        message: For people.
+        code: Machine-readable kind: `missing-key`, `wrong-type`, ...
+        file: Path of the file.
+        where: JSON path such as `annotations[3].bbox`; empty for problems of the whole file.
+        message: Description for the user.
     """
 
     code: str
@@ -43,7 +43,7 @@ Report = Callable[[Finding], None]
 
 
 def refuse(finding: Finding) -> NoReturn:
-    """What loading does with a finding.
+    """Raise a finding as an error, as done when loading.
 
     Raises:
         DataError: Always.
@@ -52,10 +52,10 @@ def refuse(finding: Finding) -> NoReturn:
 
 
 class Node:
-    """A value in a JSON file that knows its place; absent where the file has no such value.
+    """A value in a JSON file together with its path; it may be absent.
 
-    Reading methods return None, or nothing, for an absent node. A value of another kind is reported, and then counts as
-    absent too.
+    The reading methods return None, or yield nothing, for an absent node. A value of the wrong type
+    is reported and then counts as absent.
     """
 
     __slots__ = ("_key", "_parent", "file", "report", "value")
@@ -83,101 +83,101 @@ class Node:
 
     @property
     def is_there(self) -> bool:
-        """Whether the file has a value here; null counts as none."""
+        """Whether the value is present and not null."""
         return self.value is not None
 
     def find(self, code: str, message: str) -> None:
-        """Reports a problem at this place."""
+        """Report a problem with this value."""
         self.report(Finding(code, self.file, self.where, message))
 
     def get(self, key: str) -> "Node":
-        """The value of a key, absent where the object lacks it."""
+        """Return the value of a key; absent if the object lacks it."""
         value = self.value.get(key) if isinstance(self.value, dict) else None
         return Node(value, self.file, self.report, self, key)
 
     def need(self, key: str) -> "Node":
-        """The value of a key; that it is lacking is reported."""
+        """Return the value of a key, and report if it is missing."""
         child = self.get(key)
         if not child.is_there and self._is_a(dict, "an object"):
             self.find("missing-key", f"the key {key!r} is missing")
         return child
 
     def need_filled(self, key: str) -> "Node":
-        """As `need`; an empty list is reported too."""
+        """Return the value of a key, and report if it is missing or an empty list."""
         child = self.need(key)
         if child.value == []:
-            child.find("wrong-count", "a value expected, not an empty list")
+            child.find("wrong-count", "expected a value, got an empty list")
         return child
 
     def need_one(self, key: str) -> "Node":
-        """The value of a key, taken out of a list of one; that there is none is reported."""
+        """Return the value of a key, unwrapped from a one-element list; report if it is missing."""
         return self.need_filled(key).one()
 
     def items(self) -> Iterator["Node"]:
-        """The elements of a list; null is none."""
+        """Yield the elements of a list, and report those that are null."""
         if self._is_a(list, "a list"):
             for index, value in enumerate(self.value):
                 item = Node(value, self.file, self.report, self, index)
                 if value is None:
-                    item.find("wrong-type", "a value expected, not null")
+                    item.find("wrong-type", "expected a value, got null")
                 yield item
 
     def one(self) -> "Node":
-        """The value itself, taken out of a list of one; absent for an empty list."""
+        """Return the value, unwrapped if it is a one-element list; absent for an empty list."""
         if not isinstance(self.value, list):
             return self
         if len(self.value) > 1:
-            self.find("wrong-count", f"one value expected, not {len(self.value)}")
+            self.find("wrong-count", f"expected one value, got {len(self.value)}")
         value = self.value[0] if len(self.value) == 1 else None
         return Node(value, self.file, self.report, self, 0)
 
     def text(self) -> str | None:
-        """A string."""
-        return self.value if self._is_a(str, "a text") else None
+        """Return the value as a string."""
+        return self.value if self._is_a(str, "a string") else None
 
     def number(self) -> float | None:
-        """A finite number."""
+        """Return the value as a number up to `MAX_NUMBER` in magnitude."""
         if not self._is_number():
             return None
         if not abs(self.value) <= MAX_NUMBER:  # NaN compares with nothing
-            self.find("not-finite", f"a number up to {MAX_NUMBER:.0e} expected, not {self.value}")
+            self.find("not-finite", f"expected a number up to {MAX_NUMBER:.0e}, got {self.value}")
             return None
         return float(self.value)
 
     def integer(self) -> int | None:
-        """A whole number, also written as 1.0."""
+        """Return the value as an integer; 1.0 is accepted."""
         if not self._is_number():
             return None
         if not abs(self.value) <= MAX_ID or self.value != int(self.value):
-            self.find("wrong-type", f"a whole number expected, not {shown(self.value)}")
+            self.find("wrong-type", f"expected an integer, got {shown(self.value)}")
             return None
         return int(self.value)
 
     def flag(self) -> bool | None:
-        """True or false, also written as 1 or 0."""
+        """Return the value as a boolean; 1 and 0 are accepted."""
         if not self.is_there:
             return None
         if isinstance(self.value, bool) or self.value in (0, 1):
             return bool(self.value)
-        self.find("wrong-type", f"true or false expected, not {shown(self.value)}")
+        self.find("wrong-type", f"expected true or false, got {shown(self.value)}")
         return None
 
     def numbers(self, *counts: int) -> np.ndarray | None:
-        """A flat list of finite numbers as float64.
+        """Return a flat list of finite numbers as a float64 array.
 
         Args:
-            counts: Lengths that are right; any if there are none.
+            counts: Allowed lengths; any if none is given.
         """
         if not self._is_a(list, "a list of numbers"):
             return None
         if counts and len(self.value) not in counts:
             expected = " or ".join(map(str, counts))
-            self.find("wrong-count", f"{expected} numbers expected, not {len(self.value)}")
+            self.find("wrong-count", f"expected {expected} numbers, got {len(self.value)}")
             return None
         if set(map(type, self.value)) <= {int, float}:
             try:
                 values = np.array(self.value, dtype=np.float64)
-            except OverflowError:  # an integer beyond float64; found below
+            except OverflowError:  # an integer beyond float64; reported below
                 values = np.array([np.inf])
             if (np.abs(values) <= MAX_NUMBER).all():
                 return values
@@ -187,21 +187,21 @@ class Node:
 
     def _is_a(self, kind: type, name: str) -> bool:
         if self.is_there and not isinstance(self.value, kind):
-            self.find("wrong-type", f"{name} expected, not {shown(self.value)}")
+            self.find("wrong-type", f"expected {name}, got {shown(self.value)}")
         return isinstance(self.value, kind)
 
     def _is_number(self) -> bool:
         is_number = isinstance(self.value, int | float) and not isinstance(self.value, bool)
         if self.is_there and not is_number:
-            self.find("wrong-type", f"a number expected, not {shown(self.value)}")
+            self.find("wrong-type", f"expected a number, got {shown(self.value)}")
         return is_number
 
 
 def read_json(path: Path, report: Report = refuse) -> Node:
-    """The whole of a JSON file; absent where it cannot be read and `report` returns."""
+    """Read a JSON file; the result is absent if that fails and `report` returns."""
     node = Node(None, str(path), report)
     try:
-        if path.exists() and not path.is_file():  # a pipe would never end
+        if path.exists() and not path.is_file():  # reading a pipe might never end
             node.find("unreadable-file", "cannot be read (not a regular file)")
             return node
         node.value = json.loads(path.read_bytes())
@@ -210,15 +210,15 @@ def read_json(path: Path, report: Report = refuse) -> Node:
         message = "no such file" if missing else f"cannot be read ({error.strerror})"
         node.find("missing-file" if missing else "unreadable-file", message)
     except (ValueError, RecursionError) as error:
-        node.find("bad-json", f"no valid JSON, or cut short ({first_line(error)})")
+        node.find("bad-json", f"not valid JSON, or truncated ({first_line(error)})")
     else:
         if node.value is None:
-            node.find("wrong-type", "an object expected, not null")
+            node.find("wrong-type", "expected an object, got null")
     return node
 
 
 def shown(value: Any) -> str:
-    """A value as a message quotes it, of a bearable length."""
+    """Format a value for a message, shortened to at most 40 characters."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else f"a list of {len(value)}"
     try:

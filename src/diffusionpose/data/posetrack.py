@@ -1,4 +1,4 @@
-"""PoseTrack17, 18 and 21 roots -> people with their neighbouring frames."""
+"""PoseTrack17, 18 and 21, loaded as people with neighbouring frames."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +16,10 @@ from diffusionpose.skeleton import POSETRACK15, Skeleton, remap
 from diffusionpose.structures import NO_TRACK
 
 BOX_FACTORS = {"posetrack17": 1.2, "posetrack18": 1.3}
-"""By how much the extents of the keypoints grow to a box where the file has none: 17 as DetectAndTrack has it, 18 and 21
-as their own boxes were made."""
+"""Scale from the extent of the keypoints to a box, if there is no annotated one.
+
+For 17 this is the factor of DetectAndTrack; for 18 and 21 that of their annotated boxes.
+"""
 
 
 def load_posetrack(
@@ -27,20 +29,22 @@ def load_posetrack(
     stride: int = 1,
     subset: Path | None = None,
 ) -> list[ClipRecord]:
-    """Every annotated person of a split, in the order of the files; PoseTrack17 is told from 18 and 21 by its files.
+    """Load the annotated people of a split, in the order of the files.
 
     Args:
-        root: Holds annotations (`find_annotations`) and images (`locate_images`).
+        root: Root with annotations (`find_annotations`) and images (`locate_images`).
         split: `train`, `val` or another folder.
-        skeleton: The joints wanted, matched by name; the ears of PoseTrack files are never annotated.
-        stride: Keep every n-th annotated frame of a video, of those in the subset.
-        subset: File of the videos or frames wanted, relative to the root (`Subset`).
+        skeleton: Joints to return, matched by name; PoseTrack never annotates ears.
+        stride: Keep every n-th annotated frame of a video, among those in the subset.
+        subset: Subset file, relative to the root (see `Subset`).
 
     Returns:
-        People with at least one labelled joint outside the ignore regions and a box with an area (`usable_person`).
+        People with a labelled joint outside ignore regions and a box with an area
+        (`usable_person`).
 
     Raises:
-        DataError: If annotations or images are missing, a file is malformed, or the subset names what is not there.
+        DataError: If annotations or images are missing, a file is malformed, or entries of the
+            subset do not exist.
     """
     root = Path(root)
     wanted = Subset.read(root / subset) if subset else None
@@ -60,7 +64,7 @@ def load_posetrack(
 
 
 def frame_names(video: AnnotatedVideo, frame: AnnotatedFrame) -> Iterator[str]:
-    """What a subset file may call a frame: its video, its file, its id."""
+    """Yield the names by which a subset file may select a frame: video, file name and id."""
     yield video.name
     yield frame.file_name
     if frame.frame_id is not None:
@@ -95,21 +99,18 @@ def _records(
 def usable_person(
     person: AnnotatedPerson, frame: AnnotatedFrame, layout: str
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """What training uses of a person: keypoints and box, or None where either is lacking.
-
-    Returns:
-        `usable_joints` and `usable_box`.
-    """
+    """Return a person's `usable_joints` and `usable_box` for training, or None without a box."""
     keypoints = usable_joints(person, frame, layout)
     box = usable_box(person, keypoints, frame, layout)
     return None if box is None else (keypoints, box)
 
 
 def usable_joints(person: AnnotatedPerson, frame: AnnotatedFrame, layout: str) -> np.ndarray:
-    """(15, 2) keypoints in pixels that count as labelled, NaN elsewhere.
+    """Return (15, 2) keypoints in pixels, NaN unless labelled and outside ignore regions.
 
-    Joints inside ignore regions do not count, as in PoseTrack's metric. In 18 and 21, visibility 0 means that a joint is
-    not labelled, as in COCO; in 17 it means hidden, and absent joints are left out of the file.
+    Joints inside ignore regions do not count in PoseTrack's metric either. In 18 and 21, visibility
+    0 means not labelled, as in COCO; in 17 it means occluded, and unlabelled joints are not in the
+    file.
     """
     keypoints = person.keypoints.copy()
     if layout == "posetrack18":
@@ -121,10 +122,10 @@ def usable_joints(person: AnnotatedPerson, frame: AnnotatedFrame, layout: str) -
 def usable_box(
     person: AnnotatedPerson, keypoints: np.ndarray, frame: AnnotatedFrame, layout: str
 ) -> np.ndarray | None:
-    """The file's box, or where that has no area in the image, one made from the keypoints.
+    """Return the annotated box, or one from the keypoints if that has no area within the image.
 
     Returns:
-        xyxy pixels, clipped to the image where its size is known; None without keypoints or without an area.
+        xyxy pixels, clipped to the image if its size is known; None without keypoints or area.
     """
     if np.isnan(keypoints).all():
         return None
@@ -137,12 +138,12 @@ def usable_box(
 
 
 def clipped_boxes(boxes: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """(..., 4) xyxy boxes within an image of (height, width); as they are where its size is not known."""
+    """Clip (..., 4) xyxy boxes to an image of (height, width); unchanged if the size is unknown."""
     return boxes if size is None else np.clip(boxes, 0, [size[1], size[0], size[1], size[0]])
 
 
 def _ignored(keypoints: np.ndarray, regions: tuple[np.ndarray, ...]) -> np.ndarray:
-    """(15,) whether a joint lies strictly inside one of the polygons."""
+    """Return (15,) whether each joint lies strictly inside one of the polygons."""
     inside = np.zeros(len(keypoints), bool)
     for region in regions:
         if len(region) >= 3:

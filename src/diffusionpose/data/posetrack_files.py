@@ -1,6 +1,7 @@
-"""PoseTrack17, 18 and 21 annotation files, truth or predictions -> `AnnotatedVideo`; where such files lie.
+"""Finding and reading PoseTrack17, 18 and 21 files, of annotations or predictions.
 
-Joints come out in the order of `skeleton.POSETRACK15`, matched by name; the ears of 18 and 21 are dropped.
+Joints are in the order of `skeleton.POSETRACK15`, matched by name; the ears of 18 and 21 are
+dropped.
 """
 
 import os
@@ -22,23 +23,23 @@ POSETRACK17_IDS = (
     *(f"left_{joint}" for joint in ("shoulder", "elbow", "wrist")),
     *("head_bottom", "nose", "head_top"),
 )
-"""PoseTrack17's joints by their ids."""
+"""PoseTrack17's joints in the order of their ids."""
 
 ANNOTATION_FOLDERS = ("posetrack_data", "annotations", "posetrack_data/annotations")
-"""Where a root may hold a folder of annotation files for each split, in the order of search."""
+"""Folders of a root that may contain a folder of annotation files per split, in search order."""
 
 _VERSION = re.compile(r"(?<![a-z0-9])v0[._]?([0-9]{1,2})(?![0-9])", re.IGNORECASE)
 
 
 def find_annotations(root: Path, split: str) -> list[Path]:
-    """The annotation files of a split, one a video, sorted by name.
+    """Find the annotation files of a split, one per video, sorted by name.
 
     Args:
-        root: Of the data set; holds one of `ANNOTATION_FOLDERS`.
+        root: Root of the data set, with one of `ANNOTATION_FOLDERS`.
         split: `train`, `val` or another folder.
 
     Raises:
-        DataError: If there is no such root or no file; says what was looked for and which splits there are.
+        DataError: If the root or the files do not exist.
     """
     root = Path(root)
     if not root.is_dir():
@@ -50,24 +51,25 @@ def find_annotations(root: Path, split: str) -> list[Path]:
             return files
     looked = ", ".join(f"{folder}/{split}/*.json" for folder in ANNOTATION_FOLDERS)
     there = find_splits(root)
-    hint = f"there are the splits {', '.join(there)}" if there else "is this a PoseTrack root?"
+    hint = f"available splits: {', '.join(there)}" if there else "is this a PoseTrack root?"
     raise DataError(f"{root}: no annotation files; looked for {looked}; {hint}")
 
 
 def find_splits(root: Path) -> list[str]:
-    """Names of the folders of a root that hold annotation files."""
+    """Return the names of the splits that have annotation files."""
     files = (file for folder in ANNOTATION_FOLDERS for file in (root / folder).glob("*/[!.]*.json"))
     return sorted({file.parent.name for file in files})
 
 
 def label_version(file: Path, content: Node | None = None) -> str | None:
-    """The version of the labels, as `0.45`, where the file (`info.version`, `version`) or a folder's name says it.
+    """Return the version of the labels, e.g. `0.45`, or None if it is unknown.
 
-    PoseTrack18's labels v0.2 and v0.45 differ by tens of mAP.
+    It is taken from the file (`info.version`, `version`) or else from a folder's name. It matters,
+    as results on PoseTrack18's labels v0.2 and v0.45 differ by tens of mAP.
 
     Args:
-        file: Annotations.
-        content: Of the file, where it was read before.
+        file: Annotation file.
+        content: Content of the file, if it has been read already.
     """
     content = content or read_json(file)
     for node in (content.get("info").get("version"), content.get("version")):
@@ -78,14 +80,14 @@ def label_version(file: Path, content: Node | None = None) -> str | None:
 
 
 def read_posetrack(path: Path, *, is_truth: bool = True) -> AnnotatedVideo:
-    """One annotation file of PoseTrack17, 18 or 21; the layout is told by its keys.
+    """Read an annotation file of PoseTrack17, 18 or 21; the layout is inferred from its keys.
 
     Args:
         path: The file.
-        is_truth: Annotations have ids of their own; nobody asks that of predictions.
+        is_truth: Whether annotations must have unique ids; not required of predictions.
 
     Raises:
-        DataError: If the file cannot be read or contradicts its format; names file and JSON path.
+        DataError: If the file cannot be read or is malformed; names file and JSON path.
     """
     content = read_json(Path(path))
     if is_truth:
@@ -94,22 +96,22 @@ def read_posetrack(path: Path, *, is_truth: bool = True) -> AnnotatedVideo:
 
 
 def find_duplicate_ids(content: Node) -> None:
-    """Reports annotations of COCO's family that have the id of another; those without an id are let be."""
+    """Report annotations (COCO, PoseTrack18 or 21) whose id is used before; ids may be missing."""
     seen: set[int] = set()
     for annotation in content.get("annotations").items():
         place = annotation.get("id")
         if isinstance(place.value, int):
             if place.value in seen:
-                place.find("duplicate-id", f"annotation {place.value} stands twice")
+                place.find("duplicate-id", f"annotation id {place.value} is used twice")
             seen.add(place.value)
 
 
 def parse_posetrack(content: Node, name: str) -> AnnotatedVideo:
-    """`read_posetrack` of a file's content, whose problems go where the node says.
+    """Parse the content of an annotation file; problems are reported to the node.
 
     Args:
         content: The whole file.
-        name: Of the video.
+        name: Name of the video.
     """
     if content.get("annolist").is_there:
         frames, layout = tuple(map(_frame17, content.get("annolist").items())), "posetrack17"
@@ -127,10 +129,10 @@ def _expect_images(content: Node) -> None:
         if isinstance(content.value, dict):
             content.find("missing-key", "neither 'annolist' (PoseTrack17) nor 'images' (18, 21)")
         elif content.is_there:
-            content.find("wrong-type", "an object expected")
+            content.find("wrong-type", "expected an object")
 
 
-# PoseTrack17: every scalar in a list of one ----------------------------------------------------------------------
+# PoseTrack17: every scalar is wrapped in a one-element list -------------------------------------
 
 
 def _frame17(node: Node) -> AnnotatedFrame:
@@ -160,7 +162,7 @@ def _person17(node: Node) -> AnnotatedPerson:
         if joint is None or xy is None:
             continue
         if not np.isnan(values[joint, 0]):
-            point.find("duplicate-joint", f"joint {joint} stands twice")
+            point.find("duplicate-joint", f"joint id {joint} is used twice")
         values[joint] = (*xy, *(_or_nan(point.get(key).one()) for key in ("is_visible", "score")))
     values = remap(values, POSETRACK17_IDS, POSETRACK15.joints)
     return AnnotatedPerson(
@@ -183,7 +185,7 @@ def _joint17(point: Node) -> int | None:
 
 
 def head_box17(node: Node) -> np.ndarray | None:
-    """The xyxy head box of a PoseTrack17 person, None where it has none."""
+    """Return the xyxy head box of a PoseTrack17 person, or None."""
     keys = ("x1", "y1", "x2", "y2")
     if not any(node.get(key).one().is_there for key in keys):
         return None
@@ -196,7 +198,7 @@ def _or_nan(node: Node) -> float:
     return float("nan") if value is None else value
 
 
-# PoseTrack18 and 21: images, and annotations that point to them ---------------------------------------------------
+# PoseTrack18 and 21: images, and annotations that refer to them ---------------------------------
 
 
 def _frames18(content: Node) -> Iterator[AnnotatedFrame]:
@@ -206,7 +208,7 @@ def _frames18(content: Node) -> Iterator[AnnotatedFrame]:
     for image in content.get("images").items():
         image_id = image.need("id").integer()
         if image_id in people:
-            image.get("id").find("duplicate-id", f"image {image_id} stands twice")
+            image.get("id").find("duplicate-id", f"image id {image_id} is used twice")
         elif image_id is not None:
             people[image_id] = []
         images.append((image_id, image))
@@ -219,7 +221,7 @@ def _frames18(content: Node) -> Iterator[AnnotatedFrame]:
         elif people and image_id is not None:
             annotation.get("image_id").find("dangling-image-id", f"there is no image {image_id}")
     for image_id, image in images:
-        # An id that stands twice has its people once.
+        # If two images share an id, only the first gets the people.
         yield _frame18(image, image_id, people.pop(image_id, []) if image_id is not None else [])
 
 
@@ -235,19 +237,19 @@ def _frame18(node: Node, image_id: int | None, people: list[AnnotatedPerson]) ->
 
 
 def image_name(node: Node) -> str:
-    """A file name; empty where there is none."""
+    """Return a file name, or an empty string if there is none."""
     name = node.text()
     if name == "":
-        node.find("wrong-type", "a file name expected, not an empty text")
+        node.find("wrong-type", "expected a file name, got an empty string")
     return name or ""
 
 
 def image_size(node: Node) -> tuple[int, int] | None:
-    """(height, width) of a COCO or PoseTrack18 image, None where it does not say both."""
+    """Return (height, width) of a COCO or PoseTrack18 image, or None if either is missing."""
     height, width = (node.get(key).integer() for key in ("height", "width"))
     for key, value in (("height", height), ("width", width)):
         if value is not None and value < 1:
-            node.get(key).find("bad-size", f"{value} pixels")
+            node.get(key).find("bad-size", f"expected at least 1 pixel, got {value}")
     return (height, width) if height and width and min(height, width) > 0 else None
 
 
@@ -263,11 +265,11 @@ def _regions18(node: Node) -> Iterator[np.ndarray]:
             if len(across) == len(down):
                 yield np.column_stack([across, down])
             else:
-                x.find("wrong-count", f"a polygon of {len(across)} x but {len(down)} y")
+                x.find("wrong-count", f"a polygon with {len(across)} x but {len(down)} y")
 
 
 def joint_names(content: Node) -> tuple[str, ...]:
-    """The joints that a COCO or PoseTrack18 file's person category names; none where it names none."""
+    """Return the joints named by the person category of a COCO or PoseTrack18 file, if any."""
     for category in content.get("categories").items():
         names = category.get("keypoints")
         if names.is_there:
@@ -301,7 +303,10 @@ def _person18(node: Node, joints: tuple[str, ...]) -> AnnotatedPerson:
 def named_keypoints(
     node: Node, names: tuple[str, ...], joints: tuple[str, ...] = POSETRACK15.joints
 ) -> np.ndarray:
-    """Flat x, y, v triples of the joints `names` -> (len(joints), 3), matched by name; NaN where x = y = v = 0."""
+    """Reorder flat x, y, v triples from `names` to (len(joints), 3), matched by name.
+
+    Joints that are not in `names`, or for which x = y = v = 0, are NaN.
+    """
     values = node.numbers(0, 3 * len(names))
     if values is None or not len(values):
         return np.full((len(joints), 3), np.nan)
@@ -311,7 +316,7 @@ def named_keypoints(
 
 
 def xywh_box(node: Node) -> np.ndarray | None:
-    """(x, y, width, height) -> xyxy pixels; None where there is no box."""
+    """Convert (x, y, width, height) to xyxy; None without a box."""
     values = node.numbers(0, 4)
     if values is None or not len(values):
         return None

@@ -1,4 +1,4 @@
-"""Subset files: some videos or frames of a data set, one a line."""
+"""Subset files: lists of videos or frames of a data set, one per line."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,14 +8,14 @@ from diffusionpose.paths import check_regular
 
 
 class Subset:
-    """The lines of a subset file, and which of them have been met in the data.
+    """The entries of a subset file, with a record of those found in the data.
 
-    A line is a video's name, or a frame's file name or id as the annotations have them. Empty lines and those that start
-    with `#` mean nothing.
+    An entry is the name of a video, or the file name or id of a frame in the annotations. Empty
+    lines and those that start with `#` are ignored.
 
     Args:
-        lines: Names with the number of their line.
-        origin: The file, for messages.
+        lines: Line numbers by entry.
+        origin: The file, for error messages.
     """
 
     def __init__(self, lines: dict[str, int], origin: str) -> None:
@@ -24,10 +24,10 @@ class Subset:
 
     @classmethod
     def read(cls, path: Path) -> "Subset":
-        """A subset file.
+        """Read a subset file.
 
         Raises:
-            DataError: If it cannot be read or names nothing.
+            DataError: If it cannot be read or has no entries.
         """
         check_regular(Path(path), DataError)
         try:
@@ -35,30 +35,31 @@ class Subset:
         except FileNotFoundError:
             raise DataError(f"{path}: no such subset file") from None
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "no text in UTF-8"
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
             raise DataError(f"{path}: the subset file cannot be read ({reason})") from None
         lines = {line.strip(): number for number, line in enumerate(text.splitlines(), 1)}
         lines = {line: n for line, n in lines.items() if line and not line.startswith("#")}
         if not lines:
-            raise DataError(f"{path}: the subset file names nothing")
+            raise DataError(f"{path}: the subset file has no entries")
         return cls(lines, str(path))
 
     def holds(self, names: Iterable[str]) -> bool:
-        """Whether any of a frame's names is listed."""
+        """Return whether any of a frame's names is listed."""
         met = [name for name in names if name in self._lines]
         self._met.update(met)
         return bool(met)
 
     def check(self) -> None:
-        """To be called when all frames have been asked for.
+        """Check that all entries were found, after all frames have been passed to `holds`.
 
         Raises:
-            DataError: If a line is no name of the data set; names the first such line.
+            DataError: If an entry is not in the data set; names the first one.
         """
         unknown = {name: number for name, number in self._lines.items() if name not in self._met}
         if unknown:
             name, number = next(iter(unknown.items()))
-            more = f" (and {len(unknown) - 1} lines more)" if len(unknown) > 1 else ""
+            more = f" (and {len(unknown) - 1} more lines)" if len(unknown) > 1 else ""
             raise DataError(
-                f"{self._origin}: line {number}: {name!r} is no video or frame of this data set{more}"
+                f"{self._origin}: line {number}: {name!r} is not a video or frame of this data "
+                f"set{more}"
             )

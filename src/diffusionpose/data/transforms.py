@@ -1,6 +1,6 @@
-"""Crops and their random changes: one draw and one affine map for all frames of a clip and its keypoints.
+"""Cropping and augmentation of clips, consistent over frames and keypoints.
 
-Pixels are uint8 RGB. Randomness comes only from the generator passed in.
+Images are uint8 RGB. All randomness comes from the generator passed in.
 """
 
 from collections.abc import Sequence
@@ -21,17 +21,17 @@ from diffusionpose.nn.geometry import (
 from diffusionpose.recipe import AugmentConfig
 
 Crops = tuple[list[np.ndarray], np.ndarray, np.ndarray]
-"""Crops (height, width, 3), keypoints (num_joints, 2) in crop pixels, (2, 3) map from crop to image pixels."""
+"""Crops (height, width, 3), keypoints (num_joints, 2) in crop pixels, (2, 3) crop-to-image map."""
 
 _LOWER = ("hip", "knee", "ankle")
 _FEWEST_JOINTS = 4
-"""Labelled ones that stay when a person is cut."""
+"""Smallest number of labelled joints that must remain visible when a person is cut."""
 
 
 def plain_clip(
     images: Sequence[np.ndarray], keypoints: np.ndarray, box: np.ndarray, config: ModelConfig
 ) -> Crops:
-    """The crops as inference makes them."""
+    """Crop a clip without augmentation, as in inference."""
     affine = crop_affine(crop_window(box, config.image_size), config.image_size)
     crops = [warp(image, affine, config.image_size) for image in images]
     return crops, transform(keypoints, affine), invert(affine)
@@ -48,14 +48,17 @@ def augment_clip(
     still: bool,
     other: np.ndarray | None = None,
 ) -> Crops:
-    """A training clip: geometry, colour, blur and occluders drawn once, motion made up for stills.
+    """Crop and augment a training clip, with synthetic motion for stills.
 
     Args:
         images: Frames t-1, t, t+1 (or the key frame alone).
         keypoints: (num_joints, 2) pixels of the key frame.
         box: xyxy pixels of the key frame.
-        still: The frames are one image.
-        other: A picture to cut occluders from, where the recipe asks for such.
+        config: Sizes and skeleton.
+        augment: Kinds, probabilities and strengths of augmentation.
+        rng: Source of randomness.
+        still: Whether the frames are one image.
+        other: Image to cut textured occluders from, if the recipe uses them.
     """
     size = config.image_size
     if augment.truncation and rng.random() < augment.truncation:
@@ -84,7 +87,7 @@ def augment_clip(
 
 
 def _after(second: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """The affine map that does `first`, then `second`."""
+    """Compose two affine maps: apply `first`, then `second`."""
     return np.column_stack(
         [second[:, :2] @ first[:, :2], second[:, :2] @ first[:, 2] + second[:, 2]]
     )
@@ -110,9 +113,10 @@ def _random_affine(
 def _truncated(
     images: Sequence[np.ndarray], keypoints: np.ndarray, box: np.ndarray, rng: np.random.Generator
 ) -> tuple[Sequence[np.ndarray], np.ndarray, np.ndarray]:
-    """The picture ends within the person: below, at a side or above; nothing is changed where too few joints would stay.
+    """Simulate a person cut off by an edge of the image: below, at a side or above.
 
-    The part that is lost is black, as beyond a picture's edge, its joints are unlabelled, and the box ends with the picture.
+    The part beyond the edge becomes black, its joints unlabelled, and the box ends at the edge. If
+    too few joints would remain, nothing is changed.
     """
     axis, is_end = [(1, True), (0, True), (0, False), (1, False)][
         rng.choice(4, p=[0.55, 0.18, 0.18, 0.09])
@@ -136,7 +140,7 @@ def _truncated(
 def _half_body_box(
     keypoints: np.ndarray, box: np.ndarray, config: ModelConfig, rng: np.random.Generator
 ) -> np.ndarray:
-    """The box of the upper or the lower joints, if enough of them are labelled."""
+    """Return a box around the upper or lower joints; the given box if too few are labelled."""
     joints = config.skeleton_graph.joints
     lower = np.array([joint.endswith(_LOWER) for joint in joints])
     chosen = ~lower if rng.random() < 0.6 else lower
@@ -149,7 +153,10 @@ def _half_body_box(
 def _drift(
     num_frames: int, size: tuple[int, int], speed: float, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """An affine map of crop pixels for each frame: constant velocity, turn and growth, and a little shake."""
+    """Draw synthetic motion: an affine map of crop pixels per frame.
+
+    Translation, rotation and scale change at constant rates, with a little camera shake.
+    """
     velocity = rng.normal(0, 1, 2) * speed * np.array([size[1], size[0]])
     turn, growth = rng.normal(0, 1) * speed * 40, rng.normal(0, 1) * speed * 0.5
     shake = rng.normal(0, 0.1, (num_frames, 2)) * speed * size[1]
@@ -169,7 +176,7 @@ def _drift(
 def _recolour(
     crops: list[np.ndarray], augment: AugmentConfig, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """Brightness, contrast, saturation and tint as one affine map of RGB, the same for all frames."""
+    """Change brightness, contrast, saturation and tint by one affine map of RGB for all frames."""
     strength = augment.colour
     saturation = 0.0 if rng.random() < augment.grey else 1 + rng.uniform(-1, 1) * strength
     gain = (1 + rng.uniform(-1, 1) * strength) * (1 + rng.uniform(-1, 1, 3) * strength * 0.25)
@@ -182,14 +189,14 @@ def _recolour(
 
 
 def _exposed(crops: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
-    """One gamma for all frames, from 1/2, which is light, to 3, even in its logarithm."""
+    """Apply one gamma to all frames, log-uniform from 1/2 (brighter) to 3 (darker)."""
     gamma = np.exp(rng.uniform(-np.log(2), np.log(3)))
     table = np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
     return [cv2.LUT(crop, table) for crop in crops]
 
 
 def _compressed(crops: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
-    """Fewer pixels and JPEG's blocks, the same for all frames."""
+    """Reduce resolution and add JPEG artefacts, with the same parameters for all frames."""
     height, width = crops[0].shape[:2]
     factor, quality = rng.uniform(1.5, 4.0), int(rng.integers(15, 70))
     small = (max(round(width / factor), 1), max(round(height / factor), 1))
@@ -206,7 +213,7 @@ def _compressed(crops: list[np.ndarray], rng: np.random.Generator) -> list[np.nd
 def _blurred_clip(
     crops: list[np.ndarray], augment: AugmentConfig, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """All frames alike, or each by a blur of its own; then half of the key frame's neighbours stay sharp."""
+    """Blur all frames alike, or independently with half of the key frame's neighbours sharp."""
     if not augment.blur_each or rng.random() >= augment.blur_each:
         return _blurred(crops, augment.defocus, rng)
     key = len(crops) // 2
@@ -217,11 +224,11 @@ def _blurred_clip(
 
 
 def _blurred(crops: list[np.ndarray], defocus: float, rng: np.random.Generator) -> list[np.ndarray]:
-    """Defocus with that probability, or motion blur; the same for all frames."""
+    """Apply defocus (with probability `defocus`) or motion blur, the same to all frames."""
     if rng.random() < defocus:
         sigma = rng.uniform(0.5, 3.0)
         return [cv2.GaussianBlur(crop, (0, 0), sigma) for crop in crops]
-    # Odd: an even kernel would move the picture away from its keypoints.
+    # An even kernel length would shift the image relative to its keypoints.
     length, angle = 2 * int(rng.integers(1, 8)) + 1, rng.uniform(0, np.pi)
     kernel = np.zeros((length, length), np.float32)
     middle = (length - 1) / 2
@@ -239,7 +246,7 @@ def _occlude(
     other: np.ndarray | None,
     rng: np.random.Generator,
 ) -> None:
-    """Draws one to three patches over the person, in place, moving steadily from frame to frame."""
+    """Draw one to three occluders over the person, in place, moving at constant velocity."""
     height, width = crops[0].shape[:2]
     known = keypoints[np.isfinite(keypoints[:, 0])]
     for _ in range(int(rng.integers(1, 4))):
@@ -262,7 +269,7 @@ def _occlude(
 
 
 def _cutting(other: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """A random part of a picture, at the size of a crop."""
+    """Cut a random part of an image and resize it to the size of a crop."""
     height, width = other.shape[:2]
     side = rng.uniform(0.4, 1.0) * min(height, width * size[0] / size[1])
     window = np.array([side * size[1] / size[0], side])

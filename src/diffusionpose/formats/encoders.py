@@ -60,6 +60,7 @@ class JsonEncoder:
             "index": frame.index,
             "time": rounded_seconds(frame.time),
             "time_exact": ratio_text(frame.time),
+            **({"cut": True} if frame.cut else {}),
             "people": [_person_record(person) for person in frame.people],
         }
         return ([json_line(record)],)

@@ -143,7 +143,7 @@ def _frames(records: Iterable[FrameRecord], num_joints: int) -> Iterator[FramePo
             raise ValueError(f"frame {record.index}: time {time} s is not after {last_time} s")
         last_index, last_time = record.index, time
         people = tuple(_person(person, record.index, num_joints) for person in record.people)
-        frame = FramePoses(record.index, record.time_exact, people)
+        frame = FramePoses(record.index, record.time_exact, people, record.cut)
         check_track_ids(frame)
         yield frame
 

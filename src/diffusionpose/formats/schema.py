@@ -113,11 +113,15 @@ class PersonRecord(_Record):
 
 
 class FrameRecord(_Record):
-    """`FramePoses`: `time_exact` is in seconds, `time` the same rounded to microseconds."""
+    """`FramePoses`: `time_exact` is in seconds, `time` the same rounded to microseconds.
+
+    `cut`, omitted when false, marks the first frame of a new scene.
+    """
 
     index: Count
     time: float
     time_exact: Ratio
+    cut: bool = False
     people: tuple[PersonRecord, ...]
 
 

@@ -1,1 +1,1 @@
-"""Metrics of poses."""
+"""Pose and tracking metrics."""

@@ -1,4 +1,4 @@
-"""What all metrics share: values of any resample of the videos, the columns of the paper's tables, intervals."""
+"""Base classes of metrics: values for resamples of videos, table columns, confidence intervals."""
 
 from abc import ABC, abstractmethod
 
@@ -18,13 +18,14 @@ COVERAGE = 0.95
 
 
 class Metric(ABC):
-    """A metric of videos that keeps what it needs of each, so that any resample of them costs little.
+    """A metric that keeps sufficient statistics per video, so that resampling videos is cheap.
 
-    `weights` (num_videos,) says how often each video counts: ones for the figure itself.
+    The `weights` (num_videos,) are the number of times each video counts; ones give the metric
+    itself.
     """
 
     columns: tuple[str, ...]
-    """Of the table, in order."""
+    """Columns of the table, in order."""
 
     def __init__(self, num_videos: int) -> None:
         self.num_videos = num_videos
@@ -32,28 +33,31 @@ class Metric(ABC):
 
     @abstractmethod
     def row(self, weights: np.ndarray) -> np.ndarray:
-        """(len(columns),) percent; NaN where there is nothing to measure."""
+        """Return (len(columns),) percent; NaN where there is nothing to measure."""
 
     def joints(self, weights: np.ndarray) -> dict[str, float] | None:
-        """Percent by joint of `POSETRACK15`; None for a metric of whole people."""
+        """Return percent by joint of `POSETRACK15`; None if the metric is not per joint."""
         del weights
 
 
 class JointMetric(Metric):
-    """A metric of single joints, in the layout of the paper's tables."""
+    """A metric per joint, with the columns of the paper's tables."""
 
     columns = (*JOINT_GROUPS, "Mean")
 
     @abstractmethod
     def values(self, weights: np.ndarray) -> np.ndarray:
-        """(15,) percent, in the order of `POSETRACK15`; NaN where there is nothing to measure."""
+        """Return (15,) percent, ordered as `POSETRACK15`; NaN where there is nothing to measure."""
 
     def joints(self, weights: np.ndarray) -> dict[str, float]:
-        """As `values`, by name."""
+        """Return `values` by joint name."""
         return dict(zip(POSETRACK15.joints, self.values(weights).tolist(), strict=True))
 
     def row(self, weights: np.ndarray) -> np.ndarray:
-        """Means of the groups, NaN where a joint of a group is, and the mean over all joints that are not NaN."""
+        """Return the means over joint groups, and over all joints.
+
+        The mean of a group is NaN if any of its joints is; the mean over all joints skips NaN.
+        """
         values = self.values(weights)
         groups = [
             values[[POSETRACK15.index(joint) for joint in group]].mean()
@@ -64,15 +68,16 @@ class JointMetric(Metric):
 
 
 def bootstrap(metric: Metric, num_resamples: int = 1000, seed: int = 0) -> np.ndarray:
-    """95 % intervals of a metric's row: percentiles over resamples of the videos, drawn with replacement.
+    """Compute 95 % percentile bootstrap intervals of a metric's row, resampling videos.
 
     Args:
-        metric: Of at least two videos.
-        num_resamples: How many.
-        seed: Of the draws.
+        metric: A metric of at least two videos.
+        num_resamples: Number of resamples.
+        seed: Seed of the resampling.
 
     Returns:
-        (2, len(columns)) low and high, percent; NaN where the figure is NaN in every resample.
+        (2, len(columns)) lower and upper bounds in percent; NaN if the metric is NaN in every
+        resample.
     """
     rng = np.random.default_rng(seed)
     share = np.full(metric.num_videos, 1 / metric.num_videos)

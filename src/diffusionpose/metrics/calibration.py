@@ -1,4 +1,7 @@
-"""Scores as chances: how well they are calibrated, and what calibrates them (Platt 1999; Guo et al. 2017)."""
+"""Calibration of scores to probabilities by Platt scaling (Platt 1999), and its evaluation.
+
+For reliability diagrams and the expected calibration error, see Guo et al. (2017).
+"""
 
 from dataclasses import dataclass
 
@@ -8,24 +11,24 @@ from scipy.optimize import minimize
 from diffusionpose.config import CalibrationConfig
 
 MARGIN = 1e-3
-"""Scores are kept this far from 0 and 1, whose logits are infinite."""
+"""Scores are clipped by this margin, as the logits of 0 and 1 are infinite."""
 MIN_SAMPLES = 100
-"""Joints with fewer get what fits all joints together."""
+"""Joints with fewer samples get the parameters fitted on all joints together."""
 BINS = 10
 
 
 def logit(scores: np.ndarray) -> np.ndarray:
-    """log(s / (1 - s)), finite."""
+    """Compute log(s / (1 - s)) of scores clipped to [MARGIN, 1 - MARGIN]."""
     kept = np.clip(scores, MARGIN, 1 - MARGIN)
     return np.log(kept) - np.log1p(-kept)
 
 
 def calibrated(scores: np.ndarray, calibration: CalibrationConfig | None) -> np.ndarray:
-    """Chances that joints are right.
+    """Convert scores to probabilities that the joints are correct.
 
     Args:
-        scores: (..., num_joints), as heatmaps are decoded to.
-        calibration: None leaves scores as they are.
+        scores: (..., num_joints), as decoded from heatmaps.
+        calibration: Scale and shift per joint; None leaves scores unchanged.
     """
     if calibration is None:
         return scores
@@ -34,12 +37,12 @@ def calibrated(scores: np.ndarray, calibration: CalibrationConfig | None) -> np.
 
 
 def fit(scores: np.ndarray, right: np.ndarray, measured_on: str) -> CalibrationConfig:
-    """Scale and shift of each joint by the greatest likelihood.
+    """Fit scale and shift of each joint by maximum likelihood.
 
     Args:
-        scores: (num_people, num_joints), as heatmaps are decoded to.
-        right: Likewise 1 for right, 0 for wrong, NaN where there is no truth.
-        measured_on: In words.
+        scores: (num_people, num_joints), as decoded from heatmaps.
+        right: Likewise; 1 for correct, 0 for wrong, NaN without ground truth.
+        measured_on: Description of the data.
     """
     together = _fit_one(scores.ravel(), right.ravel())
     joints = [
@@ -58,7 +61,7 @@ def _fit_one(scores: np.ndarray, right: np.ndarray) -> tuple[float, float]:
 
     def loss(parameters: np.ndarray) -> float:
         value = np.exp(parameters[0]) * x + parameters[1]
-        # A little prior: a joint that is always right would otherwise get an infinite shift.
+        # Weak prior, without which a joint that is always correct would get an infinite shift.
         prior = 1e-3 * float(np.square(parameters).sum())
         return float(np.mean(np.logaddexp(0, value) - y * value)) + prior
 
@@ -68,12 +71,12 @@ def _fit_one(scores: np.ndarray, right: np.ndarray) -> tuple[float, float]:
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """Scores in bins of equal width.
+    """Reliability diagram: scores in bins of equal width.
 
     Args:
-        score: (bins,) mean score of each, NaN where it is empty.
-        right: (bins,) share of joints that are right.
-        count: (bins,) joints.
+        score: (bins,) mean score, NaN for empty bins.
+        right: (bins,) share of correct joints, NaN for empty bins.
+        count: (bins,) number of joints.
     """
 
     score: np.ndarray
@@ -82,7 +85,7 @@ class Reliability:
 
     @property
     def error(self) -> float:
-        """Expected calibration error: mean distance of score and share, by joints; NaN without joints."""
+        """Expected calibration error: mean |score - right| over joints; NaN without joints."""
         if not self.count.any():
             return float("nan")
         filled = self.count > 0
@@ -91,15 +94,15 @@ class Reliability:
 
 
 def reliability(scores: np.ndarray, right: np.ndarray, bins: int = BINS) -> Reliability:
-    """How far scores are chances.
+    """Compute the reliability diagram of scores.
 
     Args:
-        scores: Of any shape, at least 0.
-        right: Likewise 1 for right, 0 for wrong, NaN where there is no truth.
-        bins: How many.
+        scores: Any shape, at least 0.
+        right: Likewise; 1 for correct, 0 for wrong, NaN without ground truth.
+        bins: Number of bins.
 
     Raises:
-        ValueError: If a score that there is truth for is NaN or below 0.
+        ValueError: If a score with ground truth is NaN or below 0.
     """
     known = np.isfinite(right)
     scores, right = scores[known], right[known]

@@ -1,4 +1,4 @@
-"""COCO's average precision over object keypoint similarities, computed by faster-coco-eval."""
+"""COCO keypoint AP, based on object keypoint similarity (OKS) and computed by faster-coco-eval."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,18 +12,19 @@ from diffusionpose.metrics.pairs import VideoPair
 from diffusionpose.metrics.similarity import OKS_SIGMAS, person_area
 
 MAX_PEOPLE = 20
-"""Predictions a frame that count, the best first, as COCO has it."""
+"""Number of highest-scoring predictions per frame that are evaluated, as in COCO."""
 
 
 class OksAP(Metric):
-    """COCO's keypoint AP over the joints of `POSETRACK15` that are annotated.
+    """COCO keypoint AP over the annotated joints of `POSETRACK15`.
 
-    The area that distances are measured by is that of the person's box. Of COCO's people, eyes and ears are left out:
-    their figures are not those of COCO's own table. Predictions on crowds, and on people without joints, are neither right
-    nor wrong.
+    Distances are relative to the area of the person's box. Eyes and ears are not evaluated, so that
+    results on COCO are not comparable with its leaderboard. Predictions that match crowds or people
+    without joints are ignored.
 
     Args:
-        pairs: Videos; frames without people in the truth do not count.
+        pairs: Ground truth and predictions of videos; frames without people in the ground truth are
+            skipped.
 
     Raises:
         MissingExtraError: If faster-coco-eval is not installed.
@@ -39,11 +40,12 @@ class OksAP(Metric):
         missing = sum(bool(np.isnan(p.score)) for _, found in images for p in found)
         if missing:
             self.warnings.append(
-                f"{missing} predicted people have no score of their own: the mean of their joints' is taken"
+                f"{missing} predicted people have no score of their own; the mean over their "
+                "joints is used"
             )
 
     def row(self, weights: np.ndarray) -> np.ndarray:
-        """AP over ten thresholds, AP at .50 and .75, and recall; percent."""
+        """Return AP over ten OKS thresholds, AP at .50 and .75, and AR in percent."""
         drawn = np.repeat(np.arange(len(self._videos)), weights[self._videos].astype(int))
         if not len(drawn):
             return np.full(len(self.columns), np.nan)
@@ -51,7 +53,7 @@ class OksAP(Metric):
         parameters.imgIds = drawn.tolist()
         found = self._library.COCOevalAccumulate(parameters, [per_image[index] for index in drawn])
         shape = found["counts"]
-        # thresholds, recalls, categories, areas, numbers of detections
+        # (thresholds, recalls, categories, areas, maxDets)
         precision = np.reshape(found["precision"], shape)[:, :, 0, 0, 0]
         recall = np.reshape(found["recall"], [shape[0], *shape[2:]])[:, 0, 0, 0]
         rows = (precision, precision[0], precision[5], recall)
@@ -62,7 +64,7 @@ _Image = tuple[list[AnnotatedPerson], list[AnnotatedPerson]]
 
 
 def _images(pairs: Sequence[VideoPair]) -> tuple[list[_Image], list[int]]:
-    """(truth, predictions) of every frame with people, and the number of its video."""
+    """Return (truth, predictions) of every frame with people, and the index of its video."""
     images, videos = [], []
     for number, pair in enumerate(pairs):
         for truth, predicted in pair.frames:
@@ -74,7 +76,7 @@ def _images(pairs: Sequence[VideoPair]) -> tuple[list[_Image], list[int]]:
 
 
 def _evaluated(images: list[_Image]) -> tuple[tuple[Any, list[Any]], Any]:
-    """The library's parameters and what it found in each image; and its compiled part, which accumulates them."""
+    """Return the library's parameters and results per image, and the module to accumulate them."""
     try:
         import faster_coco_eval.faster_eval_api_cpp as library
         from faster_coco_eval import COCO, COCOeval_faster
@@ -92,12 +94,12 @@ def _evaluated(images: list[_Image]) -> tuple[tuple[Any, list[Any]], Any]:
     run.params.maxDets = [MAX_PEOPLE]
     run.params.areaRng, run.params.areaRngLbl = run.params.areaRng[:1], run.params.areaRngLbl[:1]
     run.evaluate()
-    # The library's name is private; it has no other door to what it found image by image.
+    # Private attributes, as the library has no public access to the results per image.
     return (run._paramsEval, list(run._evalImgs_cpp)), library
 
 
 def _annotations(images: list[list[AnnotatedPerson]]) -> list[dict[str, Any]]:
-    """COCO's records, numbered from 1, for it takes 0 for none."""
+    """Return COCO annotations; ids start at 1, as 0 means "no match" in the library."""
     records = []
     for image, people in enumerate(images):
         for person in people:
@@ -107,7 +109,7 @@ def _annotations(images: list[list[AnnotatedPerson]]) -> list[dict[str, Any]]:
 
 def _annotation(person: AnnotatedPerson) -> dict[str, Any]:
     known = np.isfinite(person.keypoints[:, 0])
-    # A joint that is not predicted is infinitely far: 0, 0 would be a place. Of the truth it has v = 0.
+    # (0, 0) would be a valid location, so missing joints are put far away; v is 0 for the truth's.
     points = np.where(known[:, None], person.keypoints, 1e9)
     corners = person.keypoints[known]
     if person.box is not None:

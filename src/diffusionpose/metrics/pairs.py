@@ -1,4 +1,4 @@
-"""Truth beside predictions: videos paired by name, frames by index, people by likeness."""
+"""Pairing of ground truth and predictions: videos by name, frames by index, people by OKS."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from diffusionpose.metrics.similarity import nearness, object_keypoint_similarit
 from diffusionpose.paths import bare_name
 
 TIE = 1e-9
-"""Similarities that differ by less are the same."""
+"""Similarities that differ by less than this are ties."""
 
 
 @dataclass(frozen=True, eq=False)
 class VideoPair:
-    """A video's truth and what was predicted for it.
+    """Ground truth and predictions of a video.
 
     Args:
-        truth: As annotated.
-        predicted: Likewise; has as many frames.
-        same_people: Person n of a predicted frame is meant to be person n of the truth, as where predictions were made
-            from the boxes of the truth, so that nobody has to be matched. Who could not be predicted stands there
-            without points.
+        truth: The annotated video.
+        predicted: Predictions, with the same number of frames.
+        same_people: Whether person n of a predicted frame is person n of the ground truth, e.g. for
+            predictions from ground-truth boxes, so that people need not be matched. A person
+            without a prediction is included without points.
     """
 
     truth: AnnotatedVideo
@@ -34,7 +34,7 @@ class VideoPair:
 
     @property
     def frames(self) -> Iterator[tuple[AnnotatedFrame, AnnotatedFrame]]:
-        """Frames of both, in order."""
+        """Pairs of ground-truth and predicted frames, in order."""
         return zip(self.truth.frames, self.predicted.frames, strict=True)
 
 
@@ -44,23 +44,22 @@ def pair_videos(
     *,
     same_people: bool = False,
 ) -> list[VideoPair]:
-    """Pairs by name; every truth needs its prediction, frame for frame.
+    """Pair videos by name.
 
     Raises:
-        DataError: If a prediction is missing, has another number of frames, or its frames in another order.
+        DataError: If the predictions of a video are missing, or have another number or order of
+            frames.
     """
     by_name = {video.name: video for video in predictions}
     pairs = []
     for truth in truths:
         if truth.name not in by_name:
-            raise DataError(
-                f"{truth.name}: no predictions; a prediction file of the same name is needed"
-            )
+            raise DataError(f"{truth.name}: no predictions; add a prediction file of the same name")
         found = by_name[truth.name]
         if len(found.frames) != len(truth.frames):
             raise DataError(
-                f"{truth.name}: {len(found.frames)} predicted frames, {len(truth.frames)} in the truth: predictions "
-                "must hold every frame, labelled or not"
+                f"{truth.name}: {len(found.frames)} predicted frames, {len(truth.frames)} in the "
+                "truth; predictions must contain every frame, labelled or not"
             )
         pairs.append(VideoPair(truth, found, same_people))
         _refuse_other_order(pairs[-1])
@@ -70,31 +69,32 @@ def pair_videos(
 def _refuse_other_order(pair: VideoPair) -> None:
     names = [bare_name(frame.file_name) for frame in pair.truth.frames]
     found = [bare_name(frame.file_name) for frame in pair.predicted.frames]
-    # Files may count from 0 and from 1: names that are shifted say nothing of the order.
+    # One file may count from 0 and the other from 1: shifted names do not tell the order.
     if "" in names or sorted(names) != sorted(found):
         return
     place = {name: index for index, name in enumerate(names)}
     for index, (frame, name) in enumerate(zip(pair.predicted.frames, found, strict=True)):
         if names[index] != name:
             raise DataError(
-                f"{pair.truth.name}: frame {index} of the predictions is {frame.file_name}, frame {place[name]} of the "
-                "truth: frames are paired by position, so both files must have them in one order"
+                f"{pair.truth.name}: frame {index} of the predictions is {frame.file_name}, frame "
+                f"{place[name]} of the truth; frames are paired by position, so both files must "
+                "list them in the same order"
             )
 
 
 def frame_notes(pairs: Sequence[VideoPair]) -> Iterator[str]:
-    """Says so, once for all, where frames that are paired by position have other names, or another frame's id.
+    """Warn, once, if frames paired by position differ in name, or have another frame's id.
 
-    Folders before that of the video are no matter: files disagree about them.
+    Only the file name and its parent folder are compared.
     """
     notes = [note for pair in pairs for note in _other_frame(pair)]
     if notes:
-        more = f" (and so in {len(notes) - 1} more videos)" if notes[1:] else ""
-        yield f"{notes[0]}: they are paired by position{more}"
+        more = f" (likewise in {len(notes) - 1} more videos)" if notes[1:] else ""
+        yield f"{notes[0]}: frames are paired by position{more}"
 
 
 def _other_frame(pair: VideoPair) -> Iterator[str]:
-    """The first such frame."""
+    """Describe the first such frame, if there is one."""
     ids = {frame.frame_id for frame in pair.truth.frames} - {None}
     for index, (truth, found) in enumerate(pair.frames):
         named = bool(truth.file_name and found.file_name)
@@ -115,10 +115,10 @@ def _short_name(name: str) -> tuple[str, ...]:
 def matched_people(
     truth: AnnotatedFrame, predicted: AnnotatedFrame, *, same_people: bool
 ) -> Iterator[tuple[AnnotatedPerson, AnnotatedPerson | None]]:
-    """Each person of the truth with the one prediction that is theirs; None where there is none left.
+    """Yield each person of the ground truth with the matching prediction, or None.
 
-    Unless they are known to be the same people, the pairing has the greatest sum of object keypoint similarities; where
-    these are the same, as all are 0 for people without an area, who is nearer decides.
+    Unless `same_people`, people are matched one to one for the greatest sum of OKS. Ties, such as
+    the OKS of 0 for people without an area, are broken by distance.
     """
     if same_people:
         yield from zip(truth.people, predicted.people, strict=True)
@@ -133,7 +133,7 @@ def matched_people(
             for true in truth.people
         ]
     ).reshape(len(truth.people), len(predicted.people))
-    # A person without joints is like nobody.
+    # NaN, for people without joints, counts as 0.
     rows, columns = linear_sum_assignment(np.nan_to_num(similarity), maximize=True)
     chosen = dict(zip(rows.tolist(), columns.tolist(), strict=True))
     for number, person in enumerate(truth.people):

@@ -1,4 +1,4 @@
-"""PCK: the share of joints within a fraction of a person's own length of the truth."""
+"""PCK: percentage of joints within a fraction of the person's torso or head length."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,14 +24,15 @@ LIMB_JOINTS = tuple(
 
 @dataclass
 class Pck:
-    """PCK at `threshold` times the torso, left shoulder to right hip, of each person; mean over joints.
+    """PCK at `threshold` times the torso length (left shoulder to right hip); mean over joints.
 
-    People without those two joints, or with both in one place, are left out, as are unlabelled joints.
+    People without these two joints, or with both at the same location, are left out, as are
+    unlabelled joints.
 
     Args:
         skeleton: Order of the keypoints.
-        threshold: Share of the torso.
-        joints: Names of the joints that count.
+        threshold: Largest distance of a correct joint, as a share of the torso.
+        joints: Names of the joints to evaluate.
     """
 
     skeleton: Skeleton
@@ -42,18 +43,18 @@ class Pck:
     def update(
         self, predicted: np.ndarray, truth: np.ndarray, lengths: np.ndarray | None = None
     ) -> None:
-        """Adds people.
+        """Add people.
 
         Args:
             predicted: (num_people, num_joints, 2) pixels.
             truth: Likewise, NaN where unlabelled.
-            lengths: (num_people,) pixels, what `threshold` is a share of, in place of the torso.
+            lengths: (num_people,) reference lengths in pixels; by default torso lengths.
         """
         reference = self.threshold * (self._torso(truth) if lengths is None else lengths)
         chosen = [self.skeleton.index(joint) for joint in self.joints]
         distance = np.linalg.norm(predicted[:, chosen] - truth[:, chosen], axis=-1)
         known = np.isfinite(truth[:, chosen, 0]) & (reference > 0)[:, None]
-        # NaN predictions compare false: a missing joint is a miss.
+        # Comparisons with NaN are false: a missing prediction is a miss.
         self._hits.append(np.where(known, distance <= reference[:, None], np.nan))
 
     def _torso(self, truth: np.ndarray) -> np.ndarray:
@@ -61,42 +62,43 @@ class Pck:
         return np.linalg.norm(np.subtract(*ends), axis=-1)
 
     def counts(self) -> np.ndarray:
-        """(2, len(joints)): how many were right, and how many counted."""
+        """Return (2, len(joints)) the number of correct and of evaluated instances per joint."""
         hits = np.concatenate(self._hits) if self._hits else np.empty((0, len(self.joints)))
         return np.array([np.nansum(hits, 0), np.isfinite(hits).sum(0)])
 
     def compute(self) -> dict[str, float]:
-        """Share by joint, and `mean` over joints that have any truth; NaN if nothing was added."""
+        """Return PCK in [0, 1] by joint, and its `mean` over joints with truth; NaN if empty."""
         right, known = self.counts()
         share = np.divide(right, known, out=np.full(len(self.joints), np.nan), where=known > 0)
         mean = float(np.nanmean(share)) if np.isfinite(share).any() else float("nan")
         return dict(zip(self.joints, share.tolist(), strict=True)) | {"mean": mean}
 
     def hits(self) -> list[np.ndarray]:
-        """What was added, as `merge` takes it."""
+        """Return the accumulated state, for `merge`."""
         return list(self._hits)
 
     def merge(self, hits: list[np.ndarray]) -> None:
-        """Adds what another process counted."""
+        """Add the state of another process."""
         self._hits += hits
 
     def reset(self) -> None:
-        """Forgets everything added."""
+        """Clear the accumulated state."""
         self._hits.clear()
 
 
 class VideoPck(JointMetric):
-    """`Pck` of videos: every person of the truth against the one prediction that is theirs.
+    """PCK of videos, between each person of the ground truth and the matching prediction.
 
-    Predictions that are nobody's do not count: PCK says nothing of people who are not there.
+    Unmatched predictions do not count: PCK does not measure false positives.
 
     Args:
-        pairs: Videos.
-        reference: `torso` is `Pck` with its defaults, over the 12 joints of the limbs; `head` is PCKh, half of 0.6
-            times the diagonal of the head box, over all 15 joints.
+        pairs: Ground truth and predictions of videos.
+        reference: `torso` for `Pck` with its defaults, over the 12 limb joints; `head` for PCKh
+            over all 15 joints, with half the head length (0.6 times the head box's diagonal) as
+            threshold.
 
     Raises:
-        DataError: If `reference` is `head` and a person of the truth has no head box.
+        DataError: If `reference` is `head` and a person of the ground truth has no head box.
     """
 
     def __init__(
@@ -127,12 +129,12 @@ class VideoPck(JointMetric):
         without = int((~(lengths > 0)).sum())  # NaN where an end is missing
         if without:
             self.warnings.append(
-                f"{without} of {len(people)} people are left out: no left shoulder or no right hip is annotated, from "
-                "which the torso is measured, or both lie in one place"
+                f"{without} of {len(people)} people are left out: their left shoulder and right "
+                "hip, which define the torso, are not both annotated, or at the same location"
             )
 
     def values(self, weights: np.ndarray) -> np.ndarray:
-        """(15,) PCK in percent."""
+        """Return (15,) PCK in percent; NaN for joints that are not evaluated."""
         right, known = np.tensordot(weights, self._counts, 1)
         out = np.full(POSETRACK15.num_joints, np.nan)
         out[self._joints] = np.divide(

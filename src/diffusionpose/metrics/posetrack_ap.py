@@ -1,8 +1,8 @@
-"""PoseTrack's average precision, exactly as poseval computes it, oddities included.
+"""PoseTrack average precision, exactly as computed by poseval, including its oddities.
 
-People are assigned within each frame, joints are pooled over all frames, and each joint's precision is averaged over
-recall. Only the order of the pooled scores depends on more than one video, so a resample of the videos needs no new
-assignment: every joint counts as often as its video was drawn.
+People are assigned within each frame, joints are pooled over all frames, and AP is computed per
+joint. Resampling videos does not require a new assignment: each joint is weighted by the number of
+times that its video was drawn.
 """
 
 from collections.abc import Sequence
@@ -23,9 +23,10 @@ from diffusionpose.skeleton import POSETRACK15
 
 
 class AssignedFrame(NamedTuple):
-    """What a frame adds to each joint's pool; P predictions.
+    """Contribution of a frame with P predictions to each joint's pool.
 
-    `scores` and `hits` are (P, 15), the first NaN where the joint is not predicted; `num_truth` is (15,).
+    `scores` (P, 15) are NaN for joints that are not predicted, `hits` (P, 15) mark correct joints,
+    and `num_truth` (15,) counts annotated joints.
     """
 
     scores: np.ndarray
@@ -34,10 +35,11 @@ class AssignedFrame(NamedTuple):
 
 
 def assign_frame(frame: FrameDistances) -> AssignedFrame:
-    """Each prediction keeps its best person of the truth, then each of these the best prediction; the first on ties.
+    """Assign predictions to people of the ground truth.
 
-    "Best" is the share of the person's annotated joints that are right. All joints of a prediction without a person
-    are wrong. In a frame with truth but without predictions only the number of truths grows.
+    Each prediction selects the person with the highest share of annotated joints that are correct,
+    and then each person the best of these predictions; the first wins ties. All joints of
+    unassigned predictions are wrong.
     """
     has_truth, matches = frame.has_truth, frame.matches
     scores = np.array([person.scores for person in frame.predicted]).reshape(-1, 15)
@@ -57,17 +59,17 @@ def assign_frame(frame: FrameDistances) -> AssignedFrame:
 
 
 class PoseTrackAP(JointMetric):
-    """PoseTrack AP by joint; Mean is over the 15 joints, not over the columns.
+    """PoseTrack AP per joint; Mean is over the 15 joints, not over the columns.
 
-    A joint that was never predicted has AP 0; one that is predicted but nowhere annotated has none (NaN) and is left
-    out of Mean.
+    A joint that is never predicted has AP 0. One that is predicted but never annotated has AP NaN
+    and is left out of Mean.
 
     Args:
-        pairs: Videos.
+        pairs: Ground truth and predictions of videos.
 
     Raises:
-        DataError: If a person of the truth has no head box.
-        MissingExtraError: If there are ignore regions, and shapely is not installed.
+        DataError: If a person of the ground truth has no head box.
+        MissingExtraError: If there are ignore regions and shapely is not installed.
     """
 
     def __init__(self, pairs: Sequence[VideoPair]) -> None:
@@ -94,24 +96,23 @@ class PoseTrackAP(JointMetric):
         missing = int((scores == MISSING_SCORE).sum())
         if missing:
             self.warnings.append(
-                f"{missing} predicted joints have no score (NaN) and count as {MISSING_SCORE:.0f}, as in poseval"
+                f"{missing} predicted joints have no score (NaN) and count as {MISSING_SCORE:.0f}, "
+                "as in poseval"
             )
         tied = sum(_num_tied(column) for column in scores.T)
         if tied:
             self.warnings.append(
-                f"{tied} predicted joints share their score with another one of the same joint: AP depends on their "
-                "order, which is that of numpy's default sort, as in poseval"
+                f"{tied} predicted joints have the same score as another prediction of the joint: "
+                "AP depends on their order, which is that of numpy's default sort, as in poseval"
             )
         for joint, pool, truths in zip(
             POSETRACK15.joints, self._pools, self._truths.T, strict=True
         ):
             if len(pool.hits) and not truths.any():
-                self.warnings.append(
-                    f"{joint} is predicted but nowhere annotated: left out of Mean"
-                )
+                self.warnings.append(f"{joint} is predicted but never annotated: left out of Mean")
 
     def values(self, weights: np.ndarray) -> np.ndarray:
-        """(15,) AP in percent."""
+        """Return (15,) AP in percent."""
         return np.array(
             [
                 average_precision(pool.hits, weights[pool.videos], float(weights @ truths))
@@ -121,7 +122,7 @@ class PoseTrackAP(JointMetric):
 
 
 class _Pool(NamedTuple):
-    """A joint's predictions, best score first: whether each is right, and of which video it is."""
+    """Predictions of a joint by descending score: whether each is correct, and its video."""
 
     hits: np.ndarray
     videos: np.ndarray
@@ -129,27 +130,27 @@ class _Pool(NamedTuple):
 
 def _ranked(scores: np.ndarray, hits: np.ndarray, videos: np.ndarray) -> _Pool:
     there = np.isfinite(scores)
-    # The default sort is not stable; poseval uses it, and ties follow it.
+    # The default sort is not stable, but gives ties the same order as poseval.
     order = np.argsort(scores[there])[::-1]
     return _Pool(hits[there][order], videos[there][order])
 
 
 def _num_tied(scores: np.ndarray) -> int:
-    """How many share their score with another."""
+    """Count the scores that occur more than once."""
     _, counts = np.unique(scores[np.isfinite(scores)], return_counts=True)
     return int(counts[counts > 1].sum())
 
 
 def average_precision(hits: np.ndarray, weights: np.ndarray, num_truth: float) -> float:
-    """Area under precision over recall in percent, precision made monotone from the right.
+    """Compute the area under the monotone precision-recall curve in percent.
 
     Args:
-        hits: (n,) whether each prediction is right, best score first.
-        weights: (n,) how often each stands there.
-        num_truth: How many are to be found.
+        hits: (n,) whether each prediction is correct, by descending score.
+        weights: (n,) number of times each prediction counts.
+        num_truth: Number of annotated joints.
 
     Returns:
-        0 without predictions, NaN with predictions but nothing to be found.
+        AP in percent; 0 without predictions, NaN with predictions but without annotated joints.
     """
     if not weights.any():
         return 0.0

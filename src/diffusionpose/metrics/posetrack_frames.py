@@ -1,7 +1,8 @@
-"""PoseTrack's evaluation up to the distances, as poseval does it: what its AP, MOTA and our HOTA start from.
+"""PoseTrack's evaluation up to joint distances, as in poseval; shared by AP, MOTA and HOTA.
 
-Frames whose truth has no person are dropped, as are points inside ignore regions and people without points. Distances
-are in head lengths, 0.6 times the diagonal of the truth's head box; within half of one, a joint is right.
+Frames without people in the ground truth are dropped, as are joints inside ignore regions and
+people without a list of points. Distances are in head lengths, i.e. 0.6 times the diagonal of the
+ground-truth head box; a joint is correct within half a head length.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,22 +16,22 @@ from diffusionpose.errors import DataError, MissingExtraError
 from diffusionpose.metrics.pairs import VideoPair
 
 HEAD_SHARE = 0.6
-"""Of the head box's diagonal: the reference length."""
+"""Head length as a share of the head box's diagonal."""
 THRESHOLD = 0.5
-"""Of the reference length: up to here a joint is right."""
-NOTHING_RIGHT = "none of their joints can be right, as in poseval"
-"""What becomes of people whose head box has no extent."""
+"""Largest distance of a correct joint, in head lengths."""
+NOTHING_RIGHT = "none of their joints can be correct, as in poseval"
+"""Consequence for people whose head box has no extent, for warnings."""
 MISSING_SCORE = -9999.0
-"""What poseval takes for a joint without a score."""
+"""Score that poseval gives to joints without one."""
 
 
 @dataclass(frozen=True, eq=False)
 class FrameDistances:
-    """One frame that counts; P predictions, T people of the truth.
+    """An evaluated frame with P predictions and T people in the ground truth.
 
     Args:
-        truth: The people of the truth that are left.
-        predicted: The predictions that are left.
+        truth: People of the ground truth, after filtering.
+        predicted: Predictions, after filtering.
         distances: (P, T, 15) in head lengths; infinite where either lacks the joint.
     """
 
@@ -40,26 +41,26 @@ class FrameDistances:
 
     @property
     def has_truth(self) -> np.ndarray:
-        """(T, 15) whether the joint is annotated."""
+        """Mask (T, 15) of annotated joints."""
         return _has_joints(self.truth)
 
     @property
     def has_predicted(self) -> np.ndarray:
-        """(P, 15) whether the joint is predicted."""
+        """Mask (P, 15) of predicted joints."""
         return _has_joints(self.predicted)
 
     @property
     def matches(self) -> np.ndarray:
-        """(P, T, 15) whether the joint is right."""
+        """Mask (P, T, 15) of correct joints."""
         return self.distances <= THRESHOLD
 
 
 def posetrack_frames(pair: VideoPair) -> Iterator[FrameDistances]:
-    """The frames of a video that count.
+    """Yield the frames of a video that are evaluated.
 
     Raises:
-        DataError: If a person of the truth has no head box.
-        MissingExtraError: If there are ignore regions, and shapely is not installed.
+        DataError: If a person of the ground truth has no head box.
+        MissingExtraError: If there are ignore regions and shapely is not installed.
     """
     for index, (truth, predicted) in enumerate(pair.frames):
         if not truth.people:
@@ -75,17 +76,17 @@ def posetrack_frames(pair: VideoPair) -> Iterator[FrameDistances]:
 
 
 def head_length(person: AnnotatedPerson) -> float:
-    """0.6 times the diagonal of the head box, pixels; NaN where there is none."""
+    """Return 0.6 times the diagonal of the head box in pixels; NaN without a head box."""
     if person.head_box is None:
         return float("nan")
     return HEAD_SHARE * float(np.linalg.norm(person.head_box[2:] - person.head_box[:2]))
 
 
 def require_head_boxes(truths: Sequence[AnnotatedVideo]) -> None:
-    """For metrics that measure in head lengths.
+    """Check that everybody with joints has a head box, as metrics in head lengths need.
 
     Raises:
-        DataError: If a person of the truth who has joints has no head box.
+        DataError: If somebody has none.
     """
     for video in truths:
         for index, frame in enumerate(video.frames):
@@ -94,11 +95,11 @@ def require_head_boxes(truths: Sequence[AnnotatedVideo]) -> None:
 
 
 def flat_head_note(truths: Sequence[AnnotatedVideo], outcome: str) -> Iterator[str]:
-    """Says so where head boxes have no extent, so that nothing is within a share of it.
+    """Warn of people whose head box has no extent, so that their head length is 0.
 
     Args:
         truths: Annotated videos.
-        outcome: What becomes of these people.
+        outcome: What happens to these people, for the message.
     """
     lengths = [
         head_length(person)
@@ -108,23 +109,24 @@ def flat_head_note(truths: Sequence[AnnotatedVideo], outcome: str) -> Iterator[s
         if person.has_joints
     ]
     if flat := sum(length == 0 for length in lengths):
-        yield f"{flat} of {len(lengths)} people have a head box without extent: {outcome}"
+        yield f"{flat} of {len(lengths)} people have a head box without extent; {outcome}"
 
 
 def _head_length(person: AnnotatedPerson, video: AnnotatedVideo, index: int) -> float:
     if person.head_box is None and np.isfinite(person.keypoints).any():
         raise DataError(
-            f"{video.name}: frame {index} ({video.frames[index].file_name}): a person without a head box (bbox_head, or "
-            "x1 y1 x2 y2 in PoseTrack17); this metric measures in head lengths: take --metric pck or oks"
+            f"{video.name}: frame {index} ({video.frames[index].file_name}): a person without a "
+            "head box (bbox_head, or x1 y1 x2 y2 in PoseTrack17), which this metric needs; use "
+            "--metric pck or oks"
         )
     return head_length(person)
 
 
 def require_shapely(truths: Sequence[AnnotatedVideo]) -> None:
-    """For metrics that know ignore regions.
+    """Check that shapely is installed if there are ignore regions.
 
     Raises:
-        MissingExtraError: If there are such regions, and shapely is not installed.
+        MissingExtraError: If it is not.
     """
     if any(frame.ignore_regions for video in truths for frame in video.frames):
         _shapely()
@@ -143,7 +145,7 @@ def _has_joints(people: Sequence[AnnotatedPerson]) -> np.ndarray:
 
 
 def _stacked(people: Sequence[AnnotatedPerson]) -> np.ndarray:
-    """(people, 15, 2)"""
+    """Return the keypoints as an array (people, 15, 2)."""
     return np.array([person.keypoints for person in people]).reshape(-1, 15, 2)
 
 
@@ -151,7 +153,8 @@ def _distances(
     predicted: Sequence[AnnotatedPerson], truth: Sequence[AnnotatedPerson], lengths: np.ndarray
 ) -> np.ndarray:
     gaps = np.linalg.norm(_stacked(predicted)[:, None] - _stacked(truth), axis=-1)
-    # A joint that is not there, and 0 / 0 of a head box without extent, are NaN and match nothing, as in poseval.
+    # Missing joints and 0 / 0 of a head box without extent are NaN and match nothing, as in
+    # poseval.
     with np.errstate(divide="ignore", invalid="ignore"):
         distances = gaps / lengths[:, None]
     return np.where(np.isnan(distances), np.inf, distances)
@@ -160,9 +163,8 @@ def _distances(
 def _outside(
     people: Sequence[AnnotatedPerson], regions: Sequence[np.ndarray]
 ) -> tuple[AnnotatedPerson, ...]:
-    """People without their joints strictly inside a region; who has none left is dropped."""
+    """Remove joints strictly inside a region, and people without any joints left."""
     shapely = _shapely()
-    # Fewer than three corners enclose nothing.
     polygons = [shapely.Polygon(region) for region in regions if len(region) >= 3]
     out = []
     for person in people:

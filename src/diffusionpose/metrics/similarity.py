@@ -1,4 +1,4 @@
-"""How alike two poses are: COCO's object keypoint similarity (OKS)."""
+"""Similarity of two poses: COCO's object keypoint similarity (OKS)."""
 
 import numpy as np
 
@@ -19,13 +19,14 @@ _SIGMAS = {
 OKS_SIGMAS = np.array(
     [_SIGMAS[joint.removeprefix("left_").removeprefix("right_")] for joint in POSETRACK15.joints]
 )
-"""(15,) COCO's spread of annotators by joint; it has none for head_bottom and head_top, which get the shoulders'."""
+"""(15,) COCO's sigmas; head_bottom and head_top, not in COCO, get that of the shoulders."""
 
 
 def person_area(person: AnnotatedPerson) -> float:
-    """Square pixels of the person's box, or of the joints' extent where there is none; 0 without either.
+    """Return the area of the person's box, or else of the joints' extent, in square pixels.
 
-    PoseTrack has no outlines of people, whose area COCO takes.
+    The result is 0 without box and joints. COCO uses the area of the segmentation mask, which
+    PoseTrack does not have.
     """
     if person.box is not None:
         width, height = np.maximum(person.box[2:] - person.box[:2], 0)
@@ -35,15 +36,15 @@ def person_area(person: AnnotatedPerson) -> float:
 
 
 def object_keypoint_similarity(predicted: np.ndarray, truth: np.ndarray, area: float) -> float:
-    """Mean over the joints of the truth of exp(-d^2 / (2 area (2 sigma)^2)), in [0, 1].
+    """Compute OKS: the mean of exp(-d^2 / (2 area (2 sigma)^2)) over annotated joints.
 
     Args:
-        predicted: (15, 2) pixels; a missing joint counts 0.
+        predicted: (15, 2) pixels; a missing joint counts as 0.
         truth: (15, 2) pixels, NaN where missing.
-        area: Of the true person, in square pixels.
+        area: Area of the annotated person in square pixels.
 
     Returns:
-        NaN where the truth has no joint.
+        OKS in [0, 1]; NaN if no joint is annotated.
     """
     known = np.isfinite(truth[:, 0])
     if not known.any():
@@ -54,14 +55,14 @@ def object_keypoint_similarity(predicted: np.ndarray, truth: np.ndarray, area: f
 
 
 def nearness(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """Mean over the joints of the truth of 1 / (1 + d), in [0, 1], whatever the person's size.
+    """Compute the mean of 1 / (1 + d) over annotated joints, independent of the person's size.
 
     Args:
-        predicted: (15, 2) pixels; a missing joint counts 0.
+        predicted: (15, 2) pixels; a missing joint counts as 0.
         truth: (15, 2) pixels, NaN where missing.
 
     Returns:
-        NaN where the truth has no joint.
+        Nearness in [0, 1]; NaN if no joint is annotated.
     """
     known = np.isfinite(truth[:, 0])
     if not known.any():

@@ -1,7 +1,7 @@
-"""Track ids: PoseTrack's MOTA by motmetrics, and HOTA by TrackEval. Both follow each joint by itself, as poseval does.
+"""Tracking metrics: PoseTrack's MOTA by motmetrics, and HOTA by TrackEval.
 
-A joint of the truth and one of a prediction may be paired where they are within half a head length, the threshold of
-PoseTrack AP; the joints' figures are averaged in the columns of the tables.
+Both are computed for each joint separately, as in poseval, and averaged over joints. A ground-truth
+and a predicted joint can match within half a head length, the threshold of PoseTrack AP.
 """
 
 from collections.abc import Sequence
@@ -27,9 +27,10 @@ NUM_JOINTS = 15
 
 
 class JointTracks(NamedTuple):
-    """One joint in one frame; T in the truth, P predicted.
+    """Instances of a joint in a frame, T in the ground truth and P predicted.
 
-    `truth` (T,) and `predicted` (P,) are track ids; `distances` (T, P) in head lengths, infinite beyond the threshold.
+    `truth` (T,) and `predicted` (P,) are track ids; `distances` (T, P) are in head lengths,
+    infinite above the threshold.
     """
 
     truth: np.ndarray
@@ -38,17 +39,18 @@ class JointTracks(NamedTuple):
 
 
 class FrameTracks(NamedTuple):
-    """One frame: its 15 joints, and whether there are people both in the truth and predicted."""
+    """The 15 joints of a frame, and whether it has people both in ground truth and predictions."""
 
     joints: list[JointTracks]
     is_two_sided: bool
 
 
 def joint_tracks(pair: VideoPair) -> list[FrameTracks]:
-    """The frames of a video that count.
+    """Return the tracks in the evaluated frames of a video.
 
     Raises:
-        DataError: If a person has no track id, or two people of a frame have the same; or no head box.
+        DataError: If a person has no track id or no head box, or two people of a frame have the
+            same track id.
     """
     frames = []
     for frame in posetrack_frames(pair):
@@ -67,36 +69,41 @@ def _track_ids(people: Sequence[AnnotatedPerson], pair: VideoPair, origin: str) 
     ids = [person.track_id for person in people]
     if None in ids or NO_TRACK in ids:
         raise DataError(
-            f"{pair.truth.name}: {origin}: a person without a track id; this metric needs one of each person"
+            f"{pair.truth.name}: {origin}: a person without a track id; this metric needs one for "
+            "every person"
         )
     if len(set(ids)) != len(ids):
-        raise DataError(f"{pair.truth.name}: {origin}: a track id stands twice in one frame")
+        raise DataError(
+            f"{pair.truth.name}: {origin}: two people of a frame have the same track id; track ids "
+            "must be unique within a frame"
+        )
     return np.array(ids, dtype=np.int64)
 
 
 class PoseTrackMota(JointMetric):
-    """Multi-object tracking accuracy of each joint, as poseval's evaluateTracking: mean over joints.
+    """Multi-object tracking accuracy (MOTA) per joint, as in poseval's evaluateTracking.
 
-    Two oddities of poseval are kept, so that figures compare with published ones: the last frame of each video does not
-    count, and a frame with truth but no predictions, or the other way round, counts as one miss and one false positive
-    of each joint, however many people are in it.
+    Two oddities of poseval are reproduced, so that results compare with published ones: the last
+    frame of each video is not evaluated, and a frame with people only in the ground truth or only
+    in the predictions counts as one miss and one false positive for each joint, however many people
+    are in it.
 
     Args:
-        pairs: Videos.
+        pairs: Ground truth and predictions of videos.
 
     Raises:
-        DataError: As `joint_tracks`.
+        DataError: As for `joint_tracks`.
         MissingExtraError: If motmetrics is not installed.
     """
 
     def __init__(self, pairs: Sequence[VideoPair]) -> None:
         super().__init__(len(pairs))
         self._counts = np.array([_mota_counts(joint_tracks(pair)) for pair in pairs])
-        """(videos, 15, 2): errors, and joints of the truth."""
+        """(videos, 15, 2): errors, and joints in the ground truth."""
         self.warnings += flat_head_note([pair.truth for pair in pairs], NOTHING_RIGHT)
 
     def values(self, weights: np.ndarray) -> np.ndarray:
-        """(15,) MOTA in percent; may be negative."""
+        """Return (15,) MOTA in percent; may be negative."""
         errors, truths = np.tensordot(weights, self._counts, 1).T
         return 100 * (
             1 - np.divide(errors, truths, out=np.full(NUM_JOINTS, np.nan), where=truths > 0)
@@ -105,11 +112,11 @@ class PoseTrackMota(JointMetric):
 
 _MOTA_PARTS = ("num_misses", "num_switches", "num_false_positives", "num_objects")
 _NOBODY = JointTracks(np.zeros(1, np.int64), np.zeros(1, np.int64), np.full((1, 1), np.inf))
-"""What poseval sees of a frame with people on one side only."""
+"""Substitute of poseval for a frame with people only in the ground truth or the predictions."""
 
 
 def _mota_counts(frames: list[FrameTracks]) -> np.ndarray:
-    """(15, 2) errors, and joints of the truth, of one video."""
+    """Return (15, 2) errors, and joints in the ground truth, of a video."""
     try:
         import motmetrics
     except ImportError:
@@ -131,17 +138,18 @@ def _mota_counts(frames: list[FrameTracks]) -> np.ndarray:
 
 
 class Hota(JointMetric):
-    """Higher order tracking accuracy of each joint, mean over joints.
+    """Higher order tracking accuracy (HOTA) per joint.
 
-    The similarity of two joints falls from 1 where they meet to 0 at the threshold of PoseTrack AP, as in PoseTrack21's
-    evaluation; matching and accounting are TrackEval's. PoseTrack21's own code matches without looking at other frames
-    and counts frames differently: its published figures are not to be compared digit by digit.
+    The similarity of two joints decreases from 1 at distance 0 to 0 at the threshold of PoseTrack
+    AP, as in PoseTrack21; matching and counting are TrackEval's. PoseTrack21's own code matches
+    each frame independently and counts frames differently, so that its published results are not
+    exactly comparable.
 
     Args:
-        pairs: Videos.
+        pairs: Ground truth and predictions of videos.
 
     Raises:
-        DataError: As `joint_tracks`.
+        DataError: As for `joint_tracks`.
         MissingExtraError: If TrackEval is not installed.
     """
 
@@ -149,11 +157,15 @@ class Hota(JointMetric):
         super().__init__(len(pairs))
         found = [_hota_counts(joint_tracks(pair)) for pair in pairs]
         self._counts = np.array(found)
-        """(videos, 15, 4, thresholds): true positives, false negatives, false positives, association times the first."""
+        """(videos, 15, 4, thresholds): TP, FN, FP, and association accuracy times TP."""
         self.warnings += flat_head_note([pair.truth for pair in pairs], NOTHING_RIGHT)
 
     def values(self, weights: np.ndarray) -> np.ndarray:
-        """(15,) HOTA in percent: detection and association, geometric mean, averaged over 19 thresholds."""
+        """Return (15,) HOTA in percent.
+
+        This is the geometric mean of detection and association accuracy, averaged over 19
+        thresholds.
+        """
         hits, misses, extra, association = np.moveaxis(np.tensordot(weights, self._counts, 1), 1, 0)
         detection = hits / np.maximum(1, hits + misses + extra)
         values = 100 * np.sqrt(detection * association / np.maximum(1, hits)).mean(axis=-1)
@@ -161,7 +173,7 @@ class Hota(JointMetric):
 
 
 def _hota_counts(frames: list[FrameTracks]) -> np.ndarray:
-    """(15, 4, thresholds) of one video, as `Hota` keeps them."""
+    """Return the (15, 4, thresholds) counts of a video, as kept by `Hota`."""
     metric = _trackeval_hota()
     out = []
     for joint in range(NUM_JOINTS):
@@ -173,7 +185,7 @@ def _hota_counts(frames: list[FrameTracks]) -> np.ndarray:
 
 def _trackeval_hota() -> Any:
     try:
-        # It prints what it can do without.
+        # TrackEval prints which of its optional dependencies are missing.
         with redirect_stdout(StringIO()):
             from trackeval.metrics import HOTA
     except ImportError:
@@ -182,7 +194,7 @@ def _trackeval_hota() -> Any:
 
 
 def _trackeval_sequence(frames: list[JointTracks]) -> dict[str, Any]:
-    """A joint's video as TrackEval takes it: ids counted from 0, similarities (T, P)."""
+    """Convert the frames of a joint to TrackEval's format: consecutive ids, similarities (T, P)."""
     truth, num_truth = _renumbered([frame.truth for frame in frames])
     predicted, num_predicted = _renumbered([frame.predicted for frame in frames])
     return {

@@ -1,4 +1,4 @@
-"""What the paper's decoder is compared with: a plain heatmap head, the naive U-Net, DiffPose's look-up."""
+"""Baselines for the decoder: a plain heatmap head, a U-Net, and DiffPose-like lookup."""
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from diffusionpose.nn.attention import FeedForward, TimeEmbedding
 
 
 class HeatmapHead(nn.Module):
-    """No diffusion: heatmaps straight from the feature conditions. `x_t` and `t` are ignored."""
+    """Heatmap regression from the feature conditions without diffusion; ignores `x_t` and `t`."""
 
     def __init__(self, config: ModelConfig, channels: int = 48) -> None:
         super().__init__()
@@ -25,13 +25,17 @@ class HeatmapHead(nn.Module):
         t: Int[Tensor, " batch"],
         conditions: Conditions,
     ) -> Float[Tensor, "batch joints height width"]:
-        """Heatmaps from the feature conditions alone."""
+        """Predict heatmaps from the feature conditions alone."""
         del x_t, t
         return self.out(self.upsample(conditions.features))
 
 
 class UNetDenoiser(nn.Module):
-    """The naive denoiser (Tables 5 and 7 a): [x_t, upsampled features] through a time-conditioned U-Net of three levels."""
+    """U-Net baseline (Table 5 baseline and a, Table 7 a).
+
+    x_t and the upsampled features are concatenated and passed through a time-conditioned U-Net of
+    three levels. It predicts x_0, as all denoisers here, and not the noise.
+    """
 
     def __init__(self, config: ModelConfig, channels: int = 64) -> None:
         super().__init__()
@@ -57,7 +61,7 @@ class UNetDenoiser(nn.Module):
         t: Int[Tensor, " batch"],
         conditions: Conditions,
     ) -> Float[Tensor, "batch joints height width"]:
-        """Heatmaps (x_0 before scaling) from noisy ones and the upsampled features."""
+        """Predict heatmaps (x_0 before scaling) from noisy ones and the upsampled features."""
         time = self.embed_time(t)
         x = self.enter(torch.cat([x_t, self.upsample(conditions.features)], dim=1))
         skips = []
@@ -72,7 +76,7 @@ class UNetDenoiser(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions; time scales and shifts between them."""
+    """Residual block of two 3 x 3 convolutions, with scale and shift from the time embedding."""
 
     def __init__(self, dim_in: int, dim_out: int, time_dim: int) -> None:
         super().__init__()
@@ -86,17 +90,18 @@ class ResidualBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch channels height width"], time: Float[Tensor, "batch dim"]
     ) -> Float[Tensor, "batch channels2 height width"]:
-        """Two convolutions with a residual, modulated by the step in between."""
+        """Apply the block, modulated by `time` between the convolutions."""
         scale, shift = self.time(time)[..., None, None].chunk(2, dim=1)
         hidden = self.norm2(self.conv1(F.silu(self.norm1(x)))) * (1 + scale) + shift
         return self.skip(x) + self.conv2(F.silu(hidden))
 
 
 class LookupDenoiser(nn.Module):
-    """DiffPose-like: noisy heatmaps, as masks, look features up; what they find is denoised joint by joint.
+    """Lookup-based denoiser in the spirit of DiffPose (ICCV 2023).
 
-    After the idea of DiffPose (ICCV 2023): a softmax over x_t, its sharpness learnt and set by the step, masks the
-    features; what a joint finds there becomes the kernel with which the features are searched for it.
+    A softmax over x_t, with a learned sharpness that depends on the step, is the mask by which each
+    joint pools features. The pooled features give the joint's kernel, which is then correlated with
+    the feature map.
     """
 
     def __init__(self, config: ModelConfig, channels: int = 48) -> None:
@@ -117,7 +122,7 @@ class LookupDenoiser(nn.Module):
         t: Int[Tensor, " batch"],
         conditions: Conditions,
     ) -> Float[Tensor, "batch joints height width"]:
-        """Heatmaps (x_0 before scaling) from what noisy ones find in the features."""
+        """Predict heatmaps (x_0 before scaling) from the features looked up by noisy ones."""
         features = self.upsample(conditions.features)
         time = self.embed_time(t)
         sharpness = F.softplus(self.sharpness(time))[..., None]

@@ -1,6 +1,7 @@
-"""Weights on disk: a folder with `config.json`, `model.safetensors` and `README.md` (the model card).
+"""Models on disk: folders with `config.json`, `model.safetensors` and `README.md` (the model card).
 
-`config.json` holds the architecture and the SHA-256 of the weights; nothing is ever unpickled.
+`config.json` holds the architecture and the SHA-256 of the weights. No arbitrary pickles are
+loaded.
 """
 
 import json
@@ -26,7 +27,7 @@ _NO_TENSORS = (
     *(pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError),
     *(LookupError, TypeError, AttributeError, AssertionError, struct.error),
 )
-"""What torch's restricted loader raises on bytes that are none of its own."""
+"""Exceptions of torch's restricted loader for files that it cannot read."""
 
 
 def save(
@@ -36,14 +37,14 @@ def save(
     card: str,
     dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """Writes config, weights and model card.
+    """Write config, weights and model card.
 
     Args:
-        folder: Made if it is not there.
+        folder: Created if it does not exist.
         config: The architecture.
         tensors: Parameters and buffers by name.
-        card: Text of `README.md`: data, measurements, limits.
-        dtype: Of floating-point weights on disk.
+        card: Text of `README.md`: data, measurements, limitations.
+        dtype: Type of floating-point weights on disk.
 
     Returns:
         The folder.
@@ -54,7 +55,8 @@ def save(
         name: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
         for name, value in tensors.items()
     }
-    # Under other names first: a kill leaves the model that was there, or hardly ever a mismatch that loading names.
+    # Temporary names first: if the process is killed, the previous model stays. Only between the
+    # renames could files mismatch, which `load` detects.
     new = {name: folder / f".{name}.tmp" for name in (WEIGHTS, CONFIG, CARD)}
     save_file(stored, new[WEIGHTS], metadata={"format": "pt"})
     content = {
@@ -71,10 +73,10 @@ def save(
 
 
 def read_config(folder: Path) -> tuple[ModelConfig, str | None]:
-    """Architecture and expected SHA-256 of a model folder.
+    """Read the architecture and the expected SHA-256 of the weights from a model folder.
 
     Raises:
-        CheckpointError: If `config.json` is missing, no JSON, or of another kind.
+        CheckpointError: If `config.json` is missing, not JSON, or not a valid model configuration.
     """
     path = folder / CONFIG
     check_regular(path, CheckpointError)
@@ -89,7 +91,8 @@ def read_config(folder: Path) -> tuple[ModelConfig, str | None]:
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: format_version {version!r}, this release reads {FORMAT_VERSION}"
+            f"{path}: format_version {version!r} is not supported; this release reads "
+            f"{FORMAT_VERSION}"
         )
     try:
         return parse(ModelConfig, content.get("model", {}), str(path)), content.get("sha256")
@@ -98,34 +101,38 @@ def read_config(folder: Path) -> tuple[ModelConfig, str | None]:
 
 
 def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
-    """Tensors of a safetensors file as float32.
+    """Read the tensors of a safetensors file, with floating-point ones as float32.
 
     Raises:
-        CheckpointError: If the file is missing, truncated, not safetensors, or not the one that `sha256` names.
+        CheckpointError: If the file is missing, truncated or not safetensors, if it does not match
+            `sha256`, or if it holds NaN or infinite values.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     if sha256 is not None and sha256_of(path) != sha256:
         raise CheckpointError(
-            f"{path}: its SHA-256 is not the one in {CONFIG}: the file is corrupted or was replaced; get it again"
+            f"{path}: its SHA-256 differs from that in {CONFIG}; the file is corrupted or was "
+            "replaced, download it again"
         )
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: not a readable safetensors file ({error}); get it again"
+            f"{path}: not a readable safetensors file ({error}); download it again"
         ) from None
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise CheckpointError(f"{path}: {name} holds values that are no numbers; get it again")
+            raise CheckpointError(
+                f"{path}: {name} holds NaN or infinite values; download the file again"
+            )
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
 
 
 def load(name_or_path: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Architecture and weights of a model.
+    """Load the architecture and weights of a model.
 
     Raises:
-        CheckpointError: If the model cannot be found, or its files are missing, corrupted or of another kind.
+        CheckpointError: If the model cannot be found, or its files are missing or corrupted.
     """
     folder = find_pretrained(name_or_path)
     config, sha256 = read_config(folder)
@@ -133,10 +140,10 @@ def load(name_or_path: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
 
 
 def check_fit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], origin: str) -> None:
-    """Whether the given tensors are exactly those expected, by name and shape.
+    """Check that the given tensors match the expected ones in name and shape.
 
     Raises:
-        CheckpointError: Naming the first that is not.
+        CheckpointError: If they do not; the message names the first mismatch.
     """
     shapes, found = (
         {k: tuple(v.shape) for k, v in tensors.items()} for tensors in (expected, given)
@@ -147,16 +154,17 @@ def check_fit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], origi
     if wrong:
         name = wrong[0]
         raise CheckpointError(
-            f"{origin}: {len(wrong)} tensors do not fit the {CONFIG} beside them; the first is {name}: "
-            f"{found.get(name, 'missing')} in the file, {shapes.get(name, 'unknown')} in the model"
+            f"{origin}: {len(wrong)} tensors do not fit the configuration by name and shape; the "
+            f"first is {name}: {found.get(name, 'missing')} in the file, "
+            f"{shapes.get(name, 'missing')} in the model"
         )
 
 
 def read_restricted(path: Path) -> Any:
-    """What torch's restricted loader takes: tensors and plain containers; it runs no code of the file's.
+    """Load tensors and plain containers with torch's restricted loader, which runs no code.
 
     Raises:
-        CheckpointError: If the file is missing, unreadable, or holds more than that.
+        CheckpointError: If the file is missing, unreadable, or holds anything else.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
@@ -169,10 +177,13 @@ def read_restricted(path: Path) -> Any:
 
 
 def read_backbone(path: Path) -> dict[str, Tensor]:
-    """Tensors of a pretrained backbone: a `.pth` of the original ViTPose, a safetensors file, or a folder with one.
+    """Read the tensors of a pretrained backbone.
+
+    Args:
+        path: A `.pth` of the original ViTPose, a safetensors file, or a folder with one.
 
     Raises:
-        CheckpointError: If the file is missing, unreadable, or holds more than tensors.
+        CheckpointError: If the file is missing, unreadable, or holds anything but tensors.
     """
     if path.is_dir():
         return read_weights(path / WEIGHTS)
@@ -181,5 +192,5 @@ def read_backbone(path: Path) -> dict[str, Tensor]:
     content = read_restricted(path)
     content = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError(f"{path}: holds no state dict")
+        raise CheckpointError(f"{path}: does not contain a state dict")
     return {str(name): tensor.float() for name, tensor in content.items()}

@@ -1,4 +1,4 @@
-"""Parameters and floating-point operations of a configuration, counted without computing anything."""
+"""Parameters and floating-point operations of a configuration, counted on the meta device."""
 
 from typing import Any, NamedTuple
 
@@ -11,18 +11,18 @@ from diffusionpose.model.model import DiffusionPose
 from diffusionpose.nn.mamba import Mamba
 
 _SCAN_FLOPS = 9
-"""Operations a channel, state and step of the selective scan: exponential, products, sums."""
+"""Operations of the selective scan per channel, state and step: exponential, products, sums."""
 
 
 class Cost(NamedTuple):
-    """`flops` counts a multiply-add as two; one window is one person in one key frame."""
+    """Cost of a window, i.e. of one person in one key frame; a multiply-add is two FLOPs."""
 
     parameters: int
     flops: int
 
 
 def window_cost(config: ModelConfig) -> Cost:
-    """The cost of one window of three frames in one DDIM step, nothing cached."""
+    """Count the cost of one window (`config.num_frames` crops) in one DDIM step; nothing cached."""
     with torch.device("meta"):
         model = DiffusionPose(config).eval()
         images = torch.empty(1, config.num_frames, 3, *config.image_size, dtype=torch.uint8)

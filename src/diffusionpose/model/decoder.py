@@ -1,13 +1,14 @@
-"""Pose Denoising Decoder: noisy heatmaps and conditions -> heatmaps (section "Pose Denoising Decoder").
+"""Pose Denoising Decoder: from noisy heatmaps and conditions to heatmaps (section of this name).
 
 | here | paper |
 |---|---|
 | `x_t`, `t` | noisy heatmaps and sampling step |
-| `states` | joint states N_i, `patches` vectors a joint |
+| `states` | joint states N_i, `patches` vectors per joint |
 | `HeatmapConditionalDenoisingBlock` | HCDB, layers (i) to (iv) |
 | `conditions.position`, `conditions.features` | C_p, C_f |
 
-Every joint's heatmap is cut into patches of its own, so that a joint keeps a state of its own through the decoder.
+Each joint's heatmap is split into patches separately, so that every joint has its own state
+throughout the decoder.
 """
 
 import torch
@@ -26,7 +27,10 @@ States = Float[Tensor, "batch joints patches dim"]
 
 
 class Modulation(nn.Module):
-    """The sampling step's scale, shift and gate for one layer (adaLN); starts at scale 1, shift 0, gate 1."""
+    """Adaptive layer norm (adaLN): scale, shift and gate of a layer from the sampling step.
+
+    Initialised to scale 1, shift 0 and gate 1.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -36,13 +40,16 @@ class Modulation(nn.Module):
         nn.init.zeros_(self.project.bias)
 
     def forward(self, states: States, time: Float[Tensor, "batch dim"]) -> tuple[States, Tensor]:
-        """Normalised and modulated states, and the gate for what the layer makes of them."""
+        """Return the normalised and modulated states, and the gate for the layer's output."""
         scale, shift, gate = self.project(time)[:, None, None].chunk(3, dim=-1)
         return self.norm(states) * (1 + scale) + shift, 1 + gate
 
 
 class LocationGuideSelfAttention(nn.Module):
-    """HCDB (i): attention over all joints' tokens; C_p of a joint is added to its queries and keys."""
+    """HCDB (i): self-attention over the patches of all joints, guided by C_p.
+
+    A projection of a joint's C_p is added to its queries and keys.
+    """
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -56,7 +63,7 @@ class LocationGuideSelfAttention(nn.Module):
         time: Float[Tensor, "batch dim"],
         position: Float[Tensor, "batch joints dim"],
     ) -> States:
-        """States after self-attention guided by `position`."""
+        """Return the states after self-attention guided by `position`."""
         normed, gate = self.modulation(states, time)
         patches = states.shape[2]
         guide = repeat(self.guide(position), "b j d -> b (j p) d", p=patches)
@@ -67,7 +74,7 @@ class LocationGuideSelfAttention(nn.Module):
 
 
 class FeatureCrossAttention(nn.Module):
-    """HCDB (iii): every token gathers spatio-temporal cues from C_f."""
+    """HCDB (iii): cross-attention from every patch to the spatio-temporal cues in C_f."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -80,16 +87,17 @@ class FeatureCrossAttention(nn.Module):
         time: Float[Tensor, "batch dim"],
         features: Float[Tensor, "batch tokens dim"],
     ) -> States:
-        """States after attention to `features`."""
+        """Return the states after cross-attention to `features`."""
         normed, gate = self.modulation(states, time)
         out = self.attention(rearrange(normed, "b j p d -> b (j p) d"), features)
         return states + gate * rearrange(out, "b (j p) d -> b j p d", p=states.shape[2])
 
 
 class HeatmapConditionalDenoisingBlock(nn.Module):
-    """HCDB: location-guide self-attention, Markov optimization layer, cross-attention, feed-forward.
+    """HCDB: location-guide self-attention, Markov optimization, cross-attention, feed-forward.
 
-    Table 7: without `position_conditions` the first layer is gone (b), without `markov` the second (c).
+    For Table 7, `position_conditions=False` drops the first layer and `markov=False` the second:
+    (b) has neither, (c) only the first.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -114,7 +122,7 @@ class HeatmapConditionalDenoisingBlock(nn.Module):
     def forward(
         self, states: States, time: Float[Tensor, "batch dim"], conditions: Conditions
     ) -> States:
-        """States after layers (i) to (iv)."""
+        """Return the states after layers (i) to (iv)."""
         if self.location is not None:
             states = self.location(states, time, conditions.position)
         if self.markov is not None:
@@ -126,14 +134,15 @@ class HeatmapConditionalDenoisingBlock(nn.Module):
 def to_patches(
     maps: Float[Tensor, "batch maps height width"], patch: tuple[int, int]
 ) -> Float[Tensor, "batch maps patches pixels"]:
-    """Cuts maps into patches, row by row."""
+    """Split maps into patches in row-major order."""
     return rearrange(maps, "b j (h p) (w q) -> b j (h w) (p q)", p=patch[0], q=patch[1])
 
 
 class FeatureKernels(nn.Module):
-    """Joint states as 1 x 1 kernels on the upsampled feature conditions: a state says what to look for in its patch.
+    """Read-out by dynamic 1 x 1 kernels: each patch's state is a kernel on the upsampled features.
 
-    Not in the paper, which leaves the read-out open; a state alone must remember where in its patch the joint lay.
+    Not in the paper, which does not specify the read-out. Without it, a state must itself encode
+    where in its patch the joint lies.
     """
 
     def __init__(self, config: ModelConfig, channels: int = 48) -> None:
@@ -147,16 +156,16 @@ class FeatureKernels(nn.Module):
     def forward(
         self, states: States, features: Float[Tensor, "batch tokens dim"]
     ) -> Float[Tensor, "batch joints patches pixels"]:
-        """What each patch's kernel finds in that patch, to add to the linear read-out."""
+        """Return each patch's kernel response, to be added to the linear read-out."""
         maps = to_patches(self.upsample(features), self.patch)
         return torch.einsum("bjnc,bcnp->bjnp", self.kernel(states), maps)
 
 
 class PoseDenoisingDecoder(nn.Module):
-    """x_t in patches through the HCDBs and back to heatmaps.
+    """Patch embedding of x_t, a stack of HCDBs, and read-out to heatmaps.
 
     Args:
-        config: Sizes of patches and heatmaps, number of blocks, and which layers they have.
+        config: Sizes of patches and heatmaps, and the number of blocks and their layers.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -166,12 +175,12 @@ class PoseDenoisingDecoder(nn.Module):
         height, width = config.heatmap_size
         self.patch, self.grid = patch, (height // patch[0], width // patch[1])
         pixels = patch[0] * patch[1]
-        # At the start a state says which joint it is, above where it lies and above the noise.
+        # Initially the joint embedding dominates position embedding and noise.
         self.embed = nn.Linear(pixels, dim)
         nn.init.normal_(self.embed.weight, std=0.01)
         self.joint_embedding = nn.Parameter(torch.randn(joints, 1, dim))
         self.embed_time = TimeEmbedding(dim)
-        # Heatmap patches and image tokens lie over the same crop: one embedding of its area serves both.
+        # Heatmap patches and image tokens cover the same crop and share its position embedding.
         area = grid_of(config.backbone, config.image_size)
         self.register_buffer(
             "patch_position", grid_embedding(self.grid, dim, area), persistent=False
@@ -183,7 +192,7 @@ class PoseDenoisingDecoder(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, pixels)
-        # Heatmaps are nearly empty: training starts near 0, not at noise of the targets' own height.
+        # Targets are mostly zero: start near 0 rather than with noise as high as the targets.
         nn.init.trunc_normal_(self.head.weight, std=1e-3)
         nn.init.zeros_(self.head.bias)
         self.kernels = FeatureKernels(config) if config.decoder.feature_kernels else None
@@ -198,7 +207,7 @@ class PoseDenoisingDecoder(nn.Module):
         t: Int[Tensor, " batch"],
         conditions: Conditions,
     ) -> Float[Tensor, "batch joints height width"]:
-        """Heatmaps (x_0 before scaling) from noisy ones at step t and the conditions."""
+        """Predict heatmaps (x_0 before scaling) from noisy ones at step t and the conditions."""
         states = (
             self.embed(to_patches(x_t, self.patch))
             + self.get_buffer("patch_position")

@@ -1,11 +1,11 @@
-"""Spatio-Temporal Feature Encoder: backbone features of three frames -> position and feature conditions.
+"""Spatio-Temporal Feature Encoder: from frame features to position and feature conditions.
 
 | here | paper (section "Spatio-Temporal Feature Encoder") |
 |---|---|
 | `tokens` | [F; T_k], 3 x (N + J) x D |
 | `SpatialMamba` | SM, frame-level spatial modulation |
 | `FullSequenceMamba`, `TemporalSelfAttention` | FSM on F_full, TSA on F_temp |
-| `fuse` | dynamic fusion of the two |
+| `SpatioTemporalBlock.fuse` | dynamic fusion of the two |
 | `conditions.features`, `conditions.position` | C_f, C_p |
 """
 
@@ -24,56 +24,58 @@ Tokens = Float[Tensor, "batch frames tokens dim"]
 
 
 class Conditions(NamedTuple):
-    """What guides the denoising; decoders normalise the features themselves."""
+    """Conditions C_p and C_f of the denoising; the features are normalised by the decoders."""
 
     position: Float[Tensor, "batch joints dim"]
     features: Float[Tensor, "batch tokens dim"]
 
 
 class SpatialMamba(nn.Module):
-    """Mamba within each frame."""
+    """Spatial Mamba (SM): scans the tokens of each frame."""
 
     def __init__(self, dim: int, config: EncoderConfig) -> None:
         super().__init__()
         self.mamba = Mamba(dim, config.state_size, config.conv_kernel, config.expand)
 
     def forward(self, tokens: Tokens) -> Tokens:
-        """Tokens scanned frame by frame."""
+        """Scan each frame separately."""
         frames = rearrange(tokens, "b f n d -> (b f) n d")
         return rearrange(self.mamba(frames), "(b f) n d -> b f n d", b=tokens.shape[0])
 
 
 class FullSequenceMamba(nn.Module):
-    """Mamba over all tokens of all frames, the past first: the global half of the temporal modelling."""
+    """Full-Sequence Mamba (FSM): scans all frames in temporal order, for global modelling."""
 
     def __init__(self, dim: int, config: EncoderConfig) -> None:
         super().__init__()
         self.mamba = Mamba(dim, config.state_size, config.conv_kernel, config.expand)
 
     def forward(self, tokens: Tokens) -> Tokens:
-        """Tokens scanned over all frames in one sequence."""
+        """Scan the tokens of all frames as one sequence."""
         sequence = rearrange(tokens, "b f n d -> b (f n) d")
         return rearrange(self.mamba(sequence), "b (f n) d -> b f n d", f=tokens.shape[1])
 
 
 class TemporalSelfAttention(nn.Module):
-    """Attention over the frames of each position: the local half of the temporal modelling."""
+    """Temporal Self-Attention (TSA): attends over frames at each position, for local modelling."""
 
     def __init__(self, dim: int, config: EncoderConfig) -> None:
         super().__init__()
         self.attention = Attention(dim, config.num_heads)
 
     def forward(self, tokens: Tokens) -> Tokens:
-        """Tokens after attention over the frames of their position."""
-        # Contiguous: linear layers on a transposed view become batched products, which are far slower in bfloat16.
+        """Attend over the frames at each position."""
+        # Linear layers on a transposed view become batched products, far slower in bfloat16.
         positions = rearrange(tokens, "b f n d -> (b n) f d").contiguous()
         return rearrange(self.attention(positions), "(b n) f d -> b f n d", b=tokens.shape[0])
 
 
 class SpatioTemporalBlock(nn.Module):
-    """Spatial Mamba, then Full-Sequence Mamba beside Temporal Self-Attention with a fusion gate, then an MLP.
+    """Spatio-Temporal Block (STB): SM, then FSM and TSA in parallel with gated fusion, then an MLP.
 
-    x += SM(LN x);  a, b = FSM(LN x), TSA(LN x);  g = sigmoid(W [a; b]);  x += g a + (1 - g) b;  x += MLP(LN x)
+    x += SM(LN x)
+    a, b = FSM(LN x), TSA(LN x);  g = sigmoid(W [a; b]);  x += g a + (1 - g) b
+    x += MLP(LN x)
     """
 
     def __init__(self, dim: int, config: EncoderConfig) -> None:
@@ -88,27 +90,27 @@ class SpatioTemporalBlock(nn.Module):
         self.mlp = FeedForward(dim, config.mlp_ratio)
 
     def forward(self, tokens: Tokens) -> Tokens:
-        """Tokens after the block's three residual steps."""
+        """Apply the block."""
         tokens = tokens + self.spatial(self.norm_spatial(tokens))
         normed = self.norm_temporal(tokens)
         tokens = tokens + self.fuse(self.full_sequence(normed), self.temporal(normed))
         return tokens + self.mlp(self.norm_mlp(tokens))
 
     def fuse(self, full: Tokens, temporal: Tokens) -> Tokens:
-        """Dynamic fusion: a gate per channel decides between the two branches."""
+        """Fuse the two branches dynamically with a gate per channel."""
         gate = torch.sigmoid(self.gate(torch.cat([full, temporal], dim=-1)))
         return torch.lerp(temporal, full, gate)
 
 
 class JointAttentionBlock(nn.Module):
-    """Table 6 (b): one Transformer block over all tokens of all frames, as DiffPose does."""
+    """Table 6 (b): vanilla Transformer block over the tokens of all frames, as in DiffPose."""
 
     def __init__(self, dim: int, config: EncoderConfig) -> None:
         super().__init__()
         self.block = TransformerBlock(dim, config.num_heads, config.mlp_ratio)
 
     def forward(self, tokens: Tokens) -> Tokens:
-        """Tokens after attention over all tokens of all frames."""
+        """Apply the Transformer block to all tokens as one sequence."""
         sequence = self.block(rearrange(tokens, "b f n d -> b (f n) d"))
         return rearrange(sequence, "b (f n) d -> b f n d", f=tokens.shape[1])
 
@@ -117,14 +119,14 @@ _BLOCKS = {"spatio_temporal": SpatioTemporalBlock, "joint_attention": JointAtten
 
 
 class SpatioTemporalFeatureEncoder(nn.Module):
-    """Keypoint tokens join the image tokens, pass the blocks together, and leave as conditions.
+    """Passes keypoint and image tokens through a stack of blocks to get the two conditions.
 
-    Keypoint tokens stand after the image tokens of their frame: a causal scan sees nothing before it.
-
-    The fused features are added to the key frame's, so that they mean something from the first step of training.
+    Keypoint tokens follow the image tokens of their frame, so that a causal scan sees the image
+    before them. The fused features are added to those of the key frame, so that they are meaningful
+    from the start of training.
 
     Args:
-        config: `encoder.kind` names the block.
+        config: `encoder.kind` selects the block.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -142,7 +144,7 @@ class SpatioTemporalFeatureEncoder(nn.Module):
         self.norm_position = nn.LayerNorm(dim)
 
     def forward(self, features: Tokens) -> Conditions:
-        """Conditions C_p and C_f from the frames' features."""
+        """Compute conditions C_p and C_f from the frames' features."""
         keypoints = repeat(self.keypoint_tokens, "f j d -> b f j d", b=features.shape[0])
         tokens = torch.cat([features, keypoints.to(features.dtype)], dim=2) + self.frame_embedding
         for block in self.blocks:
@@ -154,7 +156,10 @@ class SpatioTemporalFeatureEncoder(nn.Module):
 
 
 class KeyFrameConditions(nn.Module):
-    """No encoder (Table 5 baseline and b, Table 6 a): the key frame's features, and tokens that see no image."""
+    """No encoder (Table 5 baseline and b, Table 6 a).
+
+    C_f are the key frame's features; C_p are learned tokens that do not depend on the image.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -162,14 +167,14 @@ class KeyFrameConditions(nn.Module):
         self.keypoint_tokens = nn.Parameter(0.02 * torch.randn(joints, dim))
 
     def forward(self, features: Tokens) -> Conditions:
-        """The key frame's features, and tokens that see no image."""
+        """Return the learned tokens as C_p and the key frame's features as C_f."""
         key = features[:, features.shape[1] // 2]
         position = repeat(self.keypoint_tokens, "j d -> b j d", b=features.shape[0])
         return Conditions(position, key)
 
 
 def make_encoder(config: ModelConfig) -> SpatioTemporalFeatureEncoder | KeyFrameConditions:
-    """The encoder that `config.encoder.kind` names."""
+    """Create the encoder given by `config.encoder.kind`."""
     if config.encoder.kind == "none":
         return KeyFrameConditions(config)
     return SpatioTemporalFeatureEncoder(config)

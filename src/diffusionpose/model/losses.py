@@ -1,4 +1,4 @@
-"""Losses of the paper: heatmap error, Markov loss on limbs (Eq. 4), their sum (Eq. 5).
+"""Losses: heatmap error, Markov loss on limbs (paper, Eq. 4), and their weighted sum (Eq. 5).
 
 | here | paper |
 |---|---|
@@ -19,15 +19,15 @@ from diffusionpose.skeleton import Skeleton
 
 _EPS = 1e-6
 MIN_LENGTH_STD = 1.0
-"""Heatmap pixels. A skeleton whose limbs are all alike would otherwise demand lengths exact to nothing."""
+"""Lower bound of L_std in heatmap pixels, without which limbs of equal length allow no error."""
 LOCATION_TEMPERATURE = 10.0
-"""A heatmap of height 1 then holds about nine tenths of the probability at its peak."""
+"""Factor before the softmax; gives about 0.9 of the probability to the peak of a clean heatmap."""
 MIN_LIMB = 1e-2
-"""Limbs shorter than this, in heatmap pixels, have no direction."""
+"""Limbs shorter than this, in heatmap pixels, have no direction; the angle term skips them."""
 
 
 class Losses(NamedTuple):
-    """`total` is what is minimised; the others are its parts before weighting."""
+    """The minimised `total`, and its unweighted terms."""
 
     total: Float[Tensor, ""]
     heatmap: Float[Tensor, ""]
@@ -41,10 +41,13 @@ def heatmap_loss(
     labelled: Bool[Tensor, "batch joints"],
     num_labelled: Tensor | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean squared error over the heatmaps of labelled joints (first term of Eq. 5, as a mean); 0 without any.
+    """Mean squared error over the heatmaps of labelled joints (first term of Eq. 5, as a mean).
 
     Args:
-        num_labelled: What to divide by; None for the number of labelled joints.
+        predicted: Predicted heatmaps.
+        target: Target heatmaps.
+        labelled: Joints that count; the loss is 0 if there are none.
+        num_labelled: Divisor; by default the number of labelled joints.
     """
     error = (predicted.float() - target.float()).square().mean((-2, -1))
     return (error * labelled).sum() / _count(labelled, num_labelled)
@@ -60,10 +63,10 @@ def location_loss(
     labelled: Bool[Tensor, "batch joints"],
     num_labelled: Tensor | None = None,
 ) -> Float[Tensor, ""]:
-    """Divergence between where target and prediction say that a joint is: KL of their softmax over pixels.
+    """KL divergence between the softmax over pixels of target and predicted heatmaps.
 
-    Least where predicted and target heatmaps agree up to a constant, like the squared error, but its gradient does not
-    fade while the prediction is flat.
+    Not in the paper. Like the squared error, it is minimal if the heatmaps agree (here up to a
+    constant), but its gradient does not vanish while the prediction is flat.
     """
     target_log, predicted_log = (
         torch.log_softmax(LOCATION_TEMPERATURE * maps.float().flatten(2), -1)
@@ -81,13 +84,14 @@ def length_loss(
 ) -> Float[Tensor, " batch"]:
     """First term of Eq. 4: log M - logsumexp(-(L_pre - L_gt)^2 / (2 L_std^2 + eps)).
 
-    It is a soft minimum over limbs: one right limb hides all wrong ones. `mean` averages the exponents instead.
-    L_std is the standard deviation of a person's own true lengths.
+    This is a soft minimum over limbs, so a single correct limb hides all wrong ones. L_std is the
+    standard deviation of the person's ground-truth lengths.
 
     Args:
-        predicted: Lengths in heatmap pixels.
-        truth: Likewise.
+        predicted: Limb lengths in heatmap pixels.
+        truth: Likewise, ground truth.
         valid: Limbs that count; a person without any has loss 0.
+        reduction: `paper` for the formula above, `mean` to average the exponents instead.
     """
     count = valid.sum(-1)
     some = count.clamp_min(1)
@@ -96,7 +100,7 @@ def length_loss(
     exponent = -(predicted - truth).square() / (2 * std.square() + _EPS).unsqueeze(-1)
     if reduction == "mean":
         return -(exponent * valid).sum(-1) / some
-    # A large negative number, not -inf: a person without limbs would otherwise have NaN gradients.
+    # Not -inf, which gives NaN gradients for people without valid limbs.
     masked = torch.where(valid, exponent, exponent.new_full((), -1e30))
     loss = some.to(exponent.dtype).log() - torch.logsumexp(masked, -1)
     return torch.where(count > 0, loss, torch.zeros_like(loss))
@@ -108,9 +112,9 @@ def angle_loss(
     labelled: Bool[Tensor, "batch joints"],
     skeleton: Skeleton,
 ) -> Float[Tensor, " batch"]:
-    """Second term of Eq. 4: mean squared difference of the cosines at joints where two limbs meet.
+    """Second term of Eq. 4: mean squared difference of the cosines between connected limbs.
 
-    Pairs with an unlabelled joint or a limb of no length are left out.
+    Pairs with an unlabelled joint or a limb without extent are left out.
     """
     hub, first, second = _angle_joints(skeleton)
     cosine_predicted, sharp_predicted = _cosine(predicted, hub, first, second)
@@ -123,7 +127,7 @@ def angle_loss(
 
 
 def _angle_joints(skeleton: Skeleton) -> tuple[list[int], list[int], list[int]]:
-    """For every pair of limbs that meet: the shared joint and the two far ends."""
+    """Return for each pair of connected limbs the shared joint and the two outer ones."""
     hub, first, second = [], [], []
     for m, n in skeleton.limb_pairs:
         (shared,) = set(skeleton.limbs[m]) & set(skeleton.limbs[n])
@@ -136,11 +140,11 @@ def _angle_joints(skeleton: Skeleton) -> tuple[list[int], list[int], list[int]]:
 def _cosine(
     points: Float[Tensor, "batch joints 2"], hub: list[int], first: list[int], second: list[int]
 ) -> tuple[Float[Tensor, "batch pairs"], Bool[Tensor, "batch pairs"]]:
-    """Cosine between two limbs, and whether both have a direction at all."""
+    """Return the cosine between the limbs of each pair, and whether both have a direction."""
     a, b = points[:, first] - points[:, hub], points[:, second] - points[:, hub]
     squared = a.square().sum(-1) * b.square().sum(-1)
     sharp = (a.square().sum(-1) > MIN_LIMB**2) & (b.square().sum(-1) > MIN_LIMB**2)
-    # The square root of 0 has an infinite gradient, which masking alone would turn into NaN.
+    # The square root has an infinite gradient at 0, which masking the result would turn into NaN.
     norm = torch.where(sharp, squared, torch.ones_like(squared)).sqrt()
     return (a * b).sum(-1) / norm, sharp
 
@@ -148,7 +152,7 @@ def _cosine(
 def limb_lengths(
     points: Float[Tensor, "batch joints 2"], skeleton: Skeleton
 ) -> Float[Tensor, "batch limbs"]:
-    """Lengths with finite gradients at 0."""
+    """Compute limb lengths, with finite gradients at 0."""
     a, b = zip(*skeleton.limbs, strict=True)
     return (points[:, list(a)] - points[:, list(b)]).square().sum(-1).add(_EPS).sqrt()
 
@@ -160,12 +164,14 @@ def markov_loss(
     skeleton: Skeleton,
     reduction: Literal["paper", "mean"] = "paper",
 ) -> Float[Tensor, ""]:
-    """Eq. 4, mean over people; float32 at least.
+    """Markov loss (Eq. 4), averaged over people; computed in float32 or higher.
 
     Args:
         predicted: Joints in heatmap pixels, from `soft_argmax`.
-        truth: Likewise; anything where not `labelled`.
-        labelled: Joints with a truth.
+        truth: Likewise, ground truth; may hold anything for joints that are not labelled.
+        labelled: Joints with ground truth.
+        skeleton: Defines limbs and limb pairs.
+        reduction: As in `length_loss`.
     """
     dtype = torch.promote_types(predicted.dtype, torch.float32)
     predicted = predicted.to(dtype)
@@ -187,13 +193,19 @@ def total_loss(
     config: LossConfig,
     num_labelled: Tensor | None = None,
 ) -> Losses:
-    """Eq. 5: heatmap error plus alpha times the Markov loss.
+    """Total loss (Eq. 5): heatmap error plus alpha times the Markov loss.
+
+    The configuration can add the location loss, which is not in the paper.
 
     Args:
-        keypoints: True joints in heatmap pixels.
-        labelled: Joints that are labelled and on the heatmap.
-        num_labelled: Labelled joints of this batch; with several ranks their mean, so that the mean of the ranks'
-            losses is the loss of all their people.
+        predicted: Predicted heatmaps.
+        target: Target heatmaps.
+        keypoints: Ground-truth joints in heatmap pixels.
+        labelled: Joints that are labelled and within the heatmap.
+        skeleton: Defines limbs and limb pairs.
+        config: Weights and variants of the terms.
+        num_labelled: Number of labelled joints in the batch. With several ranks their mean, so that
+            averaging the losses over ranks gives the loss over all people.
     """
     heatmap = heatmap_loss(predicted, target, labelled, num_labelled)
     markov = location = torch.zeros_like(heatmap)

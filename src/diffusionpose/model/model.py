@@ -1,8 +1,8 @@
-"""DiffusionPose, the network: three crops and noise in, heatmaps out (paper, Fig. 2).
+"""The DiffusionPose network: from three crops and noise to heatmaps (paper, Fig. 2).
 
 | here | paper |
 |---|---|
-| `images` | the cropped segment {I_{t-1}, I_t, I_{t+1}} of one person |
+| `images` | cropped video segment {I_{t-1}, I_t, I_{t+1}} of one person |
 | `features` | {F_{t-1}, F_t, F_{t+1}}, 3 x N x D |
 | `conditions.position`, `conditions.features` | C_p (J x D), C_f (N x D) |
 | `x_t`, `heatmaps` | noisy heatmaps, H_t |
@@ -40,7 +40,7 @@ class DiffusionPose(nn.Module):
     """Backbone, encoder and decoder of one configuration, randomly initialised.
 
     Args:
-        config: Every size and every row of Tables 5 to 7 is one.
+        config: Sizes and choice of components; covers every row of Tables 5 to 7.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -52,18 +52,19 @@ class DiffusionPose(nn.Module):
 
     @cached_property
     def scheduler(self) -> "diffusion.DDIMScheduler":
-        """The schedule of training."""
+        """The noise schedule of training."""
         return diffusion.make_scheduler(self.config.diffusion.num_train_timesteps)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path) -> "DiffusionPose":
-        """A model with its weights, in evaluation mode on the CPU.
+        """Load a model with its weights, in evaluation mode on the CPU.
 
         Args:
-            name_or_path: A bundled name, a folder, or a Hugging Face repository `owner/name`; only the last downloads.
+            name_or_path: Name of a bundled model, a folder, or a Hugging Face repository
+                `owner/name`; only the last is downloaded.
 
         Raises:
-            CheckpointError: If anything about it is missing, corrupted or does not fit together.
+            CheckpointError: If files are missing or corrupted, or do not match each other.
         """
         config, tensors = checkpoint.load(name_or_path)
         model = cls(config)
@@ -74,21 +75,21 @@ class DiffusionPose(nn.Module):
     def save_pretrained(
         self, folder: str | Path, card: str, dtype: torch.dtype = torch.float32
     ) -> Path:
-        """Writes `config.json`, `model.safetensors` and the model card; see `checkpoint.save`."""
+        """Write `config.json`, `model.safetensors` and the model card; see `checkpoint.save`."""
         return checkpoint.save(folder, self.config, self.state_dict(), card, dtype)
 
     def load_matching(self, path: Path, start: str = "") -> list[str]:
-        """Copies what fits from a model folder or safetensors file, for a run that starts from other weights.
+        """Copy the tensors whose name and shape match, for a run that starts from other weights.
 
         Args:
-            path: Folder or file.
-            start: Of the names of the tensors to copy: `backbone.` leaves the rest as it is.
+            path: Model folder or safetensors file.
+            start: Only tensors whose name starts with this are copied, e.g. `backbone.`.
 
         Returns:
             Names of the tensors that were copied.
 
         Raises:
-            CheckpointError: If the file cannot be read, or nothing in it fits.
+            CheckpointError: If the file cannot be read, or no tensor matches.
         """
         own = self.state_dict()
         tensors = checkpoint.read_weights(path / checkpoint.WEIGHTS if path.is_dir() else path)
@@ -98,18 +99,23 @@ class DiffusionPose(nn.Module):
             if k in own and own[k].shape == v.shape and k.startswith(start)
         }
         if not fitting:
-            raise CheckpointError(f"{path}: none of its {len(tensors)} tensors fits this model")
+            raise CheckpointError(
+                f"{path}: none of its {len(tensors)} tensors matches this model by name and shape"
+            )
         self.load_state_dict(fitting, strict=False)
         return sorted(fitting)
 
     def load_backbone(self, path: Path) -> None:
-        """Pretrained ViTPose weights for the backbone; see `vitpose_weights` for the layouts.
+        """Load pretrained ViTPose weights into the backbone; see `vitpose_weights` for the layouts.
 
         Raises:
-            CheckpointError: If the file is unreadable, of another kind, or of another size than the configuration.
+            CheckpointError: If the file is unreadable or no ViTPose backbone, or if its size is not
+                that of the configuration.
         """
         if not isinstance(self.backbone, ViTBackbone):
-            raise CheckpointError(f"{path}: ViTPose weights need backbone.kind 'vit'")
+            raise CheckpointError(
+                f"{path}: ViTPose weights need a ViT backbone; set model.backbone.kind=vit"
+            )
         tensors = checkpoint.read_backbone(path)
         grid = grid_of(self.config.backbone, self.config.image_size)
         state = vitpose_weights.convert(tensors, grid)
@@ -117,10 +123,11 @@ class DiffusionPose(nn.Module):
         self.backbone.vit.load_state_dict(state)
 
     def hold_bfloat16(self) -> None:
-        """Keeps in bfloat16 the weights that autocast casts to it at every call: the same answers under it, sooner.
+        """Convert to bfloat16 the weights that autocast would cast at every call.
 
-        From then on the model runs under autocast to bfloat16 only. What computes in float32 there keeps its weights: norms,
-        scans, and Markov layers, which switch autocast off.
+        Results under autocast stay the same and come faster; without autocast to bfloat16, the
+        model no longer runs. Layers that compute in float32 keep their weights: norms, scans, and
+        the Markov layers, which disable autocast.
         """
         in_float32 = {
             id(layer)
@@ -128,7 +135,7 @@ class DiffusionPose(nn.Module):
             if isinstance(part, MarkovOptimizationLayer)
             for layer in part.modules()
         }
-        # Weights made in inference mode could not be packed (`nn.packed`).
+        # Weights created in inference mode cannot be packed (`nn.packed`).
         with torch.inference_mode(False):
             for layer in self.modules():
                 if isinstance(layer, nn.Linear | nn.Conv2d) and id(layer) not in in_float32:
@@ -136,18 +143,18 @@ class DiffusionPose(nn.Module):
 
     @property
     def num_joints(self) -> int:
-        """Joints of the skeleton, J."""
+        """Number of joints J of the skeleton."""
         return self.config.skeleton_graph.num_joints
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
-        """(joints, height, width) of one person's x_T."""
+        """Shape (joints, height, width) of one person's x_T."""
         return (self.num_joints, *self.config.heatmap_size)
 
     def extract(
         self, images: Shaped[Tensor, "batch frames 3 image_height image_width"]
     ) -> Float[Tensor, "batch frames tokens dim"]:
-        """Backbone features of RGB crops in [0, 255]; a frame's features do not depend on its neighbours."""
+        """Compute backbone features of RGB crops in [0, 255], independently for each frame."""
         height, width = self.config.image_size
         _check_shape("images", images, (..., ..., 3, height, width))
         flat = normalise(rearrange(images, "b f c h w -> (b f) c h w"))
@@ -155,7 +162,7 @@ class DiffusionPose(nn.Module):
         return rearrange(self.backbone(flat), "(b f) n d -> b f n d", b=images.shape[0])
 
     def encode(self, features: Float[Tensor, "batch frames tokens dim"]) -> Conditions:
-        """Spatio-Temporal Feature Encoder: position and feature conditions."""
+        """Run the Spatio-Temporal Feature Encoder to get position and feature conditions."""
         _check_shape("features", features, (..., self.config.num_frames, ..., ...))
         return self.encoder(features)
 
@@ -165,8 +172,8 @@ class DiffusionPose(nn.Module):
         t: Int[Tensor, " batch"],
         conditions: Conditions,
     ) -> Float[Tensor, "batch joints height width"]:
-        """One pass of the denoiser: heatmaps (x_0 before scaling) from noisy ones."""
-        # Others would be broadcast.
+        """Run the denoiser once: heatmaps (x_0 before scaling) from noisy heatmaps at step t."""
+        # Mismatched batch sizes would broadcast silently.
         batch = conditions.features.shape[0]
         _check_shape("x_t", x_t, (batch, *self.noise_shape))
         _check_shape("t", t, (batch,))
@@ -178,7 +185,7 @@ class DiffusionPose(nn.Module):
         x_t: Float[Tensor, "batch joints height width"],
         t: Int[Tensor, " batch"],
     ) -> Float[Tensor, "batch joints height width"]:
-        """Heatmaps of the key frame from crops and noisy heatmaps at step t."""
+        """Predict heatmaps of the key frame from crops and noisy heatmaps at step t."""
         return self.denoise(x_t, t, self.encode(self.extract(images)))
 
     def corrupt(
@@ -187,7 +194,7 @@ class DiffusionPose(nn.Module):
         noise: Float[Tensor, "batch joints height width"],
         t: Int[Tensor, " batch"],
     ) -> Float[Tensor, "batch joints height width"]:
-        """The forward process on target heatmaps: x_t at step t."""
+        """Apply the forward process to target heatmaps: x_t at step t."""
         x_0 = diffusion.to_signal(heatmaps, self.config.diffusion.signal_scale)
         return diffusion.add_noise(self.scheduler, x_0, noise, t)
 
@@ -198,11 +205,18 @@ class DiffusionPose(nn.Module):
         num_inference_steps: int = 1,
         on_step: Callable[[Tensor], None] | None = None,
     ) -> Float[Tensor, "batch joints height width"]:
-        """Inference: DDIM from noise to heatmaps; `on_step` is shown the noise and what every step makes of it, as heatmaps."""
+        """Run inference: DDIM from noise to heatmaps.
+
+        Args:
+            conditions: Output of `encode`.
+            noise: x_T, standard Gaussian.
+            num_inference_steps: DDIM steps; 1 in the paper.
+            on_step: Called with the noise and the result of every step, scaled to heatmaps.
+        """
         scale, most = self.config.diffusion.signal_scale, self.config.diffusion.num_train_timesteps
 
         def predict_x_0(x_t: Tensor, t: Tensor) -> Tensor:
-            # float32: where a heatmap is nearly 0, half precision cannot hold it beside the offset of the signal.
+            # float32, as half precision would lose near-zero heatmap values to the signal's offset.
             return diffusion.to_signal(self.denoise(x_t, t, conditions).float(), scale)
 
         def show(x_t: Tensor) -> None:
@@ -214,16 +228,16 @@ class DiffusionPose(nn.Module):
 
 
 def _check_shape(name: str, tensor: Tensor, wanted: tuple[Any, ...]) -> None:
-    """Says what is wrong where torch would say it late, or not at all; any number goes for an ellipsis.
+    """Check a tensor's shape; an ellipsis stands for any size.
 
     Raises:
-        ValueError: If the shape is another.
+        ValueError: If the shape differs.
     """
     if torch.compiler.is_compiling():
-        return  # sizes are symbols there
+        return  # sizes are symbolic
     found = tensor.shape
     if len(found) != len(wanted) or any(
         want is not ... and size != want for size, want in zip(found, wanted, strict=True)
     ):
         text = ", ".join("any" if want is ... else str(want) for want in wanted)
-        raise ValueError(f"{name} is {tuple(found)}, not ({text})")
+        raise ValueError(f"{name} must have shape ({text}), not {tuple(found)}")

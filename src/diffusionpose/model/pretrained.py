@@ -1,4 +1,4 @@
-"""Where a model lies: a bundled name, a folder, a Hugging Face repository. Without torch, so that asking costs no time."""
+"""Locating bundled, local and Hugging Face models, without importing torch."""
 
 import hashlib
 import importlib.resources
@@ -10,22 +10,22 @@ WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 
 def bundled() -> dict[str, Path]:
-    """Models that come with the package, by name."""
+    """Return the folders of the models that come with the package, by name."""
     root = Path(str(importlib.resources.files("diffusionpose"))) / "assets" / "models"
     return {path.parent.name: path.parent for path in sorted(root.glob(f"*/{CONFIG}"))}
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
+    """Return the SHA-256 of a file as a hex digest."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_pretrained(name_or_path: str | Path) -> Path:
-    """The folder of a bundled model, of a local path, or of a Hugging Face repository that the user names.
+    """Return the folder of a model: bundled, local, or downloaded from the Hugging Face Hub.
 
     Raises:
-        CheckpointError: If there is no such model, or the hub cannot give it.
+        CheckpointError: If there is no such model, or it cannot be downloaded.
     """
     models = bundled()
     if str(name_or_path) in models:
@@ -40,8 +40,8 @@ def find_pretrained(name_or_path: str | Path) -> Path:
     ):
         return _from_hub(str(name_or_path))
     raise CheckpointError(
-        f"no model {str(name_or_path)!r}: give one of {', '.join(models) or '(none bundled)'}, a folder with "
-        f"{CONFIG} and {WEIGHTS}, or a Hugging Face repository as owner/name"
+        f"no model {str(name_or_path)!r}: give one of {', '.join(models) or '(none bundled)'}, "
+        f"a folder with {CONFIG} and {WEIGHTS}, or a Hugging Face repository as owner/name"
     )
 
 
@@ -54,5 +54,6 @@ def _from_hub(repository: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = first_line(error)
         raise CheckpointError(
-            f"{repository}: neither a local folder nor to be had from the Hugging Face hub ({reason})"
+            f"{repository}: not a local folder, and cannot be downloaded from the Hugging Face Hub "
+            f"({reason})"
         ) from None

@@ -1,4 +1,4 @@
-"""Feature conditions at the resolution of heatmaps."""
+"""Upsampling of the feature conditions to heatmap resolution."""
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -10,7 +10,7 @@ from diffusionpose.nn.backbone import grid_of
 
 
 class Upsampler(nn.Module):
-    """Image tokens -> a map of `channels` at heatmap resolution (four times the token grid)."""
+    """Upsamples image tokens to a map of `channels` at heatmap resolution, 4 x the token grid."""
 
     def __init__(self, config: ModelConfig, channels: int) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class Upsampler(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "batch tokens dim"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """The map of the tokens, in rows and columns of heatmap pixels."""
+        """Return the map of the tokens at heatmap resolution."""
         cells = rearrange(
             self.expand(self.norm(tokens)), "b (h w) c -> b c h w", h=self.grid[0], w=self.grid[1]
         )

@@ -10,20 +10,20 @@ from torch import Tensor, nn
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v of (batch, heads, tokens, d)."""
-    # torch's fused attention takes three times as long with its gradients for a few hundred tokens, and twice as long in
-    # bfloat16 for three of them.
+    """Compute softmax(q k^T / sqrt(d)) v for tensors of shape (batch, heads, tokens, d)."""
+    # On the CPU, torch's fused attention is three times as slow with gradients for a few hundred
+    # tokens, and twice as slow in bfloat16 for three tokens.
     if q.is_cpu and (q.requires_grad or (q.dtype == torch.bfloat16 and k.shape[-2] < 16)):
         return torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), -1).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v)
 
 
 class Attention(nn.Module):
-    """Multi-head attention; keys and values come from `context`, queries from `x`.
+    """Multi-head attention with queries from `x`, and keys and values from `context`.
 
     Args:
         dim: Channels of queries, keys and values.
-        num_heads: Heads; must divide `dim`.
+        num_heads: Number of heads; must divide `dim`.
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -40,7 +40,7 @@ class Attention(nn.Module):
         query_bias: Float[Tensor, "batch queries dim"] | None = None,
         key_bias: Float[Tensor, "batch keys dim"] | None = None,
     ) -> Float[Tensor, "batch queries dim"]:
-        """Attends from `x` to `context` (to itself without one); the biases are added to projected queries and keys."""
+        """Attend from `x` to `context`, by default `x`; biases go on projected queries and keys."""
         context = x if context is None else context
         q = self.q(x)
         k, v = self.kv(context).chunk(2, dim=-1)
@@ -60,7 +60,7 @@ class FeedForward(nn.Sequential):
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm self-attention and feed-forward."""
+    """Pre-norm Transformer block: self-attention and feed-forward."""
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: int = 4) -> None:
         super().__init__()
@@ -70,13 +70,13 @@ class TransformerBlock(nn.Module):
         self.mlp = FeedForward(dim, mlp_ratio)
 
     def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
-        """Tokens after attention and feed-forward."""
+        """Apply attention and feed-forward, each with a residual."""
         x = x + self.attention(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
 
 def sinusoid(positions: Shaped[Tensor, "*shape"], dim: int) -> Float[Tensor, "*shape dim"]:
-    """Sines and cosines of `positions` at `dim / 2` geometric frequencies from 1 to 1e-4."""
+    """Return sines and cosines of `positions` at dim / 2 frequencies, geometric from 1 to 1e-4."""
     frequencies = torch.exp(
         -math.log(10_000.0) * torch.arange(dim // 2, device=positions.device) / (dim // 2)
     )
@@ -87,14 +87,15 @@ def sinusoid(positions: Shaped[Tensor, "*shape"], dim: int) -> Float[Tensor, "*s
 def grid_embedding(
     grid: tuple[int, int], dim: int, extent: tuple[int, int] | None = None
 ) -> Float[Tensor, "cells dim"]:
-    """Fixed 2-D position embedding of a grid of cells laid over an area.
+    """Return a fixed 2-D sinusoidal position embedding of the cells of a grid.
 
-    Grids of different fineness over the same `extent` agree: a point of the area has one embedding whatever the grid.
+    Grids of different resolution over the same `extent` agree: the embedding of a point does not
+    depend on the grid.
 
     Args:
         grid: (rows, columns).
         dim: Channels, a multiple of 4.
-        extent: (height, width) of the area in units of the embedding; `grid` itself by default.
+        extent: (height, width) of the area in units of the embedding; by default `grid`.
     """
     rows, columns = grid
     height, width = extent or grid
@@ -105,7 +106,7 @@ def grid_embedding(
 
 
 class TimeEmbedding(nn.Module):
-    """Sampling step -> vector: sinusoid, then an MLP."""
+    """Embedding of the sampling step: a sinusoid and an MLP."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -114,5 +115,5 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(dim, dim), nn.SiLU())
 
     def forward(self, t: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
-        """One vector a step."""
+        """Embed each step."""
         return self.mlp(self.enter(sinusoid(t, self.dim).to(self.enter.weight.dtype)))

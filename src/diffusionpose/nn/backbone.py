@@ -1,9 +1,9 @@
-"""Visual backbones: crops -> N image tokens of D channels, one token per 16 x 16 pixels.
+"""Visual backbones: crops to N image tokens of D channels, one token per 16 x 16 pixels.
 
 | here | paper |
 |---|---|
 | `ViTBackbone` | the Vision Transformer pre-trained on COCO (ViTPose) |
-| `HybridBackbone` | the same idea for small machines: ViT blocks behind MobileNetV2 with a feature pyramid |
+| `HybridBackbone` | not in the paper; for small machines: ViT blocks on MobileNetV2 with an FPN |
 """
 
 import torch
@@ -17,23 +17,23 @@ from diffusionpose.nn.mobilenet import MobileNetV2FPN
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""ImageNet's, as ViTPose was trained with."""
+"""ImageNet statistics, as used to train ViTPose."""
 
 
 def normalise(images: Tensor) -> Tensor:
-    """uint8 or [0, 255] RGB (..., 3, h, w) -> zero mean, unit variance by ImageNet's statistics."""
+    """Normalise RGB images (..., 3, h, w) in [0, 255] by ImageNet mean and standard deviation."""
     mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1) * 255
     std = torch.tensor(STD, device=images.device).view(3, 1, 1) * 255
     return (images.float() - mean) / std
 
 
 def grid_of(config: BackboneConfig, image_size: Size) -> tuple[int, int]:
-    """(rows, columns) of image tokens."""
+    """Return (rows, columns) of the grid of image tokens."""
     return image_size[0] // config.patch_size, image_size[1] // config.patch_size
 
 
 class ViTBackbone(nn.Module):
-    """transformers' `VitPoseBackbone`: plain ViT with ViTPose's padding, so that its COCO weights load.
+    """Plain ViT: `VitPoseBackbone` of transformers, with ViTPose's padding, so its weights load.
 
     Args:
         config: Width, depth, heads.
@@ -60,15 +60,15 @@ class ViTBackbone(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch tokens dim"]:
-        """Tokens of normalised crops, row by row."""
+        """Return the tokens of normalised crops in row-major order."""
         return self.vit(images).feature_maps[-1]
 
 
 class HybridBackbone(nn.Module):
-    """ViT blocks behind a convolutional stem (the hybrid of the ViT paper, section 3.1).
+    """ViT blocks on top of a convolutional stem (the hybrid of the ViT paper, section 3.1).
 
-    The stem's finer features are folded into the tokens (space to depth), so that a token knows where in its 16 x 16
-    pixels a thing lies.
+    The stem's finer features are folded into the tokens (space to depth), which preserves the
+    location of features within the 16 x 16 pixels of a token.
 
     Args:
         config: Width, depth, heads of the ViT blocks.
@@ -95,8 +95,8 @@ class HybridBackbone(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch tokens dim"]:
-        """Tokens of normalised crops, row by row."""
-        # Normalised over channels and area at once, so that it stays known where in the crop features are strong.
+        """Return the tokens of normalised crops in row-major order."""
+        # Normalising over channels and area keeps the relative strength of features within a crop.
         levels = (F.layer_norm(x, x.shape[1:]) for x in self.stem(images))
         folded = torch.cat(
             [F.pixel_unshuffle(x, fold) for x, fold in zip(levels, self._FOLDS, strict=True)], dim=1
@@ -108,5 +108,5 @@ class HybridBackbone(nn.Module):
 
 
 def make_backbone(config: BackboneConfig, image_size: Size) -> ViTBackbone | HybridBackbone:
-    """The backbone of a configuration, randomly initialised."""
+    """Create the backbone of a configuration, randomly initialised."""
     return {"vit": ViTBackbone, "hybrid": HybridBackbone}[config.kind](config, image_size)

@@ -1,9 +1,10 @@
-"""The selective scan in plain torch, for any device and type: one form to run, one to export.
+"""The selective scan in plain torch for any device and dtype: one version to run, one to export.
 
-Time is cut into blocks. `blocked_scan` computes exponentials, inputs and read-outs a block at a time, and only the
-running sum steps through time, in place; its backward keeps one state a block and recomputes the rest, so that neither
-memory nor time is that of autograd through a loop. `two_level_scan` steps through all blocks at once, then from block to
-block: about 2 sqrt(length) steps of operators that every exchange format has.
+Time is split into blocks. `blocked_scan` vectorises exponentials, inputs and outputs over a block,
+and only the recurrence steps through time, in place. Its backward keeps one state per block and
+recomputes the others, which takes far less memory and time than autograd through a loop.
+`two_level_scan` steps through all blocks at once and then from block to block: about 2 sqrt(length)
+steps of operators that every exchange format supports.
 """
 
 import math
@@ -16,16 +17,16 @@ from torch.autograd.function import once_differentiable
 MOST_STEPS = 16
 _LEAST_STEPS = 8
 _CACHED = 2**20
-"""Numbers in one of a block's (batch, steps, dim, state) arrays, so that the few at work stay in a core's cache."""
+"""Target number of elements of a block's (batch, steps, dim, state) arrays, to fit the cache."""
 
 
 def _block_length(batch: int, dim: int, state: int) -> int:
-    """Time steps a block: on a CPU a quarter faster at batch 8 than with the longest."""
+    """Return the time steps per block; on a CPU, at batch 8, a quarter faster than the maximum."""
     return min(MOST_STEPS, max(_LEAST_STEPS, _CACHED // max(1, batch * dim * state)))
 
 
 def blocked_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """y_t = C_t h_t, h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t.
+    """Compute y_t = C_t h_t with h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t.
 
     Args:
         u: Inputs (batch, length, dim).
@@ -39,7 +40,7 @@ def blocked_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> T
 
 
 def two_level_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """The same as `blocked_scan` of static length, unrolled, without writing in place."""
+    """Compute the same as `blocked_scan`, unrolled for a static length, without in-place writes."""
     batch, length, dim = u.shape
     size = math.isqrt(max(length - 1, 0)) + 1
     padding = -length % size
@@ -48,7 +49,7 @@ def two_level_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) ->
         x = torch.nn.functional.pad(x, (0, 0, 0, padding))
         return x.reshape(batch, (length + padding) // size, size, x.shape[-1])
 
-    # Padded steps decay nothing and add nothing.
+    # With delta = 0, padded steps leave the state unchanged.
     u_b, delta_b, b_b, c_b = (blocks(x) for x in (u, delta, b, c))
     decay = torch.exp(delta_b.unsqueeze(-1) * a)
     drive = (delta_b * u_b).unsqueeze(-1) * b_b.unsqueeze(3)
@@ -66,7 +67,7 @@ def two_level_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) ->
 
 
 def _states(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Decays and states of one block, both (batch, time, dim, state), from the state before it."""
+    """Return a block's decays and states, (batch, time, dim, state), given the state before it."""
     decay = torch.exp(delta.unsqueeze(-1) * a)
     state = (delta * u).unsqueeze(-1) * b.unsqueeze(2)
     previous = start
@@ -76,11 +77,11 @@ def _states(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, start: Tensor) -> tu
 
 
 class _BlockedScan(torch.autograd.Function):
-    """y_t = C_t h_t over (batch, length, dim) inputs, with a checkpoint a block."""
+    """y_t = C_t h_t over (batch, length, dim) inputs, with one checkpoint per block."""
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-        """The outputs; states at the beginning of blocks are kept."""
+        """Compute the outputs, and keep the state at the beginning of each block."""
         state = u.new_zeros(u.shape[0], u.shape[2], a.shape[1])
         starts, outputs = [], []
         steps = _block_length(*state.shape)
@@ -96,7 +97,7 @@ class _BlockedScan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Gradients of all five, block by block from the last."""
+        """Compute the gradients of all inputs, from the last block to the first."""
         u, delta, a, b, c, *starts = ctx.saved_tensors
         grads = [torch.empty_like(v) for v in (u, delta, b, c)]
         grad_a, carry = torch.zeros_like(a), u.new_zeros(u.shape[0], u.shape[2], a.shape[1])
@@ -124,7 +125,10 @@ def _block_backward(
     grad_y: Tensor,
     carry: Tensor,
 ) -> tuple[Tensor, ...]:
-    """Gradients of one block: u, delta, B, C, A, and of the state before it (`carry` is that of the state after)."""
+    """Compute a block's gradients of u, delta, B, C, A and of the state before the block.
+
+    `carry` is the gradient of the state after it.
+    """
     decay, states = _states(u, delta, a, b, start)
     grad_state = grad_y.unsqueeze(-1) * c.unsqueeze(2)
     later = carry
@@ -133,7 +137,7 @@ def _block_backward(
     ):
         later = grad_t.add_(later) * decay_t
     grad_c = torch.matmul(grad_y.unsqueeze(2), states).squeeze(2)
-    # From here `states` holds h_{t-1} times the gradient and the decay: the gradient of delta_t A.
+    # h_{t-1} times the state's gradient and the decay is the gradient of delta_t A.
     before = torch.cat([start.unsqueeze(1), states[:, :-1]], dim=1)
     grad_exponent = before.mul_(grad_state).mul_(decay)
     grad_drive = torch.matmul(grad_state, b.unsqueeze(-1)).squeeze(-1)

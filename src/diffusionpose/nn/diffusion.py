@@ -1,16 +1,16 @@
-"""The diffusion of heatmaps: diffusers' DDIM scheduler, set up as the paper needs it.
+"""Diffusion over heatmaps, built on the DDIM scheduler of diffusers.
 
 | here | paper |
 |---|---|
 | `x_0` | ground-truth heatmaps, scaled to (2h - 1) * signal_scale |
 | `x_t` | noisy heatmaps at step t |
-| `alphas_cumprod` | product of the alpha_t, cosine scheme |
+| `alphas_cumprod` | cumulative product of alpha_t, cosine schedule |
 | `num_inference_steps` | DDIM steps; 1 in the paper |
 
 1. Training: x_t = sqrt(alphas_cumprod_t) x_0 + sqrt(1 - alphas_cumprod_t) noise.
-2. The network predicts x_0 itself from (x_t, t, conditions), as DiffusionDet does.
-3. Inference: x_T is Gaussian; each DDIM step moves x_t along (x_0, implied noise) to the previous step. With one step
-   the result is the network's x_0, untouched.
+2. The network predicts x_0 directly from (x_t, t, conditions), as in DiffusionDet.
+3. Inference: x_T is Gaussian noise; each DDIM step combines the predicted x_0 with the noise it
+   implies to get x_t at the previous time step. With one step, the result is the predicted x_0.
 """
 
 import hashlib
@@ -32,8 +32,11 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
 def make_scheduler(num_train_timesteps: int) -> DDIMScheduler:
-    """The cosine schedule with x_0 prediction; steps start at T - 1 (`trailing`): of 1000, four are 999, 749, 499, 249."""
-    # Not with the module: it takes as long to import as torch, and one step does without it.
+    """Create a cosine schedule with x_0 prediction and `trailing` spacing.
+
+    Inference starts at T - 1: four of 1000 steps are 999, 749, 499 and 249.
+    """
+    # Imported lazily: it takes as long as importing torch, and one-step inference does not need it.
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     return DDIMScheduler(
@@ -47,12 +50,12 @@ def make_scheduler(num_train_timesteps: int) -> DDIMScheduler:
 
 
 def to_signal(heatmaps: Tensor, scale: float) -> Tensor:
-    """Heatmaps in [0, 1] -> x_0 in [-scale, scale]."""
+    """Map heatmaps in [0, 1] to x_0 in [-scale, scale]."""
     return (2 * heatmaps - 1) * scale
 
 
 def to_heatmaps(signal: Tensor, scale: float) -> Tensor:
-    """x_0 -> heatmaps; the inverse of `to_signal`."""
+    """Map x_0 to heatmaps; the inverse of `to_signal`."""
     return (signal / scale + 1) / 2
 
 
@@ -62,12 +65,12 @@ def add_noise(
     noise: Float[Tensor, "batch joints height width"],
     t: Int[Tensor, " batch"],
 ) -> Float[Tensor, "batch joints height width"]:
-    """The forward process, x_t from x_0."""
+    """Apply the forward process: x_t from x_0."""
     return scheduler.add_noise(x_0, noise, t)  # pyright: ignore[reportArgumentType]
 
 
 class DdimStep(NamedTuple):
-    """From step `t` on: the share alphas_cumprod of the signal there, and where the step leads."""
+    """A DDIM step: its time `t`, and alphas_cumprod before (`here`) and after (`there`) it."""
 
     t: int
     here: float
@@ -76,13 +79,15 @@ class DdimStep(NamedTuple):
 
 @lru_cache
 def ddim_steps(num_train_timesteps: int, number: int) -> tuple[DdimStep, ...]:
-    """From pure noise to x_0; of the schedule, one step needs nothing.
+    """Return the DDIM steps from pure noise to x_0; a single step does not load the scheduler.
 
     Raises:
-        ValueError: If the schedule has not so many.
+        ValueError: If `number` is not in 1 to `num_train_timesteps`.
     """
     if not 1 <= number <= num_train_timesteps:
-        raise ValueError(f"{number} DDIM steps: the schedule has 1 to {num_train_timesteps}")
+        raise ValueError(
+            f"the number of DDIM steps must be between 1 and {num_train_timesteps}, not {number}"
+        )
     if number == 1:
         return (DdimStep(num_train_timesteps - 1, 0.0, 1.0),)
     scheduler = make_scheduler(num_train_timesteps)
@@ -99,15 +104,17 @@ def sample(
     num_inference_steps: int = 1,
     on_step: Callable[[Tensor], None] | None = None,
 ) -> Float[Tensor, "batch joints height width"]:
-    """Deterministic DDIM (eta 0) from pure noise to x_0.
+    """Run deterministic DDIM (eta = 0) from pure noise to x_0.
 
-    The scheduler gives the steps; they are taken here, from each to the next. Its own `step` takes all of them to be
-    equally far apart, which rounding forbids where their number does not divide the schedule's.
+    Only the time steps come from the scheduler. Its own `step` assumes that they are evenly spaced,
+    which is wrong if the number of inference steps does not divide that of training steps.
 
     Args:
+        num_train_timesteps: Length of the schedule, T.
+        denoise: Predicts x_0 from (x_t, t).
         noise: x_T, standard Gaussian.
         num_inference_steps: At most `num_train_timesteps`.
-        on_step: Called with x_T, and with what every step makes of it.
+        on_step: Called with x_T and with the result of every step.
     """
     x_t = noise
     show = on_step or (lambda _: None)
@@ -115,7 +122,7 @@ def sample(
     for t, here, there in ddim_steps(num_train_timesteps, num_inference_steps):
         x_0 = denoise(x_t, torch.full((x_t.shape[0],), t, device=x_t.device))
         if there == 1.0:
-            # The last step ends at x_0 itself; with one step nothing is divided by sqrt(alphas_cumprod) = 2e-9.
+            # Returning x_0 here also keeps the single-step case free of divisions.
             show(x_0)
             return x_0
         implied = (x_t - here**0.5 * x_0) / (1 - here) ** 0.5
@@ -125,14 +132,15 @@ def sample(
 
 
 def seeded_noise(shape: Sequence[int], key: tuple[object, ...]) -> Float[Tensor, "..."]:
-    """Standard Gaussian noise that `key` alone decides, on the CPU.
+    """Draw standard Gaussian noise on the CPU, determined by `key` alone.
 
-    Keyed by (seed, track, frame, hypothesis), a person's noise does not depend on who else is in the batch.
+    With (seed, track, frame, hypothesis) as the key, a person's noise does not depend on the rest
+    of the batch.
     """
     return torch.randn(tuple(shape), generator=keyed_generator(key))
 
 
 def keyed_generator(key: tuple[object, ...]) -> torch.Generator:
-    """A generator of the CPU that `key` alone decides."""
+    """Create a CPU generator that is seeded by `key` alone."""
     digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

@@ -1,7 +1,7 @@
-"""Where a pixel goes: boxes, crop windows, affine maps, flips.
+"""Image geometry: boxes, crop windows, affine maps and flips.
 
-Points are (x, y) with integers at pixel centres; an image of width w spans [-0.5, w - 0.5]. Sizes are (height, width).
-An affine map is a (2, 3) float64 matrix acting on column vectors (x, y, 1).
+Points are (x, y) with integers at pixel centres; an image of width w spans [-0.5, w - 0.5]. Sizes
+are (height, width). An affine map is a (2, 3) float64 matrix acting on column vectors (x, y, 1).
 """
 
 import cv2
@@ -21,11 +21,12 @@ CropWindow = Float[np.ndarray, "4"]
 def crop_window(
     box: Float[np.ndarray, "4"], size: tuple[int, int], enlargement: float = ENLARGEMENT
 ) -> Float[np.ndarray, "4"]:
-    """The crop of a box: enlarged, then grown along one side to the aspect ratio of `size`.
+    """Enlarge a box, then extend one side to match the aspect ratio of `size`.
 
     Args:
         box: xyxy in image pixels.
         size: Crop size (height, width).
+        enlargement: Factor applied to the sides of the box.
 
     Returns:
         (centre x, centre y, width, height) in image pixels.
@@ -40,12 +41,12 @@ def crop_window(
 def crop_affine(
     window: Float[np.ndarray, "4"], size: tuple[int, int], rotation: float = 0.0
 ) -> Affine:
-    """Image pixels -> crop pixels.
+    """Return the affine map from image pixels to crop pixels.
 
     Args:
-        window: (centre x, centre y, width, height) in image pixels; its centre becomes the crop's.
+        window: (centre x, centre y, width, height) in image pixels; its centre maps to the crop's.
         size: Crop size (height, width).
-        rotation: Degrees by which the content turns clockwise on screen, about the centre.
+        rotation: Rotation of the content about the centre, in degrees clockwise on screen.
     """
     centre_x, centre_y, width, _ = (float(v) for v in window)
     scale = size[1] / width
@@ -56,7 +57,7 @@ def crop_affine(
 
 
 def invert(affine: Affine) -> Affine:
-    """The map back; `invert(invert(a)) == a`."""
+    """Return the inverse of an affine map."""
     linear = np.linalg.inv(affine[:, :2])
     return np.column_stack([linear, -linear @ affine[:, 2]])
 
@@ -64,16 +65,17 @@ def invert(affine: Affine) -> Affine:
 def transform(
     points: Float[np.ndarray, "*shape 2"], affine: Affine
 ) -> Float[np.ndarray, "*shape 2"]:
-    """Points through an affine map; NaN stays NaN."""
+    """Apply an affine map to points; NaN stays NaN."""
     return points @ affine[:, :2].T + affine[:, 2]
 
 
 def warp(
     image: UInt8[np.ndarray, "h w c"], affine: Affine, size: tuple[int, int]
 ) -> UInt8[np.ndarray, "h2 w2 c"]:
-    """The image through an affine map, bilinear, black outside.
+    """Warp an image by an affine map with bilinear sampling; black outside the image.
 
-    An area filter comes first where the map shrinks by more than two, as bilinear sampling would alias there.
+    If the map shrinks by a factor above 2, the image is first reduced by area averaging, as
+    bilinear sampling alone would alias.
     """
     shrink = 1 / np.sqrt(abs(np.linalg.det(affine[:, :2])))
     if shrink > 2:
@@ -86,7 +88,7 @@ def warp(
                 (width // factor, height // factor),
                 interpolation=cv2.INTER_AREA,
             )
-            # Reduced pixel i covers factor pixels from i * factor on.
+            # Reduced pixel i covers the source pixels i * factor to (i + 1) * factor - 1.
             shift = (factor - 1) / 2
             up = np.array([[factor, 0, shift], [0, factor, shift]], dtype=np.float64)
             affine = np.column_stack(
@@ -100,7 +102,7 @@ def warp(
 def flip_keypoints(
     keypoints: Float[np.ndarray, "*shape joints channels"], width: int, skeleton: Skeleton
 ) -> Float[np.ndarray, "*shape joints channels"]:
-    """Mirrors keypoints in an image of that width: x -> width - 1 - x, left <-> right."""
+    """Mirror keypoints in an image of the given width, and swap left and right joints."""
     out = keypoints[..., list(skeleton.flip_permutation), :].copy()
     out[..., 0] = width - 1 - out[..., 0]
     return out
@@ -109,7 +111,7 @@ def flip_keypoints(
 def keypoint_box(
     keypoints: Float[np.ndarray, "joints 2"], factor: float = 1.3
 ) -> Float[np.ndarray, "4"]:
-    """xyxy extents of the keypoints that are there, grown about their middle by `factor`."""
+    """Return the xyxy bounding box of the keypoints that are not NaN, scaled about its centre."""
     low, high = np.nanmin(keypoints, axis=0), np.nanmax(keypoints, axis=0)
     middle, half = (low + high) / 2, (high - low) * factor / 2
     return np.concatenate([middle - half, middle + half])

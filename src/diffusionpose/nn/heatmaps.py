@@ -1,6 +1,7 @@
-"""Heatmaps of joints: drawing them, reading keypoints off them, and their differentiable centre.
+"""Joint heatmaps: encoding, decoding and soft-argmax.
 
-Heatmap pixels are a quarter of crop pixels, with integers at pixel centres: x_heatmap = (x_crop + 0.5) / 4 - 0.5.
+Heatmaps have a quarter of the crop's resolution. In both frames integers lie at pixel centres:
+x_heatmap = (x_crop + 0.5) / 4 - 0.5.
 """
 
 import math
@@ -15,28 +16,29 @@ STRIDE = 4
 MAX_OFFSET = 1.0
 """Sub-pixel refinement moves a peak by at most this many heatmap pixels."""
 SMOOTHING = 0.5
-"""Of heatmaps before keypoints are read off them, in their own sigma."""
+"""Standard deviation of the smoothing before decoding, in units of the heatmaps' sigma."""
 _OWN = 1 / (1 + SMOOTHING**2)
-"""Share of its height that a Gaussian keeps when it is smoothed, and of the smoothing one's place in the centre of their product."""
+"""Two uses: the height that a joint's Gaussian keeps when smoothed, and the weight of the smoothing
+kernel's centre in the centre of the product of kernel and Gaussian."""
 
 
 def crop_to_heatmap(points: Float[Tensor, "*shape 2"]) -> Float[Tensor, "*shape 2"]:
-    """Crop pixels -> heatmap pixels."""
+    """Convert points from crop pixels to heatmap pixels."""
     return (points + 0.5) / STRIDE - 0.5
 
 
 def heatmap_to_crop(points: Float[Tensor, "*shape 2"]) -> Float[Tensor, "*shape 2"]:
-    """Heatmap pixels -> crop pixels."""
+    """Convert points from heatmap pixels to crop pixels."""
     return (points + 0.5) * STRIDE - 0.5
 
 
 def encode(
     keypoints: Float[Tensor, "*shape joints 2"], size: tuple[int, int], sigma: float
 ) -> Float[Tensor, "*shape joints height width"]:
-    """Gaussians of height 1 at sub-pixel centres; zero where a keypoint is NaN.
+    """Draw Gaussians of height 1 at sub-pixel centres; a NaN keypoint gives an empty heatmap.
 
     Args:
-        keypoints: Heatmap pixels.
+        keypoints: (x, y) in heatmap pixels.
         size: (height, width) of the heatmaps.
         sigma: Standard deviation in heatmap pixels.
     """
@@ -52,7 +54,7 @@ def encode(
 def inside(
     keypoints: Float[Tensor, "*shape joints 2"], size: tuple[int, int]
 ) -> Bool[Tensor, "*shape joints"]:
-    """Which keypoints lie on the heatmap at all; NaN does not."""
+    """Return which keypoints lie within the heatmap; False for NaN."""
     limit = torch.tensor([size[1], size[0]], device=keypoints.device) - 0.5
     return ((keypoints >= -0.5) & (keypoints <= limit)).all(-1)
 
@@ -60,18 +62,20 @@ def inside(
 def decode(
     heatmaps: Float[Tensor, "*shape joints height width"], sigma: float
 ) -> tuple[Float[Tensor, "*shape joints 2"], Float[Tensor, "*shape joints"]]:
-    """Keypoints and scores, from heatmaps smoothed by a Gaussian half as wide as those that they are made of.
+    """Decode heatmaps to keypoints and scores.
 
-    Where a joint is in doubt its heatmap is broad and uneven, and its highest pixel is chance. The highest smoothed pixel is
-    refined by a second-order Taylor step on the logarithm (as DARK). What the border cuts off a Gaussian is made up for, so that
-    clean ones come back.
+    The heatmaps are smoothed by a Gaussian of half their sigma, as the heatmap of an uncertain
+    joint is broad and uneven and its highest pixel is noisy. The highest smoothed pixel is refined
+    by a second-order Taylor step on the logarithm (as in DARK). The part of a Gaussian that is cut
+    off at the border is compensated for, so that `decode` inverts `encode`.
 
     Args:
-        heatmaps: As a model of this sigma gives them; what is below 0 counts as 0.
-        sigma: Of the Gaussians, as in `encode`.
+        heatmaps: Predicted by a model trained with `sigma`; negative values count as 0.
+        sigma: Standard deviation of the Gaussians, as in `encode`.
 
     Returns:
-        Keypoints in heatmap pixels; scores: heights before smoothing of Gaussians that high after it, clipped to [0, 1].
+        Keypoints (x, y) in heatmap pixels, and scores in [0, 1]: the peak heights with the effect
+        of the smoothing undone.
     """
     height, width = heatmaps.shape[-2:]
     places = [torch.arange(-1.0, size + 1, device=heatmaps.device) for size in (height, width)]
@@ -95,32 +99,45 @@ def decode(
 
 
 def _gaussian(steps: Tensor, width: float) -> Tensor:
-    """The normal density; far tails, subnormal numbers that make matrix products ten times slower, are 0."""
+    """Return the normal density, with far tails set to 0.
+
+    Subnormal numbers there would make matrix products ten times slower.
+    """
     density = torch.exp(-((steps / width) ** 2) / 2) / (math.sqrt(2 * math.pi) * width)
     return torch.where(density < 1e-9, 0.0, density)
 
 
 def _kept(places: Tensor, centres: Tensor, size: int, sigma: float) -> Tensor:
-    """(...) what is left on the map of the product of two Gaussians: the smoothing one at a place, a joint's at a centre."""
+    """Return how much of the product of two Gaussians lies within the map, in one dimension.
+
+    Args:
+        places: Centres of the smoothing kernel.
+        centres: Centres of the joint's Gaussian.
+        size: Pixels along the dimension.
+        sigma: Standard deviation of the joint's Gaussian.
+    """
     middle = _OWN * places + (1 - _OWN) * centres
     pixels = torch.arange(size, dtype=middle.dtype, device=middle.device)
     return _gaussian(pixels - middle[..., None], SMOOTHING * math.sqrt(_OWN) * sigma).sum(-1)
 
 
 def _refined(line: Tensor, peak: Tensor, size: int, sigma: float) -> tuple[Tensor, Tensor]:
-    """Where along one side a peak lies, and what the border leaves of it.
+    """Refine a peak along one dimension.
 
     Args:
         line: (..., 3) smoothed heatmap around the peak.
-        peak: (...) its pixel.
-        size: Of the side.
-        sigma: Of the heatmaps.
+        peak: (...) pixel of the peak.
+        size: Pixels along the dimension.
+        sigma: Standard deviation of the heatmaps' Gaussians.
+
+    Returns:
+        The sub-pixel position, and the share of the Gaussian that lies within the map.
     """
     log = line.clamp_min(1e-6).log()
     places = (peak[..., None] + peak.new_tensor([-1, 0, 1])).to(line.dtype)
     centre = places[..., 1]
     kept = torch.ones_like(line)
-    # How much of a Gaussian the border cuts off depends on where its centre is.
+    # Fixed-point iteration, as the share cut off at the border depends on the position itself.
     for _ in range(5):
         kept = _kept(places, centre[..., None], size, sigma).clamp_min(1e-6)
         centre = places[..., 1] + _taylor(log - kept.log())
@@ -128,7 +145,7 @@ def _refined(line: Tensor, peak: Tensor, size: int, sigma: float) -> tuple[Tenso
 
 
 def _taylor(log: Tensor) -> Tensor:
-    """(..., 3) -> (...): where the parabola through three neighbours has its peak, from the middle one."""
+    """Return the offset from the middle of (..., 3) values to the peak of their parabola."""
     before, at, after = log.unbind(-1)
     curvature = before - 2 * at + after
     is_peak = curvature < -1e-6
@@ -139,9 +156,10 @@ def _taylor(log: Tensor) -> Tensor:
 def soft_argmax(
     heatmaps: Float[Tensor, "*shape joints height width"], temperature: float = 50.0
 ) -> Float[Tensor, "*shape joints 2"]:
-    """Differentiable centre of each heatmap in heatmap pixels, for the Markov loss.
+    """Compute the differentiable centre of each heatmap in heatmap pixels, for the Markov loss.
 
-    softmax(temperature * H / max H), with the maximum detached so that the height of a peak gets no gradient from it.
+    The weights are softmax(temperature * H / max H). The maximum is detached, so that the loss does
+    not act on the height of a peak through it.
     """
     height, width = heatmaps.shape[-2:]
     flat = heatmaps.float().flatten(-2)

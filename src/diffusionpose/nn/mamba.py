@@ -1,13 +1,13 @@
-"""Mamba's S6 block, forward (causal) only, as the paper uses it.
+"""Mamba block (S6), with the forward (causal) scan only, as in the paper.
 
 | here | Mamba paper (Gu and Dao 2023, Algorithm 2, Fig. 3) |
 |---|---|
 | `dim`, `inner` | D, E D |
 | `state_size` | N |
 | `A_log`, `D` | A = -exp(A_log); skip |
-| `x_proj`, `dt_proj` | s_B, s_C and s_Delta with its rank |
+| `x_proj`, `dt_proj` | s_B, s_C and the low-rank s_Delta |
 
-Parameter names, shapes and initialisation are the official ones, so that weights and kernels match.
+Parameter names, shapes and initialisation are those of mamba_ssm, so that its weights load.
 """
 
 import math
@@ -24,11 +24,11 @@ _DT_MIN, _DT_MAX, _DT_FLOOR = 1e-3, 1e-1, 1e-4
 
 
 class Mamba(nn.Module):
-    """Sequence to sequence, each token seeing itself and what came before.
+    """Causal sequence-to-sequence block.
 
     Args:
         dim: Channels.
-        state_size: States a channel.
+        state_size: States per channel.
         conv_kernel: Width of the causal depthwise convolution.
         expand: Inner channels are `expand * dim`.
     """
@@ -49,7 +49,7 @@ class Mamba(nn.Module):
         self._initialise_dt(rank, inner)
 
     def _initialise_dt(self, rank: int, inner: int) -> None:
-        """Step sizes log-uniform in [1e-3, 1e-1] after the softplus (official initialisation)."""
+        """Make step sizes log-uniform in [1e-3, 1e-1] after the softplus, as mamba_ssm does."""
         nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
         span = math.log(_DT_MAX) - math.log(_DT_MIN)
         dt = torch.exp(torch.rand(inner) * span + math.log(_DT_MIN)).clamp_min(_DT_FLOOR)
@@ -57,7 +57,7 @@ class Mamba(nn.Module):
             self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
 
     def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
-        """The sequence after the gated selective scan; causal."""
+        """Apply the gated selective scan along `length`."""
         u, z = self.in_proj(x).chunk(2, dim=-1)
         u = self._convolve(u)
         dt, b, c = self.x_proj(u).split(self.split, dim=-1)
@@ -78,7 +78,7 @@ class Mamba(nn.Module):
     def _convolve(
         self, u: Float[Tensor, "batch length inner"]
     ) -> Float[Tensor, "batch length inner"]:
-        """`conv1d` and SiLU, channel-last in, channel-last out: no transposes."""
+        """Apply `conv1d` and SiLU to channel-last rows without transposing them."""
         weight, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
         assert bias is not None
         if not torch.is_grad_enabled() and engine_for(u.device, u.dtype) == "native":

@@ -1,19 +1,21 @@
-"""Markov random field on the limb tree: messages between joints (paper, Eq. 1-3).
+"""Markov random field on the limb tree: message passing between joints (paper, Eq. 1-3).
 
 | here | paper |
 |---|---|
-| `states` | N_i, one vector a joint |
+| `states` | N_i, one vector per joint and patch |
 | `node` | psi_i(N_i) = N_i W_n (Eq. 2) |
 | `edge` | phi_ij(N_i, N_j) = (N_i, N_j) W_e (Eq. 2) |
-| message j -> i | psi_i phi_ij times the messages into j from all its neighbours but i (Eq. 1) |
+| message j -> i | psi_i phi_ij times the messages to j from its other neighbours (Eq. 1) |
 | update | log sum_j exp(message j -> i) + N_i (Eq. 3) |
 
-Eq. 1 refers to itself; on a tree it ends at the leaves, where the product is empty. So each directed limb gets its
-message once, when all it depends on is there: exact, from the leaves inwards and back out. Products are element by
-element. "Proportional to" is taken as division by the root mean square over channels.
+Eq. 1 is recursive; on a tree the recursion ends at the leaves, where the product is empty. Each
+directed limb gets its message once, after those it depends on, from the leaves inwards and back
+out; this is exact. Products are elementwise. "Proportional to" is implemented as division by the
+root mean square over channels.
 
-Ours besides (`RULES["log"]`): the same with the potentials of Eq. 2 and the messages as logarithms, so that products become
-sums and "proportional to" leaves a constant open, which the mean over channels takes away.
+`RULES["log"]` is an alternative that is not in the paper: potentials and messages are taken as
+logarithms. Products become sums, and "proportional to" an additive constant, which is removed by
+subtracting the mean over channels.
 """
 
 from collections.abc import Callable
@@ -29,13 +31,14 @@ from diffusionpose.skeleton import Skeleton
 
 @dataclass(frozen=True)
 class MessageSchedule:
-    """In which order the directed limbs of a skeleton get their messages.
+    """The order in which messages are sent along the directed limbs of a skeleton.
 
     Args:
         sources: Joint j of each message j -> i.
-        targets: Joint i.
-        incoming: For each message the messages that it multiplies.
-        levels: Messages grouped so that each depends on earlier groups only; empty if there is a cycle.
+        targets: Joint i of each message.
+        incoming: For each message, the messages it is the product of.
+        levels: Messages grouped so that each depends on earlier groups only; empty for graphs with
+            cycles.
     """
 
     sources: tuple[int, ...]
@@ -45,7 +48,7 @@ class MessageSchedule:
 
     @classmethod
     def of(cls, skeleton: Skeleton) -> "MessageSchedule":
-        """Both directions of every limb."""
+        """Create the schedule for both directions of every limb of a skeleton."""
         edges = [pair for a, b in skeleton.limbs for pair in ((a, b), (b, a))]
         number = {edge: index for index, edge in enumerate(edges)}
         incoming = tuple(
@@ -72,30 +75,31 @@ def _levels(incoming: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...
 
 
 def normalised(message: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
-    """Root mean square 1 over channels; a message of zeros stays one.
+    """Scale to a root mean square of 1 over channels; an all-zero message stays zero.
 
-    Scaled by its largest channel first, since the squares of a small product vanish in float32.
+    It is divided by its largest channel first, as the squares of a small product underflow in
+    float32.
     """
     largest = message.detach().abs().amax(-1, keepdim=True)
     scaled = message / torch.where(largest > 0, largest, 1.0)
-    # At least one over the number of channels, unless all are zero.
+    # The mean is at least 1 / channels, unless all are zero.
     mean_square = scaled.square().mean(-1, keepdim=True).clamp_min(0.5 / message.shape[-1])
     return scaled * torch.rsqrt(mean_square)
 
 
 def centred(message: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
-    """Mean 0 over channels."""
+    """Subtract the mean over channels."""
     return message - message.mean(-1, keepdim=True)
 
 
 @dataclass(frozen=True)
 class MessageRule:
-    """How the factors of Eq. 1 come together.
+    """How the factors of Eq. 1 are combined.
 
     Args:
-        combine: Two factors.
-        scale: What "proportional to" leaves open is set by it.
-        neutral: The factor of a leaf, which gets no messages.
+        combine: Combines two factors.
+        scale: Normalises a message ("proportional to").
+        neutral: Neutral element of `combine`, for joints without incoming messages.
     """
 
     combine: Callable[[Tensor, Tensor], Tensor]
@@ -114,21 +118,23 @@ def tree_messages(
     schedule: MessageSchedule,
     rule: MessageRule = RULES["product"],
 ) -> Float[Tensor, "batch messages patches dim"]:
-    """All messages of Eq. 1, exact on a tree.
+    """Compute all messages of Eq. 1, exactly, on a tree.
 
     Args:
         local: psi_i phi_ij for every message j -> i of the schedule.
-        schedule: Of the skeleton.
-        rule: How factors come together.
+        schedule: Order of the messages.
+        rule: How factors are combined.
 
     Raises:
-        ValueError: If the schedule has no levels, as the graph has a cycle.
+        ValueError: If the graph has a cycle.
     """
     if not schedule.levels:
-        raise ValueError("exact messages need a tree; use flooding_messages")
+        raise ValueError(
+            "exact messages need a tree, but the skeleton has a cycle; use flooding_messages"
+        )
     found: list[Tensor | None] = [None] * len(schedule.sources)
     for level in schedule.levels:
-        # A level's messages have different numbers of factors: taken one rank at a time, the neutral where there is none.
+        # Messages of a level differ in their number of factors; the neutral element fills the gaps.
         product = local[:, list(level)]
         for rank in range(max(len(schedule.incoming[message]) for message in level)):
             factors = [_factor(found, schedule.incoming[message], rank) for message in level]
@@ -150,8 +156,10 @@ def flooding_messages(
     num_iterations: int,
     rule: MessageRule = RULES["product"],
 ) -> Float[Tensor, "batch messages patches dim"]:
-    """Eq. 1 iterated from neutral messages, all at once: for graphs with cycles; on a tree exact after as many rounds as
-    its longest path has limbs."""
+    """Iterate Eq. 1 from neutral messages, updating all at once; for graphs with cycles.
+
+    On a tree, the result is exact after as many iterations as the longest path has limbs.
+    """
     width = max(map(len, schedule.incoming), default=0)
     padding = len(schedule.sources)
     table = [[*needs, *[padding] * (width - len(needs))] for needs in schedule.incoming]
@@ -168,15 +176,17 @@ def flooding_messages(
 
 
 class MarkovOptimizationLayer(nn.Module):
-    """Updates every joint's state from the joints that a limb ties it to (Eq. 1-3); float32 inside (float64 stays).
+    """Markov optimization layer: updates each joint's state from its neighbours (Eq. 1-3).
 
-    The update enters through a gate that starts at 0: the layer begins as the identity.
+    Computes in float32, or in float64 for float64 input. The update is multiplied by a learned gate
+    that starts at 0, so that the layer is initialised as the identity; the gate is not in the
+    paper.
 
     Args:
         dim: Channels of a state.
-        skeleton: The graph.
-        num_iterations: None for exact messages on a tree, else rounds of flooding.
-        rule: How the factors of messages come together.
+        skeleton: Joints and limbs of the graph.
+        num_iterations: Iterations of flooding; None for exact messages on a tree.
+        rule: How the factors of messages are combined.
     """
 
     def __init__(
@@ -203,7 +213,7 @@ class MarkovOptimizationLayer(nn.Module):
     def forward(
         self, states: Float[Tensor, "batch joints patches dim"]
     ) -> Float[Tensor, "batch joints patches dim"]:
-        """States plus the gated update of Eq. 3."""
+        """Return the states plus the gated update of Eq. 3."""
         with no_autocast(states.device):
             messages = self.messages(states.to(torch.promote_types(states.dtype, torch.float32)))
             update = self.gate * self._gather(messages)
@@ -212,7 +222,10 @@ class MarkovOptimizationLayer(nn.Module):
     def local_potentials(
         self, states: Float[Tensor, "batch joints patches dim"]
     ) -> Float[Tensor, "batch messages patches dim"]:
-        """psi_i and phi_ij of every message (Eq. 2), combined; the two halves of W_e act on N_i and N_j once a joint."""
+        """Return psi_i combined with phi_ij for every message (Eq. 2).
+
+        The two halves of W_e are applied to N_i and N_j separately, once per joint.
+        """
         own, other = self.edge.weight.chunk(2, dim=1)
         targets, sources = list(self.schedule.targets), list(self.schedule.sources)
         edge = (states @ own.T)[:, targets] + (states @ other.T)[:, sources]
@@ -221,7 +234,7 @@ class MarkovOptimizationLayer(nn.Module):
     def messages(
         self, states: Float[Tensor, "batch joints patches dim"]
     ) -> Float[Tensor, "batch messages patches dim"]:
-        """Eq. 1 for every directed limb."""
+        """Compute Eq. 1 for every directed limb."""
         local = self.local_potentials(states)
         if self.num_iterations is None:
             return tree_messages(local, self.schedule, self.rule)
@@ -230,7 +243,7 @@ class MarkovOptimizationLayer(nn.Module):
     def _gather(
         self, messages: Float[Tensor, "batch messages patches dim"]
     ) -> Float[Tensor, "batch joints patches dim"]:
-        """log sum exp over the messages into each joint (Eq. 3)."""
+        """Compute log-sum-exp over the messages to each joint (Eq. 3)."""
         into = self.get_buffer("into")
         mask = (into < 0)[None, :, :, None, None]
         incoming = messages[:, into.clamp_min(0)].masked_fill(mask, -torch.inf)

@@ -1,8 +1,8 @@
 """MobileNetV2 with a feature pyramid, the stem of the hybrid backbone.
 
-The network below MoveNet's heads: MobileNetV2 (Table 2 of its paper; width 1.0 in MoveNet Lightning, 1.75 in Thunder), whose
-features at strides 32, 16 and 8 are added, upsampled, to the next finer ones. Batch norms are folded into the convolutions,
-as in the published weights.
+This is MoveNet without its heads: MobileNetV2 (Table 2 of its paper; width 1.0 in MoveNet
+Lightning, 1.75 in Thunder) whose features at strides 32, 16 and 8 are upsampled and added to the
+next finer ones. Batch norms are folded into the convolutions, as in the published weights.
 """
 
 from typing import Any
@@ -16,29 +16,30 @@ from diffusionpose.nn.packed import Activation, PackedConv, activate, can_pack
 
 
 def _halved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Depthwise 3 x 3 convolution at stride 2, padded at the end only, without a padded copy of the map."""
+    """Depthwise 3 x 3 convolution of stride 2, padded at the end only, without a copy of x."""
     if torch.compiler.is_exporting():
-        # Weights that are padded in the graph get lost where the exporter computes constants in advance.
+        # Constant folding in the exporter loses weights that are padded within the graph.
         return F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, bias, 2, groups=len(weight))
-    # The same sums by a kernel whose first row and column are zeros, padded at both ends.
+    # Equivalent: pad the map at both ends and the kernel with a leading row and column of zeros.
     return F.conv2d(x, F.pad(weight, (1, 0, 1, 0)), bias, 2, 1, groups=len(weight))
 
 
 class _HalvingDepthwise(torch.autograd.Function):
-    """Depthwise 3 x 3 convolution at stride 2, whose gradients are those of stride 1 with zeros in between.
+    """Depthwise 3 x 3 convolution of stride 2 with a fast backward pass on the CPU.
 
-    oneDNN has no fast gradient of strided depthwise convolutions: four of them were half of a training step.
+    oneDNN has no fast gradient of strided depthwise convolutions: four of them took half of a
+    training step. The backward pass is that of stride 1, with zeros between the output's gradients.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """(batch, channels, height, width) -> half the height and width; padded at the end only."""
+        """Convolve (batch, channels, height, width) to half the height and width."""
         ctx.save_for_backward(x, weight)
         return _halved(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of x, weight and bias: place i of the output is place 2 i + 1 of stride 1's."""
+        """Gradients of x, weight and bias; output i of stride 2 is output 2 i + 1 of stride 1."""
         x, weight = ctx.saved_tensors
         spread = torch.zeros_like(x)
         spread[:, :, 1::2, 1::2] = gradients[0]
@@ -49,9 +50,9 @@ class _HalvingDepthwise(torch.autograd.Function):
 
 
 class ConvSame(nn.Conv2d):
-    """Convolution with TensorFlow's "same" padding, and its activation.
+    """Convolution with TensorFlow's "same" padding, followed by an activation.
 
-    At stride 2 an even side is padded at its end only. In inference mode on an x86 CPU, see `packed`.
+    With stride 2, even sides are padded at the end only. Inference on x86 CPUs uses `packed`.
     """
 
     def __init__(
@@ -72,8 +73,8 @@ class ConvSame(nn.Conv2d):
         pad = 1 if self._halves else padding
         self._packed = PackedConv((stride, stride), (pad, pad), groups, activation)
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002, nn.Conv2d calls it so
-        """The activated convolution of the padded map."""
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002, the name in nn.Conv2d
+        """Pad, convolve and activate."""
         if self.stride == (2, 2) and not self._halves:
             input = F.pad(input, (0, 1, 0, 1))  # noqa: A001
         if can_pack(input, self.weight):
@@ -98,7 +99,7 @@ class ConvSame(nn.Conv2d):
 
 
 class InvertedResidual(nn.Module):
-    """MobileNetV2's block: expand, depthwise, project, with a residual where the shapes allow."""
+    """MobileNetV2 block: expand, depthwise, project; with a residual if the shapes allow."""
 
     def __init__(self, dim_in: int, dim_out: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -109,14 +110,14 @@ class InvertedResidual(nn.Module):
         self.project = ConvSame(hidden, dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The block, with its residual where it has one."""
+        """Apply the block and its residual connection, if it has one."""
         hidden = x if self.expand is None else self.expand(x)
         out = self.project(self.depthwise(hidden))
         return x + out if self.residual else out
 
 
 class SeparableConv(nn.Module):
-    """Depthwise, then pointwise convolution and ReLU."""
+    """Depthwise convolution, pointwise convolution and ReLU."""
 
     def __init__(self, dim_in: int, dim_out: int) -> None:
         super().__init__()
@@ -124,22 +125,22 @@ class SeparableConv(nn.Module):
         self.pointwise = ConvSame(dim_in, dim_out, activation="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """ReLU of the separable convolution."""
+        """Apply the separable convolution and ReLU."""
         return self.pointwise(self.depthwise(x))
 
 
 def scaled_channels(channels: int, width: float) -> int:
-    """Channels at a width, in multiples of 8 and no more than a tenth below (MobileNetV2's rule)."""
+    """Scale channels, rounded to a multiple of 8 and at most 10 % down (MobileNetV2's rule)."""
     scaled = channels * width
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * scaled else rounded
 
 
 class MobileNetV2FPN(nn.Module):
-    """Crops to features at strides 4, 8 and 16.
+    """MobileNetV2 and feature pyramid, with outputs at strides 4, 8 and 16.
 
     Args:
-        width: Factor of MobileNetV2's channels; the pyramid's are the same at every width.
+        width: Multiplier for MobileNetV2's channels; those of the pyramid are fixed.
     """
 
     # (expansion, channels, repeats, stride)
@@ -153,7 +154,7 @@ class MobileNetV2FPN(nn.Module):
         (6, 320, 1, 1),
     )
     _TAPS = (2, 5, 9)
-    """Blocks whose outputs, at strides 4, 8 and 16, enter the pyramid."""
+    """Indices of the blocks whose outputs, at strides 4, 8 and 16, enter the pyramid."""
     _TOP = 1280
     _LATERAL = (24, 32, 64, 64)
     _SMOOTH = ((24, 24), (32, 24), (64, 32))
@@ -174,21 +175,21 @@ class MobileNetV2FPN(nn.Module):
                     tapped.append(dim)
         self.blocks = nn.ModuleList(blocks)
         self.top = ConvSame(dim, self._TOP, activation="relu6")
-        # Fine to coarse, as `_TAPS`; the last lateral one is of `top`.
+        # Fine to coarse, like `_TAPS`; the last lateral convolution belongs to `top`.
         self.lateral = nn.ModuleList(
             ConvSame(*dims) for dims in zip((*tapped, self._TOP), self._LATERAL, strict=True)
         )
         self.smooth = nn.ModuleList(SeparableConv(*dims) for dims in self._SMOOTH)
 
     def freeze(self, num_blocks: int) -> None:
-        """Stops the first convolution and the first blocks from learning."""
+        """Freeze the first convolution and the first `num_blocks` blocks; 0 freezes nothing."""
         for part in (self.first, *self.blocks[:num_blocks]) if num_blocks else ():
             part.requires_grad_(False)
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> tuple[Float[Tensor, "batch channels rows columns"], ...]:
-        """Features at strides 4, 8 and 16."""
+        """Return features at strides 4, 8 and 16."""
         x, taps = self.first(images), []
         for index, block in enumerate(self.blocks):
             x = block(x)

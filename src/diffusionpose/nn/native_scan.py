@@ -1,6 +1,6 @@
 """The selective scan on the CPU in C++ (`csrc/`).
 
-The library has a plain C interface and is an optional part of an installation: `is_available` says whether it is there.
+The library has a plain C interface and is an optional part of the installation; see `is_available`.
 """
 
 import ctypes
@@ -11,7 +11,7 @@ from torch import Tensor
 
 Tensors = dict[str, Tensor | None]
 KEEP_EVERY = 32
-"""Steps between the states that are kept for the backward, in every engine."""
+"""Steps between the states kept for the backward, in the native and Triton engines."""
 
 _POINTERS_IN = ("u", "delta", "z", "A", "B", "C", "D", "delta_bias", "y", "kept")
 _POINTERS_BACK = ("grad_y", "grad_u", "grad_delta", "grad_z")
@@ -21,7 +21,7 @@ _STRIDES = ("u_batch", "u_time", "delta_batch", "delta_time", "z_batch", "z_time
 _FLAGS = ("is_bfloat16", "delta_softplus", "threads", "pool", "vectors")
 _VECTORS = ("plain", "avx2", "avx512")
 _MIN_WORK = 1 << 16
-"""Channels x steps that are worth a thread of their own."""
+"""Elements (channels times steps) per thread below which more threads do not pay."""
 
 
 class _Scan(ctypes.Structure):
@@ -35,7 +35,7 @@ class _Scan(ctypes.Structure):
 
 
 class _Convolution(ctypes.Structure):
-    """`struct Convolution` there."""
+    """`struct Convolution` of csrc/selective_scan.cpp."""
 
     _fields_ = [
         *(
@@ -53,29 +53,29 @@ def _load() -> ctypes.CDLL | None:
         return None
     library = ctypes.CDLL(spec.origin)
     library.diffusionpose_scan_size.restype = ctypes.c_int64
-    # A library of another version of these sources would read the struct wrongly.
+    # A library built from another version of the sources would misread the structs.
     fits = library.diffusionpose_scan_size() == sum(map(ctypes.sizeof, (_Scan, _Convolution)))
     return library if fits and library.diffusionpose_scan_tile() == KEEP_EVERY else None
 
 
-# At import, since torch.compile cannot trace the loading.
+# Loaded at import, as torch.compile cannot trace it.
 _library = _load()
 SUMMED_CHANNELS = _library.diffusionpose_scan_group() if _library else 1
-"""Channels whose gradients of B and C are summed in the library."""
+"""Size of the channel groups over which the library sums the gradients of B and C."""
 
 
 def is_available() -> bool:
-    """Whether the library was built with this installation."""
+    """Return whether the library is part of this installation."""
     return _library is not None
 
 
 def has_openmp() -> bool:
-    """Whether the library works on the threads of an OpenMP library, torch's on Linux, or makes its own."""
+    """Return whether the library uses OpenMP (on Linux torch's) instead of its own threads."""
     return _library is not None and bool(_library.diffusionpose_scan_has_openmp())
 
 
 def vectors() -> tuple[str, ...]:
-    """Kinds of vectors that the library can use on this processor, the widest last; empty without the library."""
+    """Return the vector extensions usable on this processor, widest last; empty without library."""
     return _VECTORS[: _library.diffusionpose_scan_vectors() + 1] if _library else ()
 
 
@@ -83,10 +83,17 @@ _forced_vectors: str | None = None
 
 
 def use_vectors(name: str | None) -> None:
-    """Use one of `vectors()` from now on, None for the widest: for tests and measurements."""
+    """Select one of `vectors()`, or the widest if None; for tests and benchmarks.
+
+    Raises:
+        ValueError: If the processor or the library does not support it.
+    """
     global _forced_vectors
     if name is not None and name not in vectors():
-        raise ValueError(f"vectors {name!r}: this processor and library have {vectors()}")
+        raise ValueError(
+            f"vector extension {name!r} is not supported by this processor and library; "
+            f"choose from {vectors()}"
+        )
     _forced_vectors = name
 
 
@@ -95,22 +102,22 @@ def _vectors_index() -> int:
 
 
 _own_threads = False
-"""For tests and measurements: threads of the library's own also where torch's OpenMP is to be had."""
+"""If true, the library uses its own threads even with OpenMP; for tests and benchmarks."""
 
 
 def _threads(worth_using: int) -> tuple[int, int]:
-    """How many to use, and how many torch keeps for that, 0 if they are not to be used."""
+    """Return the number of threads to use, and the size of torch's pool (0 to not use the pool)."""
     pool = torch.get_num_threads()
     return max(1, min(pool, worth_using)), 0 if _own_threads else pool
 
 
 def convolve(u: Tensor, weight: Tensor, bias: Tensor, y: Tensor) -> None:
-    """Fills `y`; see `scan_operator.convolve`."""
+    """Fill `y`; see `scan_operator.convolve`."""
     batch, length, dim = u.shape
     given = _Convolution(batch=batch, length=length, dim=dim, taps=len(weight))
     given.u_batch, given.u_time = u.stride()[:2]
     given.is_bfloat16 = u.dtype == torch.bfloat16
-    # Some ten times less work an element than the scan.
+    # An element takes about a tenth of the work of the scan.
     given.threads, given.pool = _threads(u.numel() // (8 * _MIN_WORK))
     given.vectors = _vectors_index()
     assert _library is not None
@@ -120,12 +127,12 @@ def convolve(u: Tensor, weight: Tensor, bias: Tensor, y: Tensor) -> None:
 
 
 def forward(tensors: Tensors, delta_softplus: bool) -> None:
-    """Fills `y`, and `kept` where it is given; names and layouts are those of `scan_operator`."""
+    """Fill `y`, and `kept` if it is not None; names and layouts are those of `scan_operator`."""
     _call("forward", tensors, delta_softplus)
 
 
 def backward(tensors: Tensors, delta_softplus: bool) -> None:
-    """Fills `grad_u`, `grad_delta` and `grad_z`, and the sums of the others by batch item and group of channels."""
+    """Fill the gradients; those of A, B, C, D and `delta_bias` are partial sums."""
     _call("backward", tensors, delta_softplus)
 
 

@@ -1,8 +1,8 @@
-"""Convolutions for inference on x86: weights as oneDNN lays them out, the activation in the same pass over the map.
+"""Convolutions for inference on x86 CPUs, with prepacked oneDNN weights and fused activations.
 
-In float32, or in bfloat16 under autocast. The bits are those of `torch.nn.functional.conv2d` wherever that uses oneDNN;
-with a single thread it hands small maps to another library. What is saved is to lay out the weights anew at every call and
-to read and write the map once more.
+In float32, or in bfloat16 under autocast. This saves reordering the weights at every call and a
+second pass over the map. Results are bit-identical to `torch.nn.functional.conv2d` wherever that
+uses oneDNN; with a single thread, it passes small maps to another library.
 """
 
 from typing import Literal, NamedTuple
@@ -18,21 +18,24 @@ _FUSED: dict[Activation, tuple[str, list[float]]] = {
     "relu": ("relu", []),
     "relu6": ("hardtanh", [0.0, 6.0]),
 }
-"""oneDNN's names and arguments."""
+"""Names and arguments of the activations in oneDNN."""
 
 
 def activate(x: Tensor, activation: Activation) -> Tensor:
-    """The activation, written over its input."""
+    """Apply the activation in place."""
     if activation == "relu":
         return F.relu(x, inplace=True)
     return F.relu6(x, inplace=True) if activation == "relu6" else x
 
 
 def can_pack(x: Tensor, weight: Tensor) -> bool:
-    """Whether a convolution of x is one for inference on an x86 CPU, in a type that it and this torch have kernels for."""
+    """Return whether a convolution of x can be packed.
+
+    That needs inference mode, an x86 CPU, and a dtype for which CPU and torch have kernels.
+    """
     return (
         torch.is_inference_mode_enabled()
-        and not weight.is_inference()  # has no version, so changes to it would go unseen
+        and not weight.is_inference()  # has no version counter to detect changes by
         and x.device.type == weight.device.type == "cpu"
         and x.dim() == 4
         and x.numel() > 0
@@ -60,22 +63,22 @@ def _has_kernels(x: torch.dtype, weight: torch.dtype) -> bool:
 
 
 class _Kept(NamedTuple):
-    """Packed weights, and what they were made of: its address and version, and the sides of the map."""
+    """Packed weights; `seen` is the address and version of their source, and the map's size."""
 
     seen: tuple[int, ...]
     packed: Tensor
     source: Tensor
-    """Held, so that no other weights can have its address."""
+    """Keeps the source alive, so that its address is not reused."""
 
 
 class PackedConv:
-    """The laid out weights of one convolution, for as long as they and the size of its maps stay what they are.
+    """A convolution that caches its packed weights until the weights or the size of maps change.
 
     Args:
-        stride: As of `conv2d`, and so are the others.
-        padding: Of both ends.
-        groups: Of channels.
-        activation: What follows.
+        stride: As in `conv2d`.
+        padding: Likewise.
+        groups: Likewise.
+        activation: Applied to the result.
     """
 
     def __init__(
@@ -90,18 +93,18 @@ class PackedConv:
         self._kept: dict[tuple[torch.dtype, int], _Kept] = {}
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, before: int = 0) -> Tensor:
-        """The activated convolution, in inference mode.
+        """Convolve and activate, in inference mode.
 
         Args:
             x: (batch, channels, height, width).
             weight: (channels out, channels / groups, rows, columns).
             bias: (channels out,).
-            before: Rows and columns of zeros to put before the kernel's own.
+            before: Number of zero rows and columns to prepend to the kernel.
         """
         if torch.is_autocast_enabled("cpu"):
             x, bias = x.bfloat16(), None if bias is None else bias.bfloat16()
-        # In float32 one layout serves any number of maps, and bits do not depend on it. In bfloat16 the bits are the same in
-        # both, but a map alone and several each take a hundred times as long in the other's.
+        # In float32 one layout serves any batch size. In bfloat16 the results are the same as well,
+        # but a single map and a batch each take a hundred times as long with the other's layout.
         maps = 1 if x.dtype == torch.float32 or len(x) == 1 else 8
         seen = weight.data_ptr(), weight._version, *x.shape[2:]
         kept = self._kept.get((x.dtype, maps))
@@ -135,5 +138,5 @@ class PackedConv:
         )
 
     def __getstate__(self) -> dict[str, object]:
-        """Copies and pickles lay out their own."""
+        """Leave out the packed weights: copies pack their own."""
         return {**self.__dict__, "_kept": {}}

@@ -1,4 +1,4 @@
-"""Where autocast must not reach."""
+"""Control of autocast."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -6,7 +6,7 @@ import torch
 
 
 def no_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Switches autocast off on that kind of device where it is on; elsewhere traced graphs stay free of it."""
+    """Disable autocast on the device's type; a no-op if it is off, to keep traced graphs clean."""
     if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()

@@ -1,7 +1,8 @@
-"""The fused scan as one operator of torch, with its rules for autograd, tracing and autocast.
+"""The fused scan as a custom torch operator, with its rules for autograd, tracing and autocast.
 
-`native_scan` and `triton_scan` do the arithmetic; the operator checks what they rely on, makes what they fill, and is
-what `torch.compile` and `torch.export` see. Rows are channel-last; `selective_scan.selective_scan` prepares them.
+`native_scan` and `triton_scan` implement it. The operator checks their preconditions, allocates the
+outputs, and is what `torch.compile` and `torch.export` see. Rows are channel-last;
+`selective_scan.selective_scan` prepares them.
 """
 
 from collections.abc import Callable
@@ -14,14 +15,14 @@ from diffusionpose.nn import native_scan, triton_scan
 from diffusionpose.nn.native_scan import KEEP_EVERY
 
 _CHANNELS = 16
-"""Channels are padded to a multiple of it in the kept states."""
+"""The channels of the kept states are padded to a multiple of this."""
 
 
 def implementation(engine: str) -> Any:
-    """The module that does the arithmetic.
+    """Return the module that implements an engine.
 
     Raises:
-        ValueError: When it is not to be had here.
+        ValueError: If the engine is not available.
     """
     module, hint = {
         "native": (native_scan, "was not built with this installation"),
@@ -42,21 +43,22 @@ def _check(
     z: Tensor | None,
     delta_bias: Tensor | None,
 ) -> None:
-    """The engines read memory by these rules; what breaks them must not get there."""
+    """Check shapes, dtypes and layouts, which the engines rely on when they access memory."""
     batch, length, dim = u.shape
     rows = {"u": u, "delta": delta} | ({} if z is None else {"z": z})
     for name, tensor in rows.items():
         if tensor.shape != u.shape or tensor.dtype != u.dtype:
             raise ValueError(
-                f"{name} is {tensor.dtype} {tuple(tensor.shape)}, u is {u.dtype} {tuple(u.shape)}"
+                f"{name} must match u, which is {u.dtype} {tuple(u.shape)}, "
+                f"but is {tensor.dtype} {tuple(tensor.shape)}"
             )
         if tensor.stride(2) != 1 and dim > 1 and tensor.numel():
-            raise ValueError(f"{name} does not have its channels side by side")
+            raise ValueError(f"the channels of {name} must be contiguous (stride 1)")
     if u.dtype not in (torch.float32, torch.bfloat16):
-        raise ValueError(f"u is {u.dtype}; the scan knows float32 and bfloat16")
+        raise ValueError(f"u must be float32 or bfloat16, not {u.dtype}")
     state = A.shape[1]
     if state < 16 or state & (state - 1):
-        raise ValueError(f"{state} states: not a power of two from 16 on")
+        raise ValueError(f"the number of states must be a power of two from 16 on, not {state}")
     expected = {
         "A": (A, (dim, state)),
         "B": (B, (batch, length, state)),
@@ -69,20 +71,22 @@ def _check(
             continue
         if tensor.dtype != torch.float32 or not tensor.is_contiguous() or tensor.shape != shape:
             raise ValueError(
-                f"{name} must be contiguous float32 {shape}, not {tensor.dtype} {tuple(tensor.shape)}"
+                f"{name} must be contiguous float32 {shape}, "
+                f"but is {tensor.dtype} {tuple(tensor.shape)} with strides {tensor.stride()}"
             )
 
 
 def _kept_shape(u: Tensor, a: Tensor) -> tuple[Any, ...]:
-    """Of the kept states; symbolic while torch traces."""
+    """Return the shape of the kept states; symbolic while tracing."""
     batch, length, dim = u.shape
     return (batch, -(-length // KEEP_EVERY), -(-dim // _CHANNELS) * _CHANNELS, a.shape[1])
 
 
 def _operator(device: str = "default") -> Callable[[Callable[..., Any]], Any]:
-    """Makes a function an operator of torch, of its name, for one kind of device or for all.
+    """Register a function as a torch operator of the same name, for one or all device types.
 
-    `library.custom_op` would do the same, but imports torch's compiler, which takes a second, at the first call.
+    `library.custom_op` would do the same, but its first call imports torch's compiler, which takes
+    a second.
     """
 
     def register(function: Callable[..., Any]) -> Any:
@@ -108,10 +112,10 @@ def scan(
     keep: bool,
     engine: str,
 ) -> tuple[Tensor, Tensor]:
-    """The scan over channel-last rows.
+    """Run the scan over channel-last rows.
 
     Args:
-        u: Inputs (batch, length, dim), float32 or bfloat16, channels side by side.
+        u: Inputs (batch, length, dim), float32 or bfloat16, with contiguous channels.
         delta: Step sizes, like u.
         A: Decay rates (dim, state), float32, `state` a power of two from 16 on.
         B: Input maps (batch, length, state), float32.
@@ -119,15 +123,15 @@ def scan(
         D: Skip weights (dim), float32.
         z: Gate, like u.
         delta_bias: Bias of delta (dim), float32.
-        delta_softplus: Whether delta plus its bias goes through softplus.
-        keep: Whether states are kept for the backward.
+        delta_softplus: Whether to apply softplus to delta plus its bias.
+        keep: Whether to keep states for the backward.
         engine: `native` or `triton`.
 
     Returns:
         Outputs like u, and the kept states.
 
     Raises:
-        ValueError: When a tensor has another shape, type or layout.
+        ValueError: If a tensor has the wrong shape, dtype or layout.
     """
     _check(u, delta, A, B, C, D, z, delta_bias)
     y, kept = u.new_empty(u.shape), A.new_empty(_kept_shape(u, A) if keep else (0,))
@@ -158,13 +162,13 @@ def scan_backward(
     kept: Tensor,
     engine: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of u, delta, A, B, C, D, z and delta_bias, from that of the outputs and the kept states."""
+    """Compute the gradients of u, delta, A, B, C, D, z and delta_bias."""
     _check(u, delta, A, B, C, D, z, delta_bias)
     grad_y = grad_y.to(u.dtype).contiguous()
     batch, length, dim = u.shape
     state, groups = A.shape[1], -(-dim // implementation(engine).SUMMED_CHANNELS)
     if grad_y.shape != u.shape or kept.shape != _kept_shape(u, A):
-        raise ValueError("the gradient or the kept states are not those of this scan")
+        raise ValueError("grad_y or kept has another shape than in the forward pass of this scan")
     grads = {f"grad_{name}": u.new_empty(u.shape) for name in ("u", "delta")}
     grads["grad_z"] = u.new_empty(u.shape if z is not None else (0,))
     sums = {"grad_A": A.new_zeros(batch, dim, state)}
@@ -220,29 +224,31 @@ def _backward(ctx, grad_y, _):
 
 
 library.register_autograd("diffusionpose::scan", _backward, setup_context=_setup_context)
-# Called as it is under autocast, it computes in float32; `selective_scan` chooses types itself.
+# If called directly under autocast, the operator computes in float32; `selective_scan` picks
+# dtypes.
 for _device in ("cpu", "cuda"):
     library.register_autocast("diffusionpose::scan", _device, torch.float32)
 
 
 @_operator("cpu")
 def convolve(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Causal depthwise convolution and SiLU by the native library, for inference: it has no gradient.
+    """Causal depthwise convolution and SiLU with the native library; without gradients.
 
     Args:
-        u: Rows (batch, length, dim), float32 or bfloat16, channels side by side.
-        weight: (taps, dim), float32; the last tap is of the same step.
+        u: Rows (batch, length, dim), float32 or bfloat16, with contiguous channels.
+        weight: (taps, dim), float32; the last tap applies to the current step.
         bias: (dim), float32.
 
     Raises:
-        ValueError: When a tensor has another shape, type or layout.
+        ValueError: If a tensor has the wrong shape, dtype or layout.
     """
     dim = u.shape[2]
     is_row = u.dtype in (torch.float32, torch.bfloat16) and (u.stride(2) == 1 or dim <= 1)
     of_channels = all(v.dtype == torch.float32 and v.is_contiguous() for v in (weight, bias))
     if not is_row or not of_channels or weight.shape[1:] != (dim,) or bias.shape != (dim,):
         raise ValueError(
-            "convolve wants channels side by side, and contiguous float32 taps and bias"
+            "convolve needs u with contiguous channels in float32 or bfloat16, "
+            "and contiguous float32 weight (taps, dim) and bias (dim)"
         )
     y = u.new_empty(u.shape)
     if y.numel():

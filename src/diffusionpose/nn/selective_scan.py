@@ -1,15 +1,15 @@
-"""The selective scan of Mamba (Gu and Dao 2023, Algorithm 2): one function, several engines.
+"""The selective scan of Mamba (Gu and Dao 2023, Algorithm 2), with several engines.
 
     h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t        y_t = C_t h_t + D u_t
 
-Signature and layouts are those of mamba_ssm's `selective_scan_fn`.
+Signature and layouts are those of `selective_scan_fn` in mamba_ssm.
 
-| engine | where | what |
+| engine | where | implementation |
 |---|---|---|
-| `native` | CPU, float32 and bfloat16, where the library was built | `native_scan`, C++ |
-| `triton` | CUDA, where triton is installed | `triton_scan` |
-| `blocked` | everywhere, any type | `blocked_scan`, torch |
-| `two_level` | for export only | `two_level_scan`, torch operators without loops or writes |
+| `native` | CPU, float32 and bfloat16, if the library was built | `native_scan`, C++ |
+| `triton` | CUDA, if triton is installed | `triton_scan` |
+| `blocked` | everywhere, any dtype | `blocked_scan`, torch |
+| `two_level` | for export only | `two_level_scan`, torch without loops or in-place writes |
 """
 
 from collections.abc import Iterator
@@ -30,14 +30,14 @@ _engine = "auto"
 
 @contextmanager
 def scan_engine(name: str) -> Iterator[None]:
-    """Every scan in the block runs on that engine, instead of the fastest that can.
+    """Run every scan within the context on the given engine instead of the fastest available.
 
     Raises:
-        ValueError: When the engine is unknown or not to be had here.
+        ValueError: If the engine is unknown or not available.
     """
     global _engine
     if name not in ENGINES:
-        raise ValueError(f"scan engine {name!r}: choose from {', '.join(ENGINES)}")
+        raise ValueError(f"unknown scan engine {name!r}; choose from {', '.join(ENGINES)}")
     if name in ("native", "triton"):
         scan_operator.implementation(name)
     before, _engine = _engine, name
@@ -48,7 +48,7 @@ def scan_engine(name: str) -> Iterator[None]:
 
 
 def engine_for(device: torch.device, dtype: torch.dtype) -> str:
-    """The engine that a scan on that device in that type runs on."""
+    """Return the engine used for a device and dtype."""
     if _engine != "auto":
         return _engine
     if dtype != torch.float64:
@@ -70,23 +70,24 @@ def selective_scan(
     delta_bias: Float[Tensor, " dim"] | None = None,
     delta_softplus: bool = False,
 ) -> Float[Tensor, "batch dim length"]:
-    """Causal scan over `length`; computed in float32 (float64 stays), returned in the type of `u`.
+    """Run the causal scan over `length`.
 
-    Transposed views of channel-last tensors are read without a copy.
+    Computes in float32, or in float64 for float64 input, and returns the dtype of `u`. Transposed
+    views of channel-last tensors are read without a copy.
 
     Args:
         u: Inputs.
         delta: Step sizes, before bias and softplus.
         A: Negative decay rates.
-        B: Input maps, by time.
-        C: Output maps, by time.
+        B: Input maps per time step.
+        C: Output maps per time step.
         D: Skip weights.
         z: Gate; the result is multiplied by SiLU(z).
         delta_bias: Added to `delta`.
-        delta_softplus: Whether `delta` goes through softplus.
+        delta_softplus: Whether to apply softplus to `delta` plus its bias.
 
     Raises:
-        ValueError: When a shape does not fit `u` and `A`.
+        ValueError: If a shape does not match those of `u` and `A`.
     """
     _check_shapes(u, delta, A, B, C, D, z, delta_bias)
     rows = (u.transpose(1, 2), delta.transpose(1, 2), None if z is None else z.transpose(1, 2))
@@ -115,11 +116,13 @@ def _check_shapes(u, delta, A, B, C, D, z, delta_bias) -> None:  # noqa: N803
     }
     for name, (tensor, shape) in expected.items():
         if tensor is not None and tensor.shape != shape:
-            raise ValueError(f"{name} is {tuple(tensor.shape)}; u and A want {shape}")
+            raise ValueError(
+                f"{name} must have shape {shape} to match u and A, not {tuple(tensor.shape)}"
+            )
 
 
 def _unfused(core, u, delta, z, a, b, c, d, delta_bias, delta_softplus) -> Tensor:
-    """Everything around the scan proper in torch, channel last."""
+    """Run an unfused engine on channel-last rows, with bias, softplus, skip and gate in torch."""
     dtype = torch.promote_types(u.dtype, torch.float32)
     u, delta, b, c = (v.to(dtype) for v in (u, delta, b, c))
     if delta_bias is not None:
@@ -133,7 +136,7 @@ def _unfused(core, u, delta, z, a, b, c, d, delta_bias, delta_softplus) -> Tenso
 
 
 def _fused(engine, u, delta, z, a, b, c, d, delta_bias, delta_softplus) -> Tensor:
-    """The operator on tensors as it wants them."""
+    """Run the fused operator, after casting and padding its inputs as it requires."""
     rows = [u, delta] if z is None else [u, delta, z]
     dtype = torch.bfloat16 if all(v.dtype == torch.bfloat16 for v in rows) else torch.float32
     u, delta, *gate = (_channels_last(v.to(dtype)) for v in rows)

@@ -1,10 +1,11 @@
-"""The selective scan on a GPU in Triton, forward and backward; arithmetic as in `csrc/scan_kernel.h`.
+"""The selective scan on the GPU with Triton, forward and backward; a port of `csrc/scan_kernel.h`.
 
-A program takes a few channels of one batch item through time, their states in registers. The backward goes through the
-kept states from the last tile to the first: each tile's states are computed again into a scratch that stays in the
-GPU's cache.
+Each program steps a few channels of one batch item through time, with their states in registers.
+The backward visits the tiles in reverse order: it recomputes each tile's states from the kept one
+into a scratch buffer that fits the GPU's cache.
 
-With TRITON_INTERPRET=1 in the environment before the first scan, the kernels run in Triton's interpreter on the CPU.
+With TRITON_INTERPRET=1 set before the first scan, the kernels run in Triton's interpreter on the
+CPU.
 """
 
 import importlib.util
@@ -15,18 +16,21 @@ from torch import Tensor
 from diffusionpose.nn.native_scan import KEEP_EVERY, Tensors
 
 SUMMED_CHANNELS = 16
-"""Channels a program, whose gradients of B and C it sums; with 16 states each, two elements a thread of four warps."""
+"""Channels per program, which sums their gradients of B and C.
+
+With 16 states this makes two elements per thread of four warps.
+"""
 _WARPS = 4
 _INPUTS = ("u", "delta", "z", "A", "B", "C", "D", "delta_bias")
 
 
 def is_available() -> bool:
-    """Whether Triton is installed."""
+    """Return whether Triton is installed."""
     return importlib.util.find_spec("triton") is not None
 
 
 def forward(tensors: Tensors, delta_softplus: bool) -> None:
-    """Fills `y`, and `kept` where it is given; names and layouts are those of `scan_operator`."""
+    """Fill `y`, and `kept` if it is not None; names and layouts are those of `scan_operator`."""
     pointers = [tensors[key] for key in (*_INPUTS, "y", "kept")]
     from diffusionpose.triton_kernels import forward_kernel
 
@@ -34,7 +38,7 @@ def forward(tensors: Tensors, delta_softplus: bool) -> None:
 
 
 def backward(tensors: Tensors, delta_softplus: bool) -> None:
-    """Fills `grad_u`, `grad_delta` and `grad_z`, and the sums of the others by batch item and group of channels."""
+    """Fill the gradients; those of A, B, C, D and `delta_bias` are partial sums."""
     from diffusionpose.triton_kernels import backward_kernel
 
     kept = tensors["kept"]
@@ -64,7 +68,7 @@ def _launch(
     for flag, key in (("HAS_D", "D"), ("HAS_Z", "z"), ("HAS_BIAS", "delta_bias")):
         flags[flag] = tensors[key] is not None
     kernel[(blocks, batch)](
-        # A pointer is wanted even where none is read.
+        # Triton needs a valid pointer even for arguments that are not read.
         *(u if pointer is None else pointer for pointer in pointers),
         *sizes,
         *strides,

@@ -1,12 +1,13 @@
-"""ViTPose weights in their public layouts -> the plain ViT of `backbone.py`.
+"""Conversion of ViTPose weights from their public layouts to the plain ViT of `backbone.py`.
 
 | layout | attention | feed-forward | "+" form |
 |---|---|---|---|
 | original `.pth` | `blocks.I.attn.qkv`, `.proj` | `mlp.fc1`, `mlp.fc2` | `mlp.experts.K` |
 | Hugging Face | `encoder.layer.I.attention.attention.query`, `.key`, `.value` | the same | the same |
 
-The "+" form (ViTPose+, mixture of experts) computes the last channels of each block by an expert a data set. With one
-data set chosen it is a plain ViT: the expert's rows are put under those of `fc2`.
+In the "+" form (ViTPose+, mixture of experts) the last channels of each block are computed by an
+expert per data set. For a single data set it is a plain ViT: the expert's rows are appended to
+those of `fc2`.
 """
 
 import re
@@ -21,7 +22,7 @@ from diffusionpose.errors import CheckpointError
 
 COCO_EXPERT = 0
 _ASPECT = 4 / 3
-"""Rows by columns of every ViTPose input."""
+"""Height by width of every ViTPose input."""
 
 _RENAME = (
     (r"^pos_embed$", "embeddings.position_embeddings"),
@@ -38,26 +39,26 @@ _RENAME = (
 def convert(
     tensors: Mapping[str, Tensor], grid: tuple[int, int], expert: int = COCO_EXPERT
 ) -> dict[str, Tensor]:
-    """State dict for transformers' `VitPoseBackbone` without experts.
+    """Convert to a state dict for `VitPoseBackbone` of transformers without experts.
 
     Args:
-        tensors: Either layout, with or without a `backbone.` prefix; heads are left out.
-        grid: (rows, columns) of tokens wanted; position embeddings are interpolated to it.
-        expert: Of the "+" form: 0 is COCO.
+        tensors: In either layout, with or without a `backbone.` prefix; heads are dropped.
+        grid: Target (rows, columns) of tokens; position embeddings are interpolated to it.
+        expert: Index of the expert in the "+" form; 0 is COCO.
 
     Raises:
-        CheckpointError: If it is no ViTPose backbone.
+        CheckpointError: If the tensors are not those of a ViTPose backbone.
     """
     state = _unified(tensors)
     if "embeddings.position_embeddings" not in state:
-        raise CheckpointError("no ViTPose backbone: it has no position embeddings")
+        raise CheckpointError("not a ViTPose backbone: the weights have no position embeddings")
     state = _merge_experts(_split_qkv(state), expert)
     position = state["embeddings.position_embeddings"]
     return state | {"embeddings.position_embeddings": resize_position(position, grid)}
 
 
 def _unified(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Hugging Face's names, without prefix, without heads."""
+    """Rename to Hugging Face's names without prefix, and drop heads."""
     prefixed = any(name.startswith("backbone.") for name in tensors)
     state = {}
     for name, tensor in tensors.items():
@@ -88,7 +89,7 @@ def _merge_experts(state: dict[str, Tensor], expert: int) -> dict[str, Tensor]:
     if not experts:
         return out
     if expert not in experts:
-        raise CheckpointError(f"no expert {expert}; there are {len(experts)}")
+        raise CheckpointError(f"no expert {expert} in the weights; choose from {sorted(experts)}")
     for name, tensor in out.items():
         head, fc2, kind = name.partition(".mlp.fc2.")
         if fc2:
@@ -97,7 +98,9 @@ def _merge_experts(state: dict[str, Tensor], expert: int) -> dict[str, Tensor]:
 
 
 def resize_position(position: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Position embeddings (1, 1 + rows * columns, dim) for another grid, bicubic; the class token's stays.
+    """Interpolate position embeddings (1, 1 + rows * columns, dim) bicubically to another grid.
+
+    The class token's embedding is kept.
 
     Raises:
         CheckpointError: If the source grid is not 4 : 3.
@@ -106,7 +109,7 @@ def resize_position(position: Tensor, grid: tuple[int, int]) -> Tensor:
     rows = round((tokens * _ASPECT) ** 0.5)
     columns = round(tokens / rows)
     if rows * columns != tokens:
-        raise CheckpointError(f"{tokens} position embeddings are no grid of aspect 4 : 3")
+        raise CheckpointError(f"{tokens} position embeddings do not form a grid of aspect 4 : 3")
     if (rows, columns) == grid:
         return position
     cells = rearrange(position[:, 1:], "one (h w) d -> one d h w", h=rows)

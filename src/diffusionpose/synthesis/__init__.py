@@ -1,1 +1,1 @@
-"""Synthetic people: clips of three frames whose joints are known exactly, hidden ones too."""
+"""Synthetic people: clips of three frames with exact joint annotations, including hidden joints."""

@@ -1,4 +1,4 @@
-"""A body of any age and build from `anny`, posed by a motion of other proportions."""
+"""Bodies of any age and build from `anny`, posed by motion capture of other proportions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ _LIMBS = {
         ("Arm", "ForeArm"), ("ForeArm", "Hand"),
     )
 }  # fmt: skip
-"""Bones that are first turned to where the motion's rest pose has them; its spine has no other direction than ours."""
+"""Bones, and the child each points to, to align with the motion's rest pose; the spine agrees."""
 _JOINT_BONES = {
     "shoulder": "Arm", "elbow": "ForeArm", "wrist": "Hand",
     "hip": "UpLeg", "knee": "Leg", "ankle": "Foot",
@@ -28,13 +28,22 @@ _NECK = "Neck"
 
 @dataclass(frozen=True)
 class Pose:
-    """Bones of a body in one frame: (bones, 3, 3) rotations from its rest pose, (bones, 3) where they begin, metres."""
+    """A body's bones in a frame: (bones, 3, 3) rotations from rest, (bones, 3) heads in metres."""
 
     rotations: np.ndarray
     heads: np.ndarray
 
     def skin(self, vertices: np.ndarray, weights: np.ndarray, rest_heads: np.ndarray) -> np.ndarray:
-        """(n, 3) vertices of the rest pose, moved by the bones that hold them, (n, bones) weights."""
+        """Apply linear blend skinning.
+
+        Args:
+            vertices: (n, 3) in the rest pose.
+            weights: (n, bones).
+            rest_heads: (bones, 3) heads of the bones in the rest pose.
+
+        Returns:
+            (n, 3) posed vertices.
+        """
         shift = self.heads - np.einsum("bij,bj->bi", self.rotations, rest_heads)
         bones = np.concatenate([self.rotations, shift[..., None]], 2)
         moved = np.einsum("nb,bij->nij", weights, bones)
@@ -43,14 +52,17 @@ class Pose:
 
 @dataclass(frozen=True)
 class Figure:
-    """One person's shape in the rest pose: (vertices, 3) and (bones, 3) heads in metres; z up, face towards -y."""
+    """Shape of a person in the rest pose: (vertices, 3) and (bones, 3) heads in metres.
+
+    z points up; the person faces -y.
+    """
 
     vertices: np.ndarray
     heads: np.ndarray
 
 
 class Body:
-    """The model of bodies: bones, their hold on vertices, and where joints are.
+    """The body model: bones, skinning weights and joints.
 
     Raises:
         MissingExtraError: If `anny` is not installed.
@@ -64,7 +76,7 @@ class Body:
             )
         except ImportError:
             raise MissingExtraError("anny", "synthesis") from None
-        # The base mesh as garments know it, with the bones of CMU's motions.
+        # MakeHuman's base mesh, as garments need it, with the bones of CMU's motions.
         self._model: Any = anny.Anny(rig="cmu_mb", topology="makehuman", skinning_method="lbs")
         self.bones: list[str] = list(self._model.bone_labels)
         self.parents: list[int] = list(self._model.bone_parents)
@@ -74,13 +86,13 @@ class Body:
         np.add.at(self.weights, (rows, self._model.vertex_bone_indices.numpy()), held)
         quads = np.asarray(self._model.faces)
         self.faces = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
-        """Of the body alone; the base mesh has vertices more, which only garments use."""
+        """Triangles of the body; the base mesh has further vertices, which only garments use."""
         self._drawn = np.unique(self.faces)
         nose = KeypointsRegressor.coco(self._model, ["nose"])
         self._nose = nose.regression_weights.numpy()[0]
 
     def figure(self, phenotype: dict[str, float]) -> Figure:
-        """A person in the rest pose.
+        """Create a person in the rest pose.
 
         Args:
             phenotype: gender, age, muscle, weight, height and proportions, each in [0, 1].
@@ -91,7 +103,7 @@ class Body:
         return Figure(found["rest_vertices"][0].numpy(), found["rest_bone_heads"][0].numpy())
 
     def pose(self, figure: Figure, motion: Motion, frame: int) -> Pose:
-        """The figure as the motion has it; hands and toes go with what they hang on."""
+        """Pose a figure by a frame of a motion; fingers and toes follow their parents."""
         rotations: list[np.ndarray] = []
         heads: list[np.ndarray] = []
         for number, (bone, parent) in enumerate(zip(self.bones, self.parents, strict=True)):
@@ -113,7 +125,16 @@ class Body:
         return Pose(np.stack(rotations), np.stack(heads))
 
     def joints(self, figure: Figure, pose: Pose, vertices: np.ndarray) -> np.ndarray:
-        """(15, 3) PoseTrack's joints of posed (vertices, 3): bones' ends, the nose, the highest point of the head."""
+        """Return the (15, 3) PoseTrack joints of a posed figure.
+
+        They are heads of bones, except for the nose, which is regressed, and head_top, which is the
+        highest vertex in the rest pose.
+
+        Args:
+            figure: The figure.
+            pose: Its pose.
+            vertices: (vertices, 3) posed.
+        """
         found = {
             f"{side}_{joint}": pose.heads[self.bones.index(f"{side.capitalize()}{bone}")]
             for side in SIDES
@@ -125,17 +146,17 @@ class Body:
         return np.stack([found[joint] for joint in POSETRACK15.joints])
 
     def outline(self, vertices: np.ndarray) -> np.ndarray:
-        """(n, 3) of (vertices, 3) those that are drawn."""
+        """Select the (n, 3) vertices that are drawn."""
         return vertices[self._drawn]
 
     def leg_length(self, figure: Figure) -> float:
-        """Hip to ankle, metres."""
+        """Return the length from hip to ankle in metres."""
         ends = [self.bones.index(bone) for bone in ("LeftUpLeg", "LeftLeg", "LeftFoot")]
         return float(np.linalg.norm(np.diff(figure.heads[ends], axis=0), axis=1).sum())
 
 
 def turn(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(3, 3) the smallest rotation of one direction onto another; undefined for opposite ones."""
+    """Return the smallest rotation (3, 3) between two directions; undefined for opposite ones."""
     source, target = source / np.linalg.norm(source), target / np.linalg.norm(target)
     axis, cosine = np.cross(source, target), source @ target
     x, y, z = axis

@@ -1,4 +1,4 @@
-"""Clothes, shoes and hair of MakeHuman: meshes tied to the vertices of its base mesh (`.mhclo` and `.obj`)."""
+"""MakeHuman garments and hair: meshes bound to vertices of the base mesh (`.mhclo` and `.obj`)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,22 +10,24 @@ from diffusionpose.errors import DataError
 BASE_MESH = "hm08"
 _SCALES = ("x_scale", "y_scale", "z_scale")
 _KINDS = {"hair": "hair", "shoes": "shoes", "fedora": "hat"}
-"""By how their folders are named; everything else is a suit."""
+"""Kinds by words in the path of the folder; everything else is a suit."""
 
 
 @dataclass(frozen=True)
 class Garment:
-    """One thing to wear.
+    """A garment, bound to the base mesh.
 
     Args:
-        name: Of its folder.
+        name: Name of its folder.
         kind: suit, shoes, hat or hair.
-        vertices: (n, 3) of the base mesh that each of its own is tied to.
-        weights: (n, 3) of these.
-        offsets: (n, 3) from there, in units of `scales`; x to the left, y up, z to the front.
-        scales: For each axis two vertices of the base mesh and the distance of theirs at which an offset's unit is 1.
+        vertices: (n, 3) indices of the base-mesh vertices that each vertex is bound to.
+        weights: (n, 3) weights of these vertices.
+        offsets: (n, 3) offsets from the weighted mean in units of `scales`; x points to the left, y
+            up, z to the front.
+        scales: For each axis, two base-mesh vertices and the distance along the axis at which the
+            unit of offsets is 1.
         faces: (m, 3) triangles.
-        hidden: Vertices of the base mesh that it covers.
+        hidden: Base-mesh vertices covered by the garment.
     """
 
     name: str
@@ -38,7 +40,14 @@ class Garment:
     hidden: frozenset[int]
 
     def fit(self, body: np.ndarray) -> np.ndarray:
-        """(n, 3) places of its vertices on a body in its rest pose, (base vertices, 3); z up, y to the back."""
+        """Fit the garment to a body in its rest pose.
+
+        Args:
+            body: (base vertices, 3), with z up and y to the back.
+
+        Returns:
+            (n, 3) vertices of the garment.
+        """
         upright = body[:, [0, 2, 1]] * (1, 1, -1)
         size = [
             abs(upright[first, axis] - upright[second, axis]) / distance
@@ -49,27 +58,27 @@ class Garment:
         return placed[:, [0, 2, 1]] * (1, -1, 1)
 
     def fit_weights(self, body: np.ndarray) -> np.ndarray:
-        """(n, bones) skinning weights from the body's, (base vertices, bones)."""
+        """Return (n, bones) skinning weights, given the body's (base vertices, bones)."""
         share = np.clip(self.weights, 0, 1)
         share = share / share.sum(1, keepdims=True)
         return np.einsum("nk,nkb->nb", share, body[self.vertices])
 
 
 def read_garment(folder: Path, num_vertices: int) -> Garment:
-    """A folder with one `.mhclo` and its `.obj`; of several, the first by name.
+    """Read the garment in a folder: an `.mhclo` file and an `.obj`, the first ones by name.
 
     Args:
-        folder: Of the garment.
-        num_vertices: Of the base mesh.
+        folder: Folder of the garment.
+        num_vertices: Number of vertices of the base mesh.
 
     Raises:
-        DataError: If they cannot be read or do not fit the base mesh.
+        DataError: If the files cannot be read or do not fit the base mesh.
     """
     try:
         description = min(folder.glob("*.mhclo"))
         mesh = min(folder.glob("*.obj"))
     except ValueError:
-        raise DataError(f"{folder}: has no .mhclo with an .obj") from None
+        raise DataError(f"{folder}: has no .mhclo file, or no .obj beside it") from None
     try:
         fields, ties, hidden = _read_description(description)
         faces = _read_faces(mesh)
@@ -81,12 +90,12 @@ def read_garment(folder: Path, num_vertices: int) -> Garment:
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from None
     except (KeyError, ValueError, IndexError):
-        raise DataError(f"{description}: not a garment of MakeHuman, or cut off") from None
+        raise DataError(f"{description}: not a MakeHuman garment, or truncated") from None
     if not len(ties) or not len(faces):
-        raise DataError(f"{description}: has no vertices, or its .obj no faces")
+        raise DataError(f"{description}: has no vertices, or its .obj has no faces")
     tied = ties[:, :3].astype(int)
     if min(tied.min(), faces.min()) < 0 or tied.max() >= num_vertices or faces.max() >= len(ties):
-        raise DataError(f"{description}: names vertices that are not there")
+        raise DataError(f"{description}: refers to vertices that do not exist")
     kind = next((k for word, k in _KINDS.items() if word in str(folder).lower()), "suit")
     return Garment(
         folder.name, kind, tied, ties[:, 3:6], ties[:, 6:9], scales, faces, frozenset(hidden)
@@ -94,7 +103,7 @@ def read_garment(folder: Path, num_vertices: int) -> Garment:
 
 
 def _read_description(path: Path) -> tuple[dict[str, list[str]], np.ndarray, set[int]]:
-    """Its fields, (n, 9) ties of its vertices, and what it hides."""
+    """Return the fields of an `.mhclo` file, (n, 9) bindings of vertices, and hidden vertices."""
     fields: dict[str, list[str]] = {}
     ties: list[list[float]] = []
     hidden: set[int] = set()
@@ -108,7 +117,7 @@ def _read_description(path: Path) -> tuple[dict[str, list[str]], np.ndarray, set
         elif words[0][0].isalpha():
             fields[words[0]] = words[1:]
         elif section == "verts":
-            # A single number: the vertex lies on one of the body's.
+            # A single number binds the vertex to exactly one of the base mesh.
             row = [float(word) for word in words]
             ties.append(row if len(row) > 1 else [row[0]] * 3 + [1.0] + [0.0] * 5)
         elif section == "delete_verts":
@@ -119,7 +128,7 @@ def _read_description(path: Path) -> tuple[dict[str, list[str]], np.ndarray, set
 
 
 def _read_faces(path: Path) -> np.ndarray:
-    """(m, 3) triangles of an OBJ file's polygons."""
+    """Return the polygons of an OBJ file as (m, 3) triangles."""
     triangles: list[tuple[int, int, int]] = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("f "):

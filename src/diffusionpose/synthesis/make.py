@@ -1,4 +1,7 @@
-"""A data set of synthetic people in PoseTrack18's layout: three frames a clip, of which the middle one is annotated."""
+"""Data sets of synthetic people in PoseTrack18's layout.
+
+Each clip has three frames, of which the middle one is annotated.
+"""
 
 import os
 from collections.abc import Callable, Iterable
@@ -23,26 +26,29 @@ from diffusionpose.version import __version__
 
 SETTINGS = "synthesis.json"
 FEWEST_JOINTS = 10
-"""People with fewer in the picture are not annotated."""
+"""People with fewer joints in the image are not annotated."""
 _FEWEST_FRAMES = 4
 _JPEG_QUALITY = 92
 _SOURCE = 4
-"""First digit of ids; PoseTrack's own have 1 to 3."""
+"""First digit of ids; PoseTrack uses 1 to 3."""
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclass(frozen=True)
 class SynthesisOptions:
-    """What is made.
+    """Options of `synthesise`.
 
     Args:
-        motion: Folder of BVH files, searched in depth.
-        garments: Folder of MakeHuman's garments, searched in depth.
-        backgrounds: Folder of photos, searched in depth.
-        clips: How many.
-        size: Of the pictures' sides, pixels.
-        seed: With the number of a clip it draws everything in it.
+        motion: Folder of BVH files, searched recursively.
+        garments: Folder of MakeHuman garments, searched recursively.
+        backgrounds: Folder of photos, searched recursively.
+        clips: Number of clips.
+        size: Height and width of images in pixels.
+        seed: Seed that, together with the index of a clip, determines its content.
         split: Name of the split.
+
+    Raises:
+        UsageError: If a value is out of range.
     """
 
     motion: Path
@@ -55,16 +61,18 @@ class SynthesisOptions:
 
     def __post_init__(self) -> None:
         if self.clips < 1 or self.seed < 0:
-            raise UsageError("--clips takes a number from 1, --seed one from 0")
+            raise UsageError("--clips must be at least 1, and --seed at least 0")
         if not 64 <= self.size <= 2048:
-            raise UsageError(f"--size {self.size}: it takes 64 to 2048 pixels")
+            raise UsageError(f"--size must be between 64 and 2048 pixels, not {self.size}")
         if not self.split.isidentifier():
-            raise UsageError(f"--split {self.split!r}: letters, digits and _ make a name")
+            raise UsageError(
+                f"--split {self.split!r}: must be letters, digits and _, not starting with a digit"
+            )
 
 
 @dataclass(frozen=True)
 class Synthesised:
-    """What a call did: clips made by it, clips that were there, and which motions could not be used."""
+    """Result of a call: numbers of clips created and found, and names of unusable motions."""
 
     made: int
     found: int
@@ -74,18 +82,18 @@ class Synthesised:
 def synthesise(
     out: Path, options: SynthesisOptions, on_clip: Callable[[int], None] = lambda _: None
 ) -> Synthesised:
-    """Makes a data set, or what is missing of one: the same call goes on where it was interrupted.
+    """Create a data set, or complete one: calling again resumes an interrupted run.
 
     Args:
         out: Folder of the data set.
-        options: What is made.
-        on_clip: Told how many clips are there.
+        options: Assets, size and number of clips.
+        on_clip: Called after each clip with the number of clips that exist.
 
     Raises:
-        UsageError: If the folder holds something else.
+        UsageError: If the folder holds anything else.
         DataError: If motions, garments or photos cannot be used.
-        MissingExtraError: If the packages for it are not installed.
-        DiffusionPoseError: If the machine cannot draw or the folder cannot be written.
+        MissingExtraError: If a required package is not installed.
+        DiffusionPoseError: If rendering is not available or the folder cannot be written.
     """
     with explained(out):
         is_new = _check_folder(out, options)
@@ -100,7 +108,7 @@ def synthesise(
         stage, unusable = load_stage(options)
         renderer = Renderer(options.size)
         if is_new:
-            # Not before: a call that cannot work leaves nothing behind.
+            # Created late, so that a failing call leaves nothing behind.
             out.mkdir(parents=True, exist_ok=True)
             write_text(out / SETTINGS, _settings(options))
         for done, number in enumerate(missing, options.clips - len(missing) + 1):
@@ -108,7 +116,7 @@ def synthesise(
             shots = make_shots(stage, renderer, rng)
             folder = f"images/{options.split}/{names[number]}"
             _write_pictures(out / folder, shots)
-            # Last: a clip that is annotated is complete.
+            # Written last, so that a clip with annotations is complete.
             _write_annotations(annotations[number], folder, number, shots)
             on_clip(done)
         renderer.close()
@@ -116,10 +124,13 @@ def synthesise(
 
 
 def load_stage(options: SynthesisOptions) -> tuple[Stage, tuple[str, ...]]:
-    """What scenes are made of, and the names of motions that cannot be used.
+    """Load the assets of scenes.
+
+    Returns:
+        The assets, and the names of motions that cannot be used.
 
     Raises:
-        DataError: If a garment or photo is broken, or nothing of a kind can be used.
+        DataError: If a garment or photo is broken, or there is none, or no usable motion.
         MissingExtraError: If `anny` is not installed.
     """
     motions, unusable = _read_motions(_files(options.motion, (".bvh",), "motions (.bvh)"))
@@ -133,10 +144,10 @@ def load_stage(options: SynthesisOptions) -> tuple[Stage, tuple[str, ...]]:
 
 
 def _settings(options: SynthesisOptions) -> str:
-    """What a folder is of; the number of clips may grow."""
+    """Return the content of the settings file; without the number of clips, which may grow."""
     wanted = {
         "version": __version__,
-        # By name: where they lie says nothing about what is made.
+        # Folder names only, as their location does not affect the result.
         **{name: getattr(options, name).name for name in ("motion", "garments", "backgrounds")},
         **{name: getattr(options, name) for name in ("size", "seed", "split")},
     }
@@ -144,25 +155,26 @@ def _settings(options: SynthesisOptions) -> str:
 
 
 def _check_folder(out: Path, options: SynthesisOptions) -> bool:
-    """Whether it is new; otherwise it holds clips of the same settings.
+    """Return whether a folder is new, as opposed to holding clips of the same settings.
 
     Raises:
-        UsageError: If it holds something else.
+        UsageError: If it holds anything else.
     """
     target = out / SETTINGS
     if target.exists():
         if target.read_bytes() != _settings(options).encode():
             raise UsageError(
-                f"{out} was made with other settings ({target}): give another folder, or the same settings"
+                f"{out} was made with other settings ({target}); choose another folder, or use the "
+                "same settings"
             )
         return False
     if out.exists() and any(out.iterdir()):
-        raise UsageError(f"{out} is not empty: give another folder")
+        raise UsageError(f"{out} is not empty; choose another folder")
     return True
 
 
 def _files(folder: Path, endings: tuple[str, ...], what: str) -> list[Path]:
-    """All files below a folder that end so, by name."""
+    """Find all files in a folder with given endings, recursively and sorted."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     found = [
@@ -172,12 +184,12 @@ def _files(folder: Path, endings: tuple[str, ...], what: str) -> list[Path]:
         if name.lower().endswith(endings)
     ]
     if not found:
-        raise DataError(f"{folder}: holds no {what}")
+        raise DataError(f"{folder}: contains no {what}")
     return sorted(found)
 
 
 def _read_motions(files: Iterable[Path]) -> tuple[list[Motion], tuple[str, ...]]:
-    """Those that have the bones and frames that are needed; the names of the others."""
+    """Read motions; return the usable ones, and the names of the others."""
     motions: list[Motion] = []
     unusable: dict[str, str] = {}
     for file in files:
@@ -191,7 +203,7 @@ def _read_motions(files: Iterable[Path]) -> tuple[list[Motion], tuple[str, ...]]
         else:
             motions.append(motion)
     if not motions:
-        raise DataError(f"no motion can be used: {next(iter(unusable.values()))}")
+        raise DataError(f"no motion can be used; the first: {next(iter(unusable.values()))}")
     return motions, tuple(unusable)
 
 
@@ -228,12 +240,18 @@ def _write_annotations(path: Path, folder: str, number: int, shots: list[Shot]) 
 
 
 def is_inside(joints: np.ndarray, size: int) -> np.ndarray:
-    """(15,) which of (15, 2) joints lie in the picture."""
+    """Return (15,) which of (15, 2) joints lie within the image."""
     return np.all((joints >= 0) & (joints <= size - 1), axis=1)
 
 
 def person_record(joints: np.ndarray, box: np.ndarray, size: int) -> dict[str, list[float]]:
-    """Keypoints and boxes of (15, 2) joints and an xyxy box; joints beyond the picture are missing."""
+    """Return the annotation of a person; joints outside the image are missing.
+
+    Args:
+        joints: (15, 2) pixels.
+        box: xyxy pixels.
+        size: Height and width of the image.
+    """
     rows = np.column_stack([joints, np.ones(len(joints))]) * is_inside(joints, size)[:, None]
     written = remap(rows, POSETRACK15.joints, POSETRACK17.joints, missing=0.0)
     top, bottom = (joints[POSETRACK15.index(f"head_{end}")] for end in ("top", "bottom"))

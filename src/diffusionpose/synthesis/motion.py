@@ -1,6 +1,7 @@
-"""Motion capture: BVH files as rotations of bones.
+"""Motion capture: BVH files, read as rotations of bones.
 
-The world is in metres of no fixed scale, x to the person's left, y behind, z up; BVH has y up and z in front.
+In world coordinates x points to the person's left, y to the back and z up; in BVH, y points up and
+z to the front.
 """
 
 from dataclasses import dataclass
@@ -19,20 +20,21 @@ BONES = (
     "LeftShoulder", "LeftArm", "LeftForeArm", "LeftHand",
     "RightShoulder", "RightArm", "RightForeArm", "RightHand",
 )  # fmt: skip
-"""What a file must name: the bones of the CMU motion capture library's usual conversion to BVH."""
+"""Required bones: those of the usual BVH conversion of the CMU motion capture library."""
 _TO_WORLD = np.array([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])
 _AXES = {"Xrotation": "X", "Yrotation": "Y", "Zrotation": "Z"}
 
 
 @dataclass(frozen=True)
 class Motion:
-    """One recording.
+    """A recording.
 
     Args:
-        name: Of its file.
-        rotations: By bone, (frames, 3, 3) from the file's rest pose into the world.
-        offsets: By bone, (3,) from its parent in the rest pose, in the file's unit.
-        root: (frames, 3) of the first bone, in the file's unit.
+        name: Name of the file.
+        rotations: By bone, (frames, 3, 3) rotations from the file's rest pose, in world
+            coordinates.
+        offsets: By bone, (3,) offset from the parent in the rest pose, in the file's unit.
+        root: (frames, 3) position of the root bone, in the file's unit.
     """
 
     name: str
@@ -45,10 +47,10 @@ class Motion:
 
 
 def read_bvh(path: Path) -> Motion:
-    """A BVH file.
+    """Read a BVH file.
 
     Raises:
-        DataError: If it is none, or names other bones than `BONES`.
+        DataError: If it is not a valid BVH file, or lacks any of `BONES`.
     """
     check_regular(path, DataError)
     try:
@@ -62,13 +64,14 @@ def read_bvh(path: Path) -> Motion:
         rows = [line.split() for line in lines[start + 3 : start + 3 + count]]
         values = np.array(rows, float).reshape(count, sum(len(joint.channels) for joint in joints))
     except (StopIteration, IndexError, KeyError, ValueError):
-        raise DataError(f"{path}: not a BVH file, or cut off") from None
+        raise DataError(f"{path}: not a BVH file, or truncated") from None
     if not np.isfinite(values).all():
-        raise DataError(f"{path}: has frames that are no numbers")
+        raise DataError(f"{path}: has frames with NaN or infinite values")
     missing = set(BONES) - {joint.name for joint in joints}
     if missing:
         raise DataError(
-            f"{path}: has no bone {min(missing)}: other names than those of CMU's conversion"
+            f"{path}: has no bone {min(missing)}; bones must be named as in the BVH conversion of "
+            "the CMU library"
         )
     return _motion(path.name, joints, values)
 

@@ -1,4 +1,4 @@
-"""A person: a figure, what it wears and in which colours, and a moment of a motion."""
+"""People: a figure with clothes and colours in three frames of a motion."""
 
 import colorsys
 from collections.abc import Sequence
@@ -17,30 +17,31 @@ _HAT, _BALD = 0.12, 0.08
 _CHILD, _OLD = 0.12, 0.18
 _PATTERN_SHARES = (0.3, 0.08, 0.06, 0.08, 0.13, 0.35)
 _OVERALL = 0.3
-"""Share of cloth from photos that goes down to the feet."""
+"""Share of photo textures that extend down to the feet."""
 _CUT = (24, 128)
-"""Sides of such cloth, pixels of the photo."""
+"""Range of side lengths of photo textures, in pixels of the photo."""
 _WAIST = 0.04
-"""Metres above the hips' bone where trousers end."""
+"""Height of the waist above the hip bone, in metres."""
 
 
 class _Layer(NamedTuple):
-    """A mesh in the rest pose, and how bones hold its vertices."""
+    """A mesh in the rest pose, and the skinning weights of its vertices."""
 
     mesh: Mesh
     weights: np.ndarray
 
 
 class Person:
-    """Someone in three frames of a motion.
+    """A random person in three frames of a motion.
 
     Args:
-        body: The model of bodies.
+        body: The body model.
         wardrobe: Garments to choose from.
-        motions: Recordings to choose from, of at least three frames after their first, which is a rest pose.
-        photos: (height, width, 3) uint8 RGB, of which cloth is cut.
-        rng: Draws shape, clothes, colours, motion and frame.
-        offset: (3,) metres from the middle of the scene.
+        motions: Recordings to choose from, of at least four frames, of which the first is a rest
+            pose and not used.
+        photos: (height, width, 3) uint8 RGB images to cut textures from.
+        rng: Source of randomness for shape, clothes, colours, motion and frame.
+        offset: (3,) offset from the centre of the scene in metres.
     """
 
     def __init__(
@@ -63,12 +64,12 @@ class Person:
         heading = rng.uniform(0, 2 * np.pi)
         cosine, sine = np.cos(heading), np.sin(heading)
         self._turn = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
-        # The recording's unit, by the legs: steps fit who makes them.
+        # Scale by leg length, so that steps fit the figure.
         unit = body.leg_length(self._figure) / _leg_length(motion)
         self._steps = [(motion.root[frame] - motion.root[key]) * unit for frame in frames]
 
     def frame(self, number: int) -> tuple[list[Mesh], np.ndarray, np.ndarray]:
-        """What is drawn, (15, 3) joints and (n, 3) outline, in the scene."""
+        """Return the meshes, (15, 3) joints and (n, 3) outline of a frame in scene coordinates."""
         pose, heads = self._poses[number], self._figure.heads
         shift = self._offset + self._turn @ self._steps[number]
 
@@ -84,7 +85,7 @@ class Person:
         return meshes, placed(joints), placed(self._body.outline(skinned[0]))
 
     def _dressed(self, outfit: list[Garment], rng: np.random.Generator) -> list[_Layer]:
-        """The body, without what is covered, and everything worn over it."""
+        """Return the body without covered faces, and the garments."""
         body, rest = self._body, self._figure.vertices
         covered = np.zeros(len(rest), bool)
         for garment in outfit:
@@ -104,7 +105,7 @@ class Person:
         return layers
 
     def _suit(self, vertices: np.ndarray, faces: np.ndarray, rng: np.random.Generator) -> Mesh:
-        """Top and bottom in colours of their own, the top perhaps with a pattern."""
+        """Colour a suit: top and bottom separately, the top possibly with a pattern."""
         top, bottom = _colour(rng, 0.9, 0.05, 1.0), _colour(rng, 0.7, 0.03, 0.9)
         if rng.random() < 0.25:
             bottom = top
@@ -124,7 +125,7 @@ class Person:
 
 
 def _build(rng: np.random.Generator) -> dict[str, float]:
-    """Age and build of a figure; most are adults."""
+    """Draw age and build of a figure; most are adults."""
     lot = rng.random()
     ages = (0.25, 0.45) if lot < _CHILD else (0.75, 1.0) if lot > 1 - _OLD else (0.5, 0.75)
     return {
@@ -137,7 +138,7 @@ def _build(rng: np.random.Generator) -> dict[str, float]:
 
 
 def _outfit(wardrobe: Sequence[Garment], gender: float, rng: np.random.Generator) -> list[Garment]:
-    """A suit and shoes, mostly hair, sometimes a hat; as far as the wardrobe has them."""
+    """Draw a suit and shoes, mostly hair and sometimes a hat, as far as available."""
     other = "male_" if gender < 0.5 else "female_"
     suits = [
         one for one in wardrobe
@@ -157,7 +158,7 @@ def _outfit(wardrobe: Sequence[Garment], gender: float, rng: np.random.Generator
 def _colour(
     rng: np.random.Generator, saturation: float, darkest: float, brightest: float
 ) -> np.ndarray:
-    """(3,) RGB of any hue."""
+    """Draw an RGB colour (3,) of any hue."""
     return np.array(
         colorsys.hsv_to_rgb(
             rng.random(), rng.uniform(0, saturation), rng.uniform(darkest, brightest)
@@ -166,13 +167,13 @@ def _colour(
 
 
 def _hair(rng: np.random.Generator) -> np.ndarray:
-    """(3,) RGB, from black to blond."""
+    """Draw a hair colour (3,) from black to blond."""
     light = np.array([1.0, 0.8, 0.5]) * rng.uniform(0.6, 1)
     return np.array([0.06, 0.05, 0.04]) + rng.choice([0.0, 0.12, 0.35, 0.6]) * light
 
 
 def _cut(photos: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """A square of any of the photos, brighter or darker."""
+    """Cut a random square from a photo, with random brightness."""
     photo = photos[int(rng.integers(len(photos)))]
     side = min(int(rng.integers(*_CUT)), *photo.shape[:2])
     y, x = (int(rng.integers(0, photo.shape[axis] - side + 1)) for axis in (0, 1))
@@ -186,5 +187,5 @@ def _triple(colour: np.ndarray) -> tuple[float, float, float]:
 
 
 def _leg_length(motion: Motion) -> float:
-    """Hip to ankle, in the recording's unit."""
+    """Return the length from hip to ankle in the recording's unit."""
     return sum(float(np.linalg.norm(motion.offsets[bone])) for bone in ("LeftLeg", "LeftFoot"))

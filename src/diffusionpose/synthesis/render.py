@@ -1,4 +1,4 @@
-"""Meshes as a picture: OpenGL without a window, with one light, grain, and cloth cut from photos."""
+"""Off-screen rendering of meshes with OpenGL: one light, procedural patterns, photo textures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,18 +55,18 @@ SAMPLES = 4
 
 @dataclass(frozen=True)
 class Mesh:
-    """Something to draw.
+    """A mesh to draw.
 
     Args:
-        vertices: (n, 3) in the world.
-        faces: (m, 3).
+        vertices: (n, 3) in world coordinates.
+        faces: (m, 3) triangles.
         colours: (n, 3) linear RGB in [0, 1].
-        rest: (n, 3) in the rest pose, in which patterns lie.
-        pattern: Of `PATTERNS`.
+        rest: (n, 3) vertices in the rest pose, to which patterns are fixed.
+        pattern: One of `PATTERNS`.
         second: Colour of the pattern.
-        frequency: Repeats a metre.
-        lowest: Height in the rest pose above which the pattern shows.
-        cloth: (height, width, 3) uint8 RGB, the pattern `photo`.
+        frequency: Repetitions of the pattern per metre.
+        lowest: Height in the rest pose above which the pattern is drawn.
+        cloth: (height, width, 3) uint8 RGB texture for the pattern `photo`.
     """
 
     vertices: np.ndarray
@@ -81,14 +81,14 @@ class Mesh:
 
 
 class Renderer:
-    """Draws square pictures.
+    """Renders square images.
 
     Args:
-        size: Of their sides, pixels.
+        size: Height and width in pixels.
 
     Raises:
         MissingExtraError: If `moderngl` is not installed.
-        DiffusionPoseError: If this machine has no OpenGL without a window (EGL; Mesa's in software will do).
+        DiffusionPoseError: If off-screen OpenGL (EGL) is not available; a software driver suffices.
     """
 
     def __init__(self, size: int) -> None:
@@ -101,7 +101,8 @@ class Renderer:
             self._context: Any = moderngl.create_standalone_context(backend="egl")
         except Exception as error:  # noqa: BLE001 (glcontext raises bare exceptions)
             raise DiffusionPoseError(
-                f"no OpenGL without a window on this machine ({first_line(error)}): install a driver with EGL, as Mesa's"
+                f"off-screen OpenGL is not available ({first_line(error)}); install a driver with "
+                "EGL, such as Mesa's"
             ) from None
         make = self._context
         self._program: Any = make.program(vertex_shader=_VERTEX, fragment_shader=_FRAGMENT)
@@ -120,14 +121,17 @@ class Renderer:
         light: np.ndarray,
         ambient: float,
     ) -> np.ndarray:
-        """(size, size, 4) linear RGB and coverage in [0, 1].
+        """Draw meshes.
 
         Args:
-            meshes: What is seen.
-            view: (4, 4) from the world to clip space.
+            meshes: Meshes of the scene.
+            view: (4, 4) matrix from world to clip space.
             eye: (3,) direction to the camera.
             light: (3,) direction to the light.
-            ambient: Share of light that comes from everywhere.
+            ambient: Share of ambient light.
+
+        Returns:
+            (size, size, 4) linear RGB and coverage in [0, 1].
         """
         self._drawn.use()
         self._drawn.clear(0.0, 0.0, 0.0, 0.0)
@@ -155,7 +159,7 @@ class Renderer:
         return data.reshape(self.size, self.size, 4)[::-1] / np.float32(255)
 
     def _cloth(self, photo: np.ndarray) -> Any:
-        # Beside and below its mirror images, so that it repeats without seams.
+        # Mirrored in both directions, so that the texture repeats without seams.
         wide = np.hstack([photo, photo[:, ::-1]])
         tile = np.ascontiguousarray(np.vstack([wide, wide[::-1]]))
         texture: Any = self._context.texture(tile.shape[1::-1], 3, tile.tobytes(), alignment=1)
@@ -164,7 +168,7 @@ class Renderer:
         return texture
 
     def close(self) -> None:
-        """Gives the context back."""
+        """Release the OpenGL context."""
         self._context.release()
 
     def _set(self, **values: object) -> None:
@@ -173,7 +177,7 @@ class Renderer:
 
 
 def normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """(n, 3) of vertices, the sum of their faces' by area; not of unit length."""
+    """Return (n, 3) vertex normals as area-weighted sums over faces; not of unit length."""
     a, b, c = (vertices[faces[:, corner]] for corner in range(3))
     across = np.cross(b - a, c - a)
     found = np.zeros_like(vertices)

@@ -1,4 +1,4 @@
-"""A scene: one or two people, a camera and a light before a photo."""
+"""Scenes: one or two people in front of a photo, with a camera and a light."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,31 +13,30 @@ from diffusionpose.synthesis.person import NUM_FRAMES, Person
 from diffusionpose.synthesis.render import Renderer
 
 _COMPANY = 0.35
-"""Share of scenes with a second person, within an arm's length or a few steps."""
+"""Share of scenes with a second person nearby."""
 _HIGH, _FROM_ABOVE = 0.25, (20.0, 60.0)
-"""Share of scenes that are seen from above, and from how many degrees."""
+"""Share of scenes seen from above, and the range of camera elevations in degrees."""
 _NEAR, _FAR = 0.1, 60.0
 _GAMMA = 1.6
-"""Of the picture; the light is linear."""
+"""Gamma of the image; rendering is linear."""
 
 
 class Stage(NamedTuple):
-    """What scenes are made of."""
+    """Assets for scenes: `backgrounds` are (height, width, 3) uint8 RGB."""
 
     body: Body
     wardrobe: Sequence[Garment]
     motions: Sequence[Motion]
     backgrounds: Sequence[np.ndarray]
-    """(height, width, 3) uint8 RGB."""
 
 
 class Shot(NamedTuple):
-    """One frame.
+    """A rendered frame with annotations.
 
     Args:
         picture: (size, size, 3) uint8 RGB.
-        joints: (people, 15, 2) pixels, wherever they are.
-        boxes: (people, 4) xyxy pixels around all of each person, seen or not.
+        joints: (people, 15, 2) pixels, including hidden joints and joints outside the image.
+        boxes: (people, 4) xyxy pixels around each whole person, including hidden parts.
     """
 
     picture: np.ndarray
@@ -46,7 +45,7 @@ class Shot(NamedTuple):
 
 
 def make_shots(stage: Stage, renderer: Renderer, rng: np.random.Generator) -> list[Shot]:
-    """Three consecutive frames of a scene; the camera and the light stand still."""
+    """Render three consecutive frames of a random scene with static camera and light."""
     people = [_someone(stage, rng, np.zeros(3))]
     if rng.random() < _COMPANY:
         angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.45, 1.2)
@@ -56,7 +55,7 @@ def make_shots(stage: Stage, renderer: Renderer, rng: np.random.Generator) -> li
     light = rng.normal(size=3) + (0, 0, 0.8) + 0.7 * eye
     light, ambient = light / np.linalg.norm(light), rng.uniform(0.25, 0.75)
     ground = _background(stage.backgrounds, renderer.size, rng)
-    # As bright as the photo, roughly.
+    # Roughly match the brightness of the photo.
     gain = rng.uniform(0.7, 1.3) * (0.5 + 0.5 * ground.mean() / 128) * (1 + rng.normal(0, 0.06, 3))
     shots = []
     for number in range(NUM_FRAMES):
@@ -80,14 +79,18 @@ def _someone(stage: Stage, rng: np.random.Generator, offset: np.ndarray) -> Pers
 
 
 def project(points: np.ndarray, view: np.ndarray, size: int) -> np.ndarray:
-    """(n, 3) in the world -> (n, 2) pixels, integers at pixel centres."""
+    """Project (n, 3) world points to (n, 2) pixels, with integers at pixel centres."""
     clip = np.column_stack([points, np.ones(len(points))]) @ view.T
     x, y = (clip[:, :2] / clip[:, 3:]).T
     return np.stack([(x + 1) / 2 * size - 0.5, (1 - y) / 2 * size - 0.5], 1)
 
 
 def _camera(outline: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(4, 4) view that has all of (n, 3) in the picture, and (3,) direction to the camera."""
+    """Draw a camera that sees all (n, 3) points.
+
+    Returns:
+        (4, 4) matrix from world to clip space, and (3,) direction to the camera.
+    """
     heading = rng.uniform(0, 2 * np.pi)
     degrees = rng.uniform(*_FROM_ABOVE) if rng.random() < _HIGH else rng.normal(8, 12)
     pitch = np.deg2rad(degrees)
@@ -119,7 +122,7 @@ def _camera(outline: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, 
 
 
 def _background(photos: Sequence[np.ndarray], size: int, rng: np.random.Generator) -> np.ndarray:
-    """(size, size, 3) part of a photo, often mirrored, often out of focus."""
+    """Cut a random (size, size, 3) part of a photo, randomly mirrored and blurred."""
     photo = photos[int(rng.integers(len(photos)))]
     side = int(min(photo.shape[:2]) * rng.uniform(0.5, 1))
     y, x = (int(rng.integers(0, photo.shape[axis] - side + 1)) for axis in (0, 1))
@@ -132,7 +135,7 @@ def _background(photos: Sequence[np.ndarray], size: int, rng: np.random.Generato
 def _composed(
     drawn: np.ndarray, ground: np.ndarray, gain: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """People over a photo, with soft edges and a sensor's noise."""
+    """Compose people over a photo with soft edges, and add sensor noise."""
     coverage = drawn[..., 3:]
     colour = np.clip(drawn[..., :3] / np.maximum(coverage, 1e-3), 0, 1) ** (1 / _GAMMA)
     soft = cv2.GaussianBlur(coverage, (0, 0), 0.6)[..., None]

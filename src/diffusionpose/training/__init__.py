@@ -1,1 +1,1 @@
-"""The parts of a training run; `diffusionpose.train` puts them together (extra: train)."""
+"""Components of a training run, which `diffusionpose.train` puts together (extra: train)."""

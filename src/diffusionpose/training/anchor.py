@@ -1,8 +1,9 @@
-"""Learning without forgetting (Li and Hoiem, 2016): a stem that learns still says what it said before.
+"""Learning without forgetting (Li and Hoiem, 2016) for the stem of the hybrid backbone.
 
-The stem comes from a network that saw far more people than most recipes have. Fine-tuning on few kinds of pictures soon
-erases what it knew of the others; here the head that it was trained under looks on, and must see the same, but where the
-labels say that it was wrong.
+The stem was pretrained on far more people than most recipes have, and fine-tuning on a narrow
+domain soon erases that knowledge. As a regulariser, the head of the original network must give the
+same heatmaps on the fine-tuned stem as on the original one, except where the labels contradict
+them.
 """
 
 from pathlib import Path
@@ -18,18 +19,18 @@ from diffusionpose.skeleton import Skeleton
 from diffusionpose.training.movenet import MoveNetHeatmaps, shared_joints
 
 WRONG = 3.0
-"""Heatmap pixels between a label and the old head's highest point, from which on the head is not held to it."""
+"""Distance in heatmap pixels between label and original peak above which the joint is exempt."""
 
 
 class StemAnchor(nn.Module):
-    """The stem as it was, with its heatmap head; none of it learns.
+    """The original stem with its heatmap head, both frozen.
 
     Args:
-        weights: File of `tools/make_stem.py`.
-        share: Of a batch's clips, how many are looked at.
-        skeleton: Of the labels.
-        stem: The one that learns.
-        width: Of both stems.
+        weights: File written by `tools/make_stem.py`.
+        share: Share of the clips of a batch to compute the loss on.
+        skeleton: Skeleton of the labels.
+        stem: The stem in training.
+        width: Width of both stems.
 
     Raises:
         CheckpointError: If the weights cannot be read or do not fit.
@@ -52,10 +53,10 @@ class StemAnchor(nn.Module):
         images: Float[Tensor, "batch frames 3 image_height image_width"],
         keypoints: Float[Tensor, "batch joints 2"],
     ) -> Float[Tensor, ""]:
-        """Squared difference between the head's heatmaps on both stems, as a share of the old ones' square.
+        """Compute the squared difference of the heatmaps on both stems, relative to the old ones.
 
         Args:
-            images: What the stem that learns has just seen; of some clips the key frames count.
+            images: The input of the latest forward pass of the stem in training.
             keypoints: Labels in heatmap pixels, NaN where missing.
         """
         assert self._finest is not None, "the stem has not run"
@@ -71,13 +72,13 @@ class StemAnchor(nn.Module):
         return (error.sum(1) / known.sum(1).clamp_min(1.0)).mean()
 
     def _held(self, before: Tensor, keypoints: Tensor) -> Tensor:
-        """(batch, COCO's joints) whether the head is to be held: everywhere but where a label is elsewhere."""
+        """Return (batch, COCO joints) 1 for joints to preserve, 0 where a label is elsewhere."""
         joints, columns = shared_joints(self._skeleton)
         place = before[:, columns].flatten(2).argmax(-1)
         width = before.shape[-1]
         found = torch.stack([place % width, place // width], -1)
         distance = (found - keypoints[:, joints]).norm(dim=-1)
         held = torch.ones(before.shape[:2], device=before.device)
-        # NaN, where there is no label, is not far.
+        # Comparisons with NaN are false: joints without a label are preserved.
         held[:, columns] = (~(distance > WRONG)).float()
         return held

@@ -1,4 +1,4 @@
-"""Checkpoints that survive kills, full disks and signals, and say where in an epoch a run stood."""
+"""Checkpoints within epochs, safe against kills, full disks and signals."""
 
 import signal
 import threading
@@ -22,19 +22,22 @@ from diffusionpose.training.module import PoseTraining
 from diffusionpose.training.sources import is_distributed
 
 LAST_OF_EPOCH_SECONDS = 30.0
-"""Older than this, a checkpoint is renewed before an epoch's last batch: a signal during validation then costs little."""
+"""Age from which a checkpoint is renewed before the last batch of an epoch.
+
+Little is lost, then, if a signal arrives during validation.
+"""
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Writes under another name, to the disk, then renames: the checkpoint before stays until the new one is whole."""
+    """Writes checkpoints to a temporary file and renames it, so that no partial file is left."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """As Lightning asks for it.
+        """Save a checkpoint; called by Lightning.
 
         Raises:
-            DiffusionPoseError: If the disk does not take it; the file that was there is untouched.
+            DiffusionPoseError: If it cannot be written; an existing file is left untouched.
         """
         del storage_options
         file = AtomicFile(Path(path))
@@ -42,11 +45,10 @@ class AtomicCheckpoints(TorchCheckpointIO):
             try:
                 torch.save(checkpoint, file.temporary)
             except (OSError, RuntimeError) as error:
-                reason = (
-                    error.strerror if isinstance(error, OSError) else "the disk took only a part"
-                )
+                reason = error.strerror if isinstance(error, OSError) else "only a part was written"
                 raise DiffusionPoseError(
-                    f"cannot write {path}: {reason or first_line(error)}; the checkpoint before it is untouched"
+                    f"cannot write {path}: {reason or first_line(error)}; the previous checkpoint "
+                    "is untouched"
                 ) from error
             file.publish()
         finally:
@@ -54,10 +56,10 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 def read_checkpoint(path: Path) -> Any:
-    """What `AtomicCheckpoints` wrote, if it still is that: torch writes check sums, but its loader does not look at them.
+    """Read a checkpoint after verifying its checksums, which torch writes but does not check.
 
     Raises:
-        CheckpointError: If the file is damaged, or holds more than tensors and plain containers.
+        CheckpointError: If the file is damaged, or holds anything but tensors and plain containers.
     """
     if zipfile.is_zipfile(path):
         try:
@@ -66,15 +68,19 @@ def read_checkpoint(path: Path) -> Any:
         except (EOFError, zipfile.BadZipFile):
             damaged = True
         if damaged:
-            raise CheckpointError(f"{path}: damaged since it was written; start the run anew")
+            raise CheckpointError(
+                f"{path}: damaged since it was written; start the run again from the beginning"
+            )
     return read_restricted(path)
 
 
 class StopSignals:
-    """SIGINT and SIGTERM as a request that the run heeds when it can save; later ones are ignored.
+    """Records SIGINT or SIGTERM as a request to stop at the next point where the run can save.
+
+    Further signals are ignored.
 
     Args:
-        checkpoint: Where the run saves.
+        checkpoint: Path of the run's checkpoint.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -85,19 +91,19 @@ class StopSignals:
         self.number = self.number or number
 
     def end_validation(self) -> None:
-        """Ends the run here when a signal asked for it; its last steps are then repeated on resuming.
+        """Stop without saving if a signal was received; on resuming, the last steps are repeated.
 
         Raises:
-            StoppedError: After a signal.
+            StoppedError: If a signal was received.
         """
         if self.number:
             there = self.checkpoint.exists()
-            saved = f"{self.checkpoint} is from before" if there else "nothing is saved yet"
+            saved = f"{self.checkpoint} is from before it" if there else "nothing is saved yet"
             raise StoppedError(self.number, f"during validation; {saved}")
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """Handles signals until the end of the block, where handlers can be set: in the main thread."""
+        """Handle signals within the context; Python allows it in the main thread only."""
         numbers = (signal.SIGINT, signal.SIGTERM)
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -110,7 +116,7 @@ class StopSignals:
                 signal.signal(number, handler)
 
     def agreed(self) -> int:
-        """The signal that any rank has got, 0 for none; all ranks call it at the same place."""
+        """Return a signal that any rank has received, or 0; all ranks must call it together."""
         if not is_distributed():
             return self.number
         numbers: list[Any] = [None] * distributed.get_world_size()
@@ -119,13 +125,14 @@ class StopSignals:
 
 
 class KeepRun(L.Callback):
-    """Keeps a run folder current: `metrics.jsonl` every epoch, `checkpoints/last.ckpt` every few minutes.
+    """Writes `metrics.jsonl` every epoch and `checkpoints/last.ckpt` every few minutes.
 
-    It saves between two optimizer steps, and heeds signals there. It comes after the callback that averages weights.
+    Saves and stops on signals between optimizer steps. Must come after the weight averaging
+    callback.
 
     Args:
-        minutes: Between two checkpoints.
-        signals: What asks for an end, and where to save.
+        minutes: Minutes between checkpoints.
+        signals: Requests to stop, and the path of the checkpoint.
     """
 
     def __init__(self, minutes: float, signals: StopSignals) -> None:
@@ -144,7 +151,7 @@ class KeepRun(L.Callback):
         self._saved = time.monotonic()
 
     def _is_due(self, trainer: L.Trainer, seconds: float) -> bool:
-        # One clock for all ranks: they save together.
+        # All ranks follow the clock of rank 0, as they must save together.
         return trainer.strategy.broadcast(self._age() >= seconds)
 
     def on_train_batch_end(
@@ -155,14 +162,14 @@ class KeepRun(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Saves when it is time, and ends the run when a signal asked for it.
+        """Save if a checkpoint is due, and stop after a signal.
 
         Raises:
-            StoppedError: After a signal, with everything saved.
+            StoppedError: If a signal was received; everything is saved.
         """
         del outputs, batch
         done, number = batch_idx + 1, int(trainer.num_training_batches)
-        # After the last batch Lightning would go on with the next epoch and leave validation out.
+        # From a checkpoint after the last batch, Lightning would resume without validation.
         if done % trainer.accumulate_grad_batches or done == number:
             return
         stop = self.signals.agreed()
@@ -172,7 +179,7 @@ class KeepRun(L.Callback):
         if stop or self._is_due(trainer, limit):
             self._save(trainer, pl_module, trainer.current_epoch, done)
         if stop:
-            raise StoppedError(stop, f"{self.path} is saved: go on with --resume")
+            raise StoppedError(stop, f"{self.path} is saved; continue with --resume")
 
     def on_validation_batch_end(
         self,
@@ -183,21 +190,22 @@ class KeepRun(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Ends the run when a signal asked for it; the epoch's last steps are then repeated on resuming.
+        """Stop after a signal; on resuming, the last steps of the epoch are repeated.
 
         Raises:
-            StoppedError: After a signal.
+            StoppedError: If a signal was received.
         """
         del pl_module, outputs, batch, batch_idx, dataloader_idx
-        # Ranks validate different numbers of batches and could not agree here: they stop in the next epoch.
+        # Ranks may have different numbers of validation batches and cannot synchronise here; they
+        # stop at the end of the epoch.
         if trainer.world_size == 1:
             self.signals.end_validation()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes the epoch's metrics; saves when it is time, when the run is over, and on a signal.
+        """Write the epoch's metrics; save if due, after the last epoch, and after a signal.
 
         Raises:
-            StoppedError: After a signal, with everything saved.
+            StoppedError: If a signal was received; everything is saved.
         """
         assert isinstance(pl_module, PoseTraining)
         if trainer.is_global_zero:
@@ -206,4 +214,4 @@ class KeepRun(L.Callback):
         if stop or following == trainer.max_epochs or self._is_due(trainer, 60 * self.minutes):
             self._save(trainer, pl_module, following, 0)
         if stop:
-            raise StoppedError(stop, f"{self.path} is saved: go on with --resume")
+            raise StoppedError(stop, f"{self.path} is saved; continue with --resume")

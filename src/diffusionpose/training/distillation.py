@@ -1,7 +1,7 @@
-"""Distillation: a model learns the heatmaps of others besides the labels.
+"""Distillation: a model also learns from the heatmaps of other models.
 
-Every clip has one teacher, drawn by its share, who sees the clip or its mirror image: on average that is learning the mean of
-all teachers over both, for the price of one.
+Each clip gets one teacher, drawn by the teachers' shares, which sees the clip or its mirror image.
+In expectation this is the mean over all teachers and both views, at the cost of one forward pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,22 +21,25 @@ from diffusionpose.training.movenet import MoveNetHeatmaps, shared_joints
 
 
 class Lesson(NamedTuple):
-    """What teachers say of a batch: (batch, joints, height, width) heatmaps; (batch, joints) whether they know the joint."""
+    """Target heatmaps from the teachers, and which joints they predict at all."""
 
     heatmaps: Float[Tensor, "batch joints height width"]
     known: Bool[Tensor, "batch joints"]
 
 
 class ModelTeacher(nn.Module):
-    """Another model of ours, one step from noise. One of three frames sees a single frame three times, one of one the key frame.
+    """A DiffusionPose model as teacher, with one-step inference.
+
+    Clips are adapted to the teacher's number of frames: a single frame is repeated, and a
+    single-frame teacher sees the key frame only.
 
     Args:
         name: Folder, or the name of a bundled model.
-        student: Of whom it must know the joints, at the same sizes.
+        student: Configuration of the student; skeleton and sizes must match.
 
     Raises:
-        CheckpointError: If it cannot be read.
-        ConfigError: If its joints or sizes are others.
+        CheckpointError: If the teacher cannot be read.
+        ConfigError: If its skeleton or sizes differ from the student's.
     """
 
     def __init__(self, name: str, student: ModelConfig) -> None:
@@ -47,7 +50,8 @@ class ModelTeacher(nn.Module):
             own, wanted = getattr(config, setting), getattr(student, setting)
             if own != wanted:
                 raise ConfigError(
-                    f"distillation: {name}: {setting} is {own}, not {wanted} as of the model that learns"
+                    f"distillation: {name}: {setting} is {own}, not {wanted} as in the student; "
+                    "use a teacher with the same settings"
                 )
         self.known = torch.ones(self.model.num_joints, dtype=torch.bool)
         self.requires_grad_(False)
@@ -57,7 +61,7 @@ class ModelTeacher(nn.Module):
         images: Shaped[Tensor, "batch frames 3 image_height image_width"],
         keys: Int[Tensor, "batch 3"],
     ) -> Float[Tensor, "batch joints height width"]:
-        """Heatmaps of the key frame; the noise is drawn by the clips' keys."""
+        """Predict heatmaps of the key frame, with noise seeded by the clips' keys."""
         frames, own = images.shape[1], self.model.config.num_frames
         if own < frames:
             images = images[:, frames // 2 : frames // 2 + 1]
@@ -70,11 +74,11 @@ class ModelTeacher(nn.Module):
 
 
 class MoveNetTeacher(nn.Module):
-    """MoveNet as it came, for the joints that it shares with the model that learns.
+    """The original MoveNet as teacher, for the joints that it shares with the student.
 
     Args:
-        weights: File of `tools/make_stem.py`.
-        student: The model that learns.
+        weights: File written by `tools/make_stem.py`.
+        student: Configuration of the student.
 
     Raises:
         CheckpointError: If the weights cannot be read or do not fit.
@@ -92,7 +96,7 @@ class MoveNetTeacher(nn.Module):
         images: Shaped[Tensor, "batch frames 3 image_height image_width"],
         keys: Int[Tensor, "batch 3"],
     ) -> Float[Tensor, "batch joints height width"]:
-        """Heatmaps of the key frame, zero for joints that it does not know."""
+        """Predict heatmaps of the key frame; zero for joints that MoveNet does not have."""
         del keys
         found = self.movenet(images[:, images.shape[1] // 2])
         maps = found.new_zeros(len(found), len(self.known), *found.shape[2:])
@@ -101,17 +105,17 @@ class MoveNetTeacher(nn.Module):
 
 
 class Distillation:
-    """The teachers of a run. No module: they are neither saved with the run nor averaged.
+    """The teachers of a run; not an `nn.Module`, so that they are neither saved nor averaged.
 
     Args:
-        teachers: Of the recipe.
-        student: Configuration of the model that learns.
-        find: Where weights are: a file, a folder or a bundled model's.
-        seed: Of who teaches what.
+        teachers: Teachers of the recipe.
+        student: Configuration of the student.
+        find: Resolves a teacher's weights, given path and setting, to a file or folder.
+        seed: Seed for the assignment of teachers to clips.
 
     Raises:
         CheckpointError: If a teacher's weights cannot be read.
-        ConfigError: If a teacher does not fit the model.
+        ConfigError: If a teacher does not fit the student.
     """
 
     def __init__(
@@ -140,11 +144,11 @@ class Distillation:
         images: Shaped[Tensor, "batch frames 3 image_height image_width"],
         keys: Int[Tensor, "batch 3"],
     ) -> Lesson:
-        """What the teachers say of these clips.
+        """Run the teachers on a batch of clips.
 
         Args:
             images: RGB crops in [0, 255].
-            keys: Epoch, repeat and record, which draw teacher and mirror.
+            keys: Epoch, repeat and record, which determine teacher and mirroring.
         """
         draws = [self._draw(key) for key in keys.tolist()]
         teacher, mirrored = (torch.tensor(column) for column in zip(*draws, strict=True))

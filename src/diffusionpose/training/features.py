@@ -1,7 +1,7 @@
-"""A frozen backbone's features, computed once and kept on disk: training what stands above it then costs little.
+"""Cache of a frozen backbone's features on disk, which makes training of encoder and decoder cheap.
 
-A record is augmented `draws` times; epoch e shows draw e modulo `draws`. The file is named by what decides its content:
-backbone, data, images' sizes and times, augmentation, seed.
+Each record is augmented `draws` times; epoch e uses draw e modulo `draws`. The file name is a hash
+of all that determines the content: backbone, data, sizes and times of images, augmentation, seed.
 """
 
 import hashlib
@@ -21,17 +21,17 @@ from diffusionpose.training.sources import fingerprint
 
 BATCH = 16
 FORMAT = 2
-"""Of these files; to be raised when clips are cut or features computed in another way."""
+"""Version of the cache; increase it when cropping or feature computation changes."""
 
 
 class FeatureClips(Dataset[dict[str, Any]]):
-    """Clips as backbone features in place of images, by the keys of `EpochSampler` or by index.
+    """Clips with backbone features in place of images, by keys of `EpochSampler` or by index.
 
     Args:
-        clips: What the features are of.
-        model: Whose backbone; it is not changed.
-        folder: For the files.
-        draws: Augmentations a record.
+        clips: The clips to compute features of.
+        model: Model with the backbone; it is not changed.
+        folder: Folder of the cache.
+        draws: Number of augmentations per record.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class FeatureClips(Dataset[dict[str, Any]]):
 
 
 def _name(clips: ClipDataset, model: DiffusionPose, draws: int) -> str:
-    """By all that a feature depends on; images by size and time, for to read them is most of the work."""
+    """Hash all that features depend on; images by size and time, as reading them is slow."""
     config = model.config
     digest = hashlib.sha256(fingerprint(clips.records).encode())
     digest.update(f"{FORMAT} {clips.seed} {draws} {clips.augment} {config.num_frames}".encode())
@@ -79,7 +79,7 @@ def _name(clips: ClipDataset, model: DiffusionPose, draws: int) -> str:
     for path in dict.fromkeys(
         path for one in clips.records for path in (*one.frames, *one.further)
     ):
-        if path.is_file():  # one that is not there is named when it is read
+        if path.is_file():  # missing images are reported when they are read
             stat = path.stat()
             digest.update(f"{stat.st_size} {stat.st_mtime_ns}".encode())
     for name, tensor in model.backbone.state_dict().items():
@@ -95,7 +95,7 @@ def _write(clips: ClipDataset, model: DiffusionPose, path: Path, draws: int) -> 
     model.eval()
     file, keypoints = AtomicFile(path), []
     try:
-        # Written as it comes, not mapped: a full disk is then an error and no signal.
+        # Streamed, not memory-mapped, where a full disk would raise SIGBUS instead of an error.
         with explained(path), file.temporary.open("wb") as stream:
             for features, points in _passes(clips, model, draws):
                 if not keypoints:
@@ -108,7 +108,7 @@ def _write(clips: ClipDataset, model: DiffusionPose, path: Path, draws: int) -> 
                 stream.write(features.tobytes())
                 keypoints.append(points)
         _save(path.with_suffix(".keypoints.npy"), np.concatenate(keypoints))
-        # Last: whoever sees the features finds their keypoints.
+        # Published last, so that the keypoints exist whenever the features do.
         file.publish()
     finally:
         file.discard()
@@ -118,7 +118,7 @@ def _write(clips: ClipDataset, model: DiffusionPose, path: Path, draws: int) -> 
 def _passes(
     clips: ClipDataset, model: DiffusionPose, draws: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Features in half precision and keypoints, draw by draw."""
+    """Yield batches of float16 features and of keypoints, draw by draw."""
     device = next(model.parameters()).device
     for draw in range(draws):
         keys: Any = _Draw(clips, draw)
@@ -151,5 +151,5 @@ class _Draw(Dataset[Any]):
 
 
 def features_of(batch: dict[str, Tensor], model: DiffusionPose) -> Tensor:
-    """(batch, frames, tokens, dim) features of a batch of either kind of clips."""
+    """Return (batch, frames, tokens, dim) features of a batch, cached or computed from images."""
     return batch["features"] if "features" in batch else model.extract(batch["images"])

@@ -1,7 +1,8 @@
-"""What is trained: losses, optimizer and validation of one model.
+"""The Lightning module: losses, optimizer and validation of one model.
 
-Everything random about a step is drawn by (seed, epoch, repeat, record): it depends neither on how clips are grouped into
-batches and ranks nor on what happened before, so that a run can stop and go on anywhere.
+All randomness of a training step is seeded by (seed, epoch, repeat, record). It depends neither on
+how clips are grouped into batches and ranks nor on earlier steps, so that a run can be stopped and
+resumed anywhere.
 """
 
 import json
@@ -37,27 +38,32 @@ from diffusionpose.version import __version__
 
 METRICS = "metrics.jsonl"
 Evaluator = Callable[[DiffusionPose, torch.device], float]
-"""A figure of the averaged model; all ranks call it together."""
+"""Computes a metric of the averaged model; called on all ranks."""
 MOST_SKIPPED_STEPS = 3
-"""Steps without finite gradients, after which a run ends."""
+"""Number of steps without finite gradients at which a run is aborted."""
 
 
 def weights_at(path: Path, setting: str) -> Path:
-    """A file, a folder, or the folder of a bundled model by its name.
+    """Resolve weights to a file, a folder, or the folder of the bundled model of that name.
+
+    Args:
+        path: As given in the recipe.
+        setting: Key of the recipe, for error messages.
 
     Raises:
-        ConfigError: If it is none of them.
+        ConfigError: If there is no such file, folder or model.
     """
     found = path if path.exists() else bundled().get(str(path))
     if found is None:
         raise ConfigError(
-            f"{setting}: {path}: no such file; give another with --set {setting}=PATH"
+            f"{setting}: {path}: no such file or bundled model; give another with "
+            f"--set {setting}=PATH"
         )
     return found
 
 
 def named_weights(config: TrainConfig) -> dict[str, Path]:
-    """All weights that a recipe names, by setting."""
+    """Return all weights named in a recipe, by setting."""
     teachers = config.distillation.teachers if config.distillation else ()
     named = {
         "backbone_weights": config.backbone_weights,
@@ -69,22 +75,22 @@ def named_weights(config: TrainConfig) -> dict[str, Path]:
 
 
 def weights_of(config: TrainConfig) -> dict[str, Path]:
-    """The files of `named_weights`.
+    """Resolve `named_weights` to files.
 
     Raises:
-        ConfigError: If one is not there.
+        ConfigError: If one does not exist.
     """
     found = {key: weights_at(path, key) for key, path in named_weights(config).items()}
     return {key: path / WEIGHTS if path.is_dir() else path for key, path in found.items()}
 
 
 class PoseTraining(L.LightningModule):
-    """The training of one model.
+    """Training of one model.
 
     Args:
         config: The recipe.
         run: Folder for `metrics.jsonl` and `model/`.
-        evaluators: Figures of every validation besides PCK, by name.
+        evaluators: Additional validation metrics besides PCK, by name.
     """
 
     def __init__(
@@ -112,22 +118,22 @@ class PoseTraining(L.LightningModule):
         )
         self.pck: list[Pck] = []
         self.versions: tuple[str, ...] = (__version__,)
-        """Of the sessions that the run had, for its card."""
+        """Versions of diffusionpose in all sessions of the run, for the model card."""
         self.position: tuple[int, int] = (0, 0)
-        """Epoch, and its batches that are behind; kept by the callback that saves."""
+        """Epoch and number of its finished batches; updated by the callback that saves."""
         self.skipped: list[list[str]] = []
-        """The clips of each step that was left out."""
+        """The clips of each skipped step."""
         self.learning_rate = 0.0
-        """Of the latest step, the highest of its groups."""
+        """Highest learning rate of all parameter groups in the latest step."""
         self._sums: dict[str, Tensor] = {}
-        """By loss: its sum over the epoch's steps where it was finite, and their number."""
+        """For each loss, its sum over the epoch's steps with a finite value, and their number."""
         self._clips: list[Tensor] = []
 
     def _make_anchor(self) -> StemAnchor | None:
         anchor, backbone = self.config.anchor, self.model.backbone
         if anchor is None:
             return None
-        assert isinstance(backbone, HybridBackbone), "the recipe says so"
+        assert isinstance(backbone, HybridBackbone), "validated by the recipe"
         path = weights_at(anchor.weights, "anchor.weights")
         model = self.config.model
         return StemAnchor(
@@ -135,19 +141,25 @@ class PoseTraining(L.LightningModule):
         )
 
     def targets(self, keypoints: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Target heatmaps, keypoints without NaN, and which joints are labelled and on the map."""
+        """Return target heatmaps, keypoints without NaN, and which joints lie on the heatmap.
+
+        Args:
+            keypoints: (batch, joints, 2) in heatmap pixels, NaN for unlabelled joints.
+        """
         labelled = heatmaps.inside(keypoints, self.config.model.heatmap_size)
         target = heatmaps.encode(keypoints, self.config.model.heatmap_size, self.config.model.sigma)
         return target, keypoints.nan_to_num(0.0), labelled
 
     def draw(self, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Steps and noise of clips: uniform steps, with a share at T - 1, where one-step inference starts.
+        """Draw diffusion steps and noise for clips.
+
+        Steps are uniform, except for a share at T - 1, where one-step inference starts.
 
         Args:
             keys: (batch, 3) epoch, repeat and record.
 
         Returns:
-            (batch,) steps; (batch, joints, height, width) standard Gaussian noise.
+            (batch,) diffusion steps, and (batch, joints, height, width) standard Gaussian noise.
         """
         last = self.config.model.diffusion.num_train_timesteps - 1
         steps, noises = [], []
@@ -160,7 +172,7 @@ class PoseTraining(L.LightningModule):
         return torch.tensor(steps, device=self.device), torch.stack(noises).to(self.device)
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
-        """Loss of one batch, each clip at a step of its own."""
+        """Compute the loss of a batch, with a diffusion step per clip."""
         del batch_index
         target, keypoints, labelled = self.targets(batch["keypoints"])
         t, noise = self.draw(batch["key"])
@@ -183,14 +195,14 @@ class PoseTraining(L.LightningModule):
         self._clips.append(batch["index"])
         for name, value in parts.items():
             mean = self._mean_of_ranks(value.detach())
-            # One bad step, which is left out, must not hide the epoch's other losses.
+            # A skipped step must not turn the epoch's mean into NaN.
             known = torch.stack([mean.nan_to_num(0.0, 0.0, 0.0), mean.isfinite().to(mean.dtype)])
             self._sums[name] = self._sums.get(name, 0.0) + known
             self.log(f"train/{name}", mean, prog_bar=name == "total")
         return total
 
     def _teachers_loss(self, batch: dict[str, Tensor], predicted: Tensor) -> Tensor:
-        """Heatmap and location loss with what the teachers say in the labels' place."""
+        """Compute heatmap and location loss against the teachers' heatmaps, not the labels."""
         assert self.distillation is not None
         heatmaps, known = self.distillation.lesson(batch["images"], batch["key"])
         number = self._mean_of_ranks(known.sum().float())
@@ -201,14 +213,14 @@ class PoseTraining(L.LightningModule):
         return error
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clips gradients by norm; leaves a step out whose gradients are not finite; too many of them end the run.
+        """Clip gradients by norm, and skip steps whose gradients are not finite.
 
-        Lightning's own clipping refuses fused optimizers under mixed precision.
+        Lightning's own clipping does not support fused optimizers under mixed precision.
 
         Raises:
-            DiffusionPoseError: After `MOST_SKIPPED_STEPS` of them, naming their clips.
+            DiffusionPoseError: At `MOST_SKIPPED_STEPS` skipped steps, naming their clips.
         """
-        # At the end of an epoch the schedule is at the next step already.
+        # Recorded here, as at the end of an epoch the schedule has already advanced.
         self.learning_rate = max(group["lr"] for group in optimizer.param_groups)
         clips, self._clips = self._clips, []
         every = [p for group in optimizer.param_groups for p in group["params"]]
@@ -217,14 +229,14 @@ class PoseTraining(L.LightningModule):
         if norm.isfinite():
             nn.utils.clip_grads_with_norm_(parameters, self.config.optimizer.gradient_clip, norm)
             return
-        # Without gradients AdamW leaves weights and moments alone.
+        # AdamW does not update parameters and moments without gradients.
         optimizer.zero_grad(set_to_none=True)
         self.skipped.append([self._clip_name(int(index)) for index in torch.cat(clips)])
         if len(self.skipped) >= MOST_SKIPPED_STEPS:
             named = "; ".join(", ".join(names[:4]) for names in self.skipped)
             raise DiffusionPoseError(
-                f"{len(self.skipped)} steps without finite gradients, of batches with {named}: look at these clips, or "
-                "lower optimizer.learning_rate"
+                f"{len(self.skipped)} steps without finite gradients, in batches with {named}: "
+                "check these clips, or lower optimizer.learning_rate"
             )
 
     def _clip_name(self, index: int) -> str:
@@ -240,18 +252,18 @@ class PoseTraining(L.LightningModule):
         return total / distributed.get_world_size()
 
     def on_train_start(self) -> None:
-        """Called when the checkpoint is loaded, whose rates may be those of fewer epochs."""
+        """Recompute learning rates; a loaded checkpoint may be from a run with fewer epochs."""
         scheduler = self.lr_schedulers()
         assert isinstance(scheduler, LambdaLR)
         renew_rates(scheduler)
 
     def on_train_epoch_start(self) -> None:
-        """Empties the epoch's sums; not called when an epoch is gone on with."""
+        """Reset the epoch's sums; not called when a run is resumed within an epoch."""
         self._sums = {}
 
     def on_validation_epoch_start(self) -> None:
-        """Saves the averaged model, asks the evaluators, starts the metrics."""
-        # Here, and not at the end, when the averaged weights are out of place again.
+        """Save the averaged model, run the evaluators and reset the metrics."""
+        # Not at the end of validation, when the averaged weights have been swapped out again.
         if self.global_step and self.trainer.is_global_zero:
             self.save(self.global_step)
         for name, evaluator in self.evaluators.items():
@@ -261,7 +273,7 @@ class PoseTraining(L.LightningModule):
     def validation_step(
         self, batch: dict[str, Any], batch_index: int, dataloader_idx: int = 0
     ) -> None:
-        """One-step inference with the noise of `evaluate`, into the metric of its data set."""
+        """Run one-step inference with the noise of `evaluate`, and update the data set's metric."""
         noise = noise_of(batch, self.model.noise_shape).to(self.device)
         conditions = self.model.encode(features_of(batch, self.model))
         maps = self.model.generate(conditions, noise)
@@ -273,7 +285,7 @@ class PoseTraining(L.LightningModule):
             log_picture(self, f"val/{source.name}", batch["images"], maps, points, truth)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs PCK over all ranks."""
+        """Gather and log PCK over all ranks."""
         for source, metric in zip(self.config.validation, self.pck, strict=True):
             if is_distributed():
                 every: list[Any] = [None] * distributed.get_world_size()
@@ -284,7 +296,7 @@ class PoseTraining(L.LightningModule):
             self.log(f"val/pck_{source.name}", metric.compute()["mean"], prog_bar=True)
 
     def write_metrics(self) -> None:
-        """One line of `metrics.jsonl`: epoch, step, mean losses, validation, and steps left out so far."""
+        """Append the epoch's losses, validation metrics and skipped steps to `metrics.jsonl`."""
         means = {f"train/{k}": float(v[0] / v[1]) for k, v in self._sums.items()}
         validation = {
             k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("val/")
@@ -304,7 +316,7 @@ class PoseTraining(L.LightningModule):
             file.write(json.dumps(line | rounded, allow_nan=False) + "\n")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what Lightning does not know of: where in the epoch, its sums, the steps left out."""
+        """Add what Lightning does not save: position in the epoch, its sums, and skipped steps."""
         checkpoint["diffusionpose"] = {
             "position": list(self.position),
             "skipped": self.skipped,
@@ -312,27 +324,27 @@ class PoseTraining(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes it back."""
+        """Restore the sums and skipped steps; the position is read by the caller."""
         own = checkpoint["diffusionpose"]
         self.skipped, self._sums = own["skipped"], own["sums"]
 
     def save(self, steps: int) -> None:
-        """The weights as they are, as a model with a card."""
+        """Save the current weights as a model with a card."""
         self.model.save_pretrained(self.run / "model", self.card(steps))
 
     def card(self, steps: int) -> str:
-        """Model card of a run's weights: what they were trained on, and that nothing more is known."""
+        """Return a minimal model card: version, recipe, steps and training data."""
         sources = "\n".join(
             f"- {s.kind} `{s.root.name}` {s.split or ''}" for s in self.config.train
         )
         versions = ", ".join(dict.fromkeys(self.versions))
         return (
-            f"# {self.config.name}\n\nTrained by diffusionpose {versions}, recipe `{self.config.name}`, "
-            f"{steps} steps, on:\n\n{sources}\n"
+            f"# {self.config.name}\n\nTrained by diffusionpose {versions}, recipe "
+            f"`{self.config.name}`, {steps} steps, on:\n\n{sources}\n"
         )
 
     def configure_optimizers(self) -> Any:
-        """AdamW with its schedule."""
+        """Create AdamW with its schedule."""
         return make_optimizer(self.model, self.config.optimizer, self._rate)
 
     def _rate(self, step: int) -> float:

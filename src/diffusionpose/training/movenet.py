@@ -1,4 +1,4 @@
-"""MoveNet as it came: its stem under its own heatmap head, for what it knew before a model learnt on."""
+"""The original MoveNet, stem and heatmap head, as a reference in training."""
 
 from pathlib import Path
 
@@ -14,21 +14,21 @@ from diffusionpose.skeleton import COCO17, Skeleton
 
 HEAD_CHANNELS = 96
 STEM, HEAD = "backbone.stem.", "anchor.head."
-"""How their tensors are called in the file."""
+"""Prefixes of the tensor names in the file."""
 
 
 def shared_joints(skeleton: Skeleton) -> tuple[list[int], list[int]]:
-    """Where the joints stand that MoveNet knows too: in the skeleton, and among COCO's."""
+    """Return the indices of the joints shared with MoveNet, in the skeleton and in COCO's."""
     names = [joint for joint in COCO17.joints if joint in skeleton.joints]
     return [skeleton.index(joint) for joint in names], [COCO17.index(joint) for joint in names]
 
 
 class MoveNetHeatmaps(nn.Module):
-    """Heatmaps of COCO's joints from a crop; none of it learns.
+    """Predicts heatmaps of the COCO joints from a crop; frozen.
 
     Args:
-        weights: File of `tools/make_stem.py`.
-        width: Of the stem; None for that of the file.
+        weights: File written by `tools/make_stem.py`.
+        width: Width of the stem; by default that of the file.
 
     Raises:
         CheckpointError: If the weights cannot be read or do not fit.
@@ -39,7 +39,8 @@ class MoveNetHeatmaps(nn.Module):
         tensors = read_weights(weights)
         if not any(name.startswith(HEAD) for name in tensors):
             raise CheckpointError(
-                f"{weights}: MoveNet's heatmap head is not in it: give a file of tools/make_stem.py, or a model by its folder"
+                f"{weights}: MoveNet's heatmap head is not in this file; give one written by "
+                "tools/make_stem.py, or the folder of a model"
             )
         first = tensors.get(f"{STEM}first.weight")
         if width is None:
@@ -58,12 +59,12 @@ class MoveNetHeatmaps(nn.Module):
     def read(
         self, finest: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch 17 height width"]:
-        """The head on a stem's finest level."""
+        """Apply the head to the finest level of a stem."""
         return self.head(finest).float().sigmoid()
 
     def forward(
         self, images: Shaped[Tensor, "batch 3 image_height image_width"]
     ) -> Float[Tensor, "batch 17 height width"]:
-        """The head on its own stem; RGB crops in [0, 255]."""
+        """Apply stem and head to RGB crops in [0, 255]."""
         crops = normalise(images).contiguous(memory_format=torch.channels_last)
         return self.read(self.stem(crops)[0])

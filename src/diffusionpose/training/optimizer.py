@@ -1,4 +1,4 @@
-"""AdamW with rates by part of the model, its schedule, and the running average of the weights."""
+"""AdamW with learning rates by part of the model, its schedule, and weight averaging."""
 
 import math
 import re
@@ -15,7 +15,14 @@ from diffusionpose.recipe import OptimizerConfig
 
 
 def rate_at(step: int, total: int, epochs: int, config: OptimizerConfig) -> float:
-    """The learning rate at a step as a share of its peak: linear warm-up, then `step` or `cosine`."""
+    """Return the learning rate at a step relative to its peak: warm-up, then `step` or `cosine`.
+
+    Args:
+        step: Optimizer step, from 0.
+        total: Steps of the run.
+        epochs: Epochs of the run.
+        config: Schedule, warm-up and milestones.
+    """
     warmup = min(1.0, (step + 1) / max(config.warmup_steps, 1))
     if config.schedule == "cosine":
         return warmup * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0))))
@@ -24,20 +31,20 @@ def rate_at(step: int, total: int, epochs: int, config: OptimizerConfig) -> floa
 
 
 _UNDECAYED = ("_tokens", "embedding", "position", "position_embeddings", "A_log")
-"""Endings of the names of embeddings and of decay rates."""
+"""Name endings of parameters without weight decay: embeddings and Mamba's decay rates."""
 _BLOCK = re.compile(r"backbone\.(?:vit\.encoder\.layer|blocks)\.(\d+)\.")
 
 
 def part_scale(name: str, depth: int, config: OptimizerConfig) -> float:
-    """The learning rate of a parameter as a share of the highest.
+    """Return the learning rate of a parameter relative to the highest.
 
-    With layer decay, the backbone's last norm has its full rate and each block below another factor; what lies below
-    the first block (stem, patch embedding, positions) has one more.
+    With layer decay, the backbone's final norm has the backbone's full rate. Each block below it,
+    and in the end the stem, patch embedding and positions, gets one more factor of the decay.
 
     Args:
-        name: Of the parameter in `DiffusionPose`.
-        depth: Blocks of the backbone.
-        config: Scales and decay.
+        name: Name of the parameter in `DiffusionPose`.
+        depth: Number of blocks of the backbone.
+        config: Scales and layer decay.
     """
     if not name.startswith("backbone."):
         return 1.0
@@ -53,7 +60,16 @@ def part_scale(name: str, depth: int, config: OptimizerConfig) -> float:
 def make_optimizer(
     model: DiffusionPose, config: OptimizerConfig, rate: Callable[[int], float]
 ) -> dict[str, Any]:
-    """AdamW; no decay on vectors (norms, biases, gates, embeddings), rates of their own for backbone and stem."""
+    """Create AdamW and its schedule for Lightning.
+
+    Norms, biases, gates and embeddings have no weight decay; learning rates are scaled by
+    `part_scale`.
+
+    Args:
+        model: The model to train.
+        config: Learning rates and weight decay.
+        rate: Learning rate at a step relative to its peak.
+    """
     groups: dict[tuple[float, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -76,9 +92,9 @@ def make_optimizer(
 
 
 def renew_rates(scheduler: LambdaLR) -> None:
-    """Sets every group's rate to what the schedule has for the step where it stands.
+    """Recompute every group's learning rate from the schedule at the current step.
 
-    A checkpoint brings the rates of the run that wrote it, whose schedule may have been shorter.
+    A checkpoint restores the rates of the run that wrote it, whose schedule may have been shorter.
     """
     groups = scheduler.optimizer.param_groups
     for group, peak, rate in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
@@ -86,12 +102,15 @@ def renew_rates(scheduler: LambdaLR) -> None:
 
 
 def make_average(decay: float) -> WeightAveraging:
-    """Exponential moving average of the weights; its memory grows from nothing, so that the random start is forgotten."""
+    """Create an exponential moving average of the weights.
+
+    The decay grows from 0.1 to `decay`, so that the random initialisation is soon forgotten.
+    """
 
     def average(mean: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
         weight = min(decay, (1 + int(count)) / (10 + int(count)))
-        # In this form, what is frozen stays bit for bit, also a zero that has a sign.
+        # This form leaves frozen weights bit-identical, including signed zeros.
         return current - weight * (current - mean)
 
-    # Buffers are tables: copied, not averaged.
+    # Buffers are constant tables, which are copied rather than averaged.
     return WeightAveraging(avg_fn=average, use_buffers=False)

@@ -1,4 +1,4 @@
-"""What a model sees and says, as a picture in tensorboard."""
+"""Pictures of validation clips and predictions for TensorBoard."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +19,18 @@ _TRUE, _FOUND = (90, 220, 90), (240, 60, 60)
 def log_picture(
     module: "PoseTraining", tag: str, images: Tensor, maps: Tensor, points: Tensor, truth: Tensor
 ) -> None:
-    """A row a person: the crop with true (green) and found (red) limbs, and the heatmaps' maximum over it.
+    """Log a picture with one row per person.
+
+    A row shows the crop with true (green) and predicted (red) limbs, and overlaid with the maximum
+    of the heatmaps.
 
     Args:
-        module: Whose logger and step.
-        tag: In tensorboard.
+        module: Provides logger and step.
+        tag: Tag in TensorBoard.
         images: (batch, frames, 3, height, width) uint8.
         maps: (batch, joints, height / 4, width / 4).
-        points: (batch, joints, 2) found, heatmap pixels.
-        truth: Likewise, NaN where unlabelled.
+        points: (batch, joints, 2) predicted keypoints in heatmap pixels.
+        truth: Likewise, ground truth; NaN where unlabelled.
     """
     writer: Any = getattr(module.logger, "experiment", None)
     if writer is None or not module.trainer.is_global_zero:
@@ -42,7 +45,7 @@ def log_picture(
             _draw_limbs(lines, places, limbs, colour)
         rows.append(np.hstack([lines, _heat(key, maps[person].float().cpu().numpy())]))
     _, encoded = cv2.imencode(".png", np.vstack(rows)[..., ::-1])
-    kinds: Any = summary_pb2  # protobuf makes its classes when imported
+    kinds: Any = summary_pb2  # protobuf creates its classes at import
     image = kinds.Summary.Image(encoded_image_string=encoded.tobytes())
     value = kinds.Summary.Value(tag=tag, image=image)
     writer.file_writer.add_summary(kinds.Summary(value=[value]), module.global_step)

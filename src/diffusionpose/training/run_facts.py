@@ -1,4 +1,4 @@
-"""What a run depends on besides its recipe, in `run.json`: data, weights, and by session the software."""
+"""Provenance of a run in `run.json`: data, weights, and the software of each session."""
 
 import json
 import platform
@@ -20,7 +20,7 @@ RECIPE, FACTS = "recipe.yaml", "run.json"
 
 
 def facts_of(run: Path) -> dict[str, Any]:
-    """What `run.json` says.
+    """Read `run.json`.
 
     Raises:
         ConfigError: If it cannot be read.
@@ -33,26 +33,27 @@ def facts_of(run: Path) -> dict[str, Any]:
 
 
 def check_inputs(run: Path, inputs: Mapping[str, Any]) -> None:
-    """That a run is gone on with on its own data, and beside the weights that it had.
+    """Check that a run is resumed with the same data and initial weights.
 
     Raises:
-        ConfigError: If one of them is another.
+        ConfigError: If any of them differs.
     """
     facts = facts_of(run)
     if facts.get("data_sha256") != inputs["data_sha256"]:
-        raise ConfigError(f"{run} holds a run on other data: name another folder")
-    # Runs of earlier releases do not say.
+        raise ConfigError(f"{run} holds a run on other data; choose another folder")
+    # Earlier releases did not record the validation data.
     if facts.get("validation_sha256") not in (None, inputs["validation_sha256"]):
-        raise ConfigError(f"{run} holds a run with other validation data: name another folder")
+        raise ConfigError(f"{run} holds a run with other validation data; choose another folder")
     for setting, digest in inputs["weights_sha256"].items():
         if facts.get("weights_sha256", {}).get(setting) not in (None, digest):
             raise ConfigError(
-                f"{run} holds a run with other weights: {setting}: the file has changed since; name another folder"
+                f"{run} holds a run with other weights: {setting} has changed since; choose "
+                "another folder"
             )
 
 
 def sessions_of(run: Path) -> list[dict[str, Any]]:
-    """What trained a run's steps, from the first session to the last; runs of earlier releases kept one."""
+    """Return the sessions that trained a run, in order; earlier releases recorded only one."""
     facts = facts_of(run)
     if "sessions" not in facts:
         kept = ("version", "git", "torch", "machine", "threads")
@@ -61,7 +62,7 @@ def sessions_of(run: Path) -> list[dict[str, Any]]:
 
 
 def this_session(first_step: int) -> dict[str, Any]:
-    """What trains a run's steps from `first_step` on, here and now."""
+    """Describe the current session, which trains from `first_step` on."""
     return {
         "first_step": first_step,
         "version": __version__,
@@ -73,7 +74,7 @@ def this_session(first_step: int) -> dict[str, Any]:
 
 
 def differences(run: Path) -> Iterator[str]:
-    """Says so where what follows need not be what one session would have given."""
+    """Warn if the software differs from the last session, so that results may differ, too."""
     here, before = this_session(0), sessions_of(run)[-1]
     found = [
         f"{key} {here[key]}, not {before.get(key)}"
@@ -81,7 +82,7 @@ def differences(run: Path) -> Iterator[str]:
         if here[key] != before.get(key)
     ]
     if found:
-        yield f"{run} is gone on with otherwise than before: {', '.join(found)}"
+        yield f"{run} is resumed with other software than before: {', '.join(found)}"
 
 
 def write_facts(
@@ -91,17 +92,17 @@ def write_facts(
     ranks: Ranks,
     resumed_at: int | None = None,
 ) -> None:
-    """The resolved recipe, and what the run depends on besides.
+    """Write the resolved recipe and the provenance of the run.
 
     Args:
         config: The recipe.
         run: Run folder.
-        inputs: Of `inputs_of`.
-        ranks: Of how many processes it is.
-        resumed_at: Steps that earlier sessions trained; None for a run's first session.
+        inputs: As returned by `train.inputs_of`.
+        ranks: Provides the number of processes.
+        resumed_at: Steps trained by earlier sessions; None for the first session.
     """
     first = resumed_at or 0
-    # What a session that ended before its checkpoint trained is trained again.
+    # Sessions that began after the checkpoint left nothing: their steps are trained again.
     before = [one for one in sessions_of(run) if one["first_step"] < first] if first else []
     sessions = [*before, this_session(first)]
     content = {**inputs, "processes": ranks.world, "sessions": sessions}
@@ -110,7 +111,7 @@ def write_facts(
 
 
 def git_state() -> str | None:
-    """Commit of the code, with `+` where files differ from it; None where it is no repository."""
+    """Return the commit of the code, with `+` if files are modified; None outside a repository."""
     command = [
         "git",
         "-C",

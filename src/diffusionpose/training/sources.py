@@ -1,4 +1,4 @@
-"""Data for a run: the recipe's sources as loaders of batches that do not depend on workers or ranks."""
+"""Data loaders for the sources of a recipe; samples do not depend on workers or ranks."""
 
 import hashlib
 import os
@@ -24,7 +24,7 @@ from diffusionpose.skeleton import Skeleton
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of a run: one, or as many as torchrun started."""
+    """Rank of this process, and the number of processes in all and on this machine."""
 
     rank: int = 0
     world: int = 1
@@ -32,7 +32,7 @@ class Ranks:
 
     @classmethod
     def of_process(cls) -> "Ranks":
-        """From torchrun's environment."""
+        """Read the ranks from the environment set by torchrun; one process without it."""
         names = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             return cls()
@@ -40,16 +40,16 @@ class Ranks:
 
 
 def is_distributed() -> bool:
-    """Whether several processes train together, and have met."""
+    """Return whether the process group of several training processes is initialised."""
     return distributed.is_available() and distributed.is_initialized()
 
 
 def load_source(source: SourceConfig, skeleton: Skeleton) -> list[ClipRecord]:
-    """The people of one data set.
+    """Load the records of one data set.
 
     Raises:
-        ConfigError: If the source lacks what its kind needs.
-        DataError: If its files are missing or malformed, or nobody is in it.
+        ConfigError: If the source lacks a setting that its kind requires.
+        DataError: If files are missing or malformed, or the data set has no annotated people.
     """
     if source.kind == "posetrack":
         if source.split is None:
@@ -62,12 +62,12 @@ def load_source(source: SourceConfig, skeleton: Skeleton) -> list[ClipRecord]:
             source.root, source.annotations, source.images, skeleton, source.subset, source.stride
         )
     if not records:
-        raise DataError(f"{source.root}: no annotated people")
+        raise DataError(f"{source.root}: no annotated people; check split and subset")
     return records
 
 
 def fingerprint(records: Sequence[ClipRecord]) -> str:
-    """SHA-256 over every record's frame names, keypoints and box: two runs on the same data share it."""
+    """Return the SHA-256 over frame names, keypoints and boxes, which identifies a run's data."""
     digest = hashlib.sha256()
     for record in records:
         names = "|".join(path.name for path in record.frames)
@@ -77,8 +77,11 @@ def fingerprint(records: Sequence[ClipRecord]) -> str:
     return digest.hexdigest()
 
 
-class _Deafness:
-    """Of workers to signals: one to the whole group is for the parent, which ends its workers when it has saved."""
+class _IgnoreSignals:
+    """Initialises workers to ignore SIGINT, and SIGTERM until the loader is closed.
+
+    A signal to the process group is meant for the parent, which ends its workers after saving.
+    """
 
     def __init__(self, is_closed: Any) -> None:
         self._is_closed = is_closed
@@ -95,42 +98,44 @@ class _Deafness:
 
 
 class ClipLoader(DataLoader[Any]):
-    """A loader that knows its workers by number, to say which one died; `close` it."""
+    """A data loader that can name a worker that died; call `close` before the process ends."""
 
     def __init__(self, dataset: Dataset[Any], batch_size: int, **options: Any) -> None:
         self.workers: dict[int, int] = {}
         self._is_closed = RawValue("b", 0)
-        super().__init__(dataset, batch_size, worker_init_fn=_Deafness(self._is_closed), **options)
+        super().__init__(
+            dataset, batch_size, worker_init_fn=_IgnoreSignals(self._is_closed), **options
+        )
 
     def close(self) -> None:
-        """From here on workers may be terminated; without it, the end of the process would wait for them."""
+        """Allow workers to be terminated; otherwise the process would wait for them at its end."""
         self._is_closed.value = 1
 
     def __iter__(self) -> Any:
-        """Starts the workers."""
+        """Start the workers."""
         iterator = super().__iter__()
         started = getattr(iterator, "_workers", ())
         self.workers = {worker.pid: number for number, worker in enumerate(started)}
         return iterator
 
     def explain(self, error: RuntimeError) -> DataError | None:
-        """What to say when `error` means that a worker is gone; None when it means something else."""
-        if "DataLoader worker" not in str(error):
+        """Translate the error of a worker that died; None for any other error."""
+        found = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)", str(error))
+        if found is None:
             return None
-        pids = [
-            int(pid) for pid in re.findall(r"\bpids?\(?s?\)? ([\d, ]+)", str(error))[0].split(",")
-        ]
+        pids = [int(pid) for pid in found[1].split(",")]
         names = ", ".join(
             f"loader worker {self.workers.get(pid, '?')} (process {pid})" for pid in pids
         )
         return DataError(
-            f"{names} died: killed, perhaps for want of memory; resume with fewer --set workers=N"
+            f"{names} died: killed, possibly out of memory; resume with fewer workers: "
+            "--set workers=N"
         )
 
 
 @dataclass(frozen=True)
 class RunData:
-    """What a run reads: this rank's loaders, the sampler of its training batches, and the data's fingerprints."""
+    """This rank's data loaders, the sampler of its training clips, and fingerprints of the data."""
 
     train: ClipLoader
     validation: list[ClipLoader]
@@ -144,15 +149,16 @@ def make_loaders(
     ranks: Ranks | None = None,
     wrap: Callable[[ClipDataset, bool], Dataset[Any]] = lambda clips, _: clips,
 ) -> RunData:
-    """Loaders of a recipe.
+    """Create the data loaders of a recipe.
 
     Args:
         config: The recipe.
-        ranks: Which process of how many this is.
-        wrap: Makes another data set of clips; told whether they are for training.
+        ranks: Rank of this process; by default a single process.
+        wrap: Replaces a data set of clips by another; the flag is true for training data.
 
     Raises:
-        ConfigError: If the data do not make one batch for every rank, or one has nobody to validate on.
+        ConfigError: If there is less than one training batch, or one person to validate on, for
+            each rank.
     """
     ranks = ranks or Ranks()
     skeleton = config.model.skeleton_graph
@@ -166,18 +172,20 @@ def make_loaders(
     )
     if not len(sampler):
         raise ConfigError(
-            f"{round(shares.sum())} clips do not fill a batch of {config.batch_size} for each of {ranks.world} processes"
+            f"{round(shares.sum())} clips do not fill a batch of {config.batch_size} for each of "
+            f"{ranks.world} processes; lower batch_size, or use more data or fewer processes"
         )
     options: dict[str, Any] = {"num_workers": config.workers}
     dataset = wrap(ClipDataset(records, config.model, config.augment, config.seed), True)
     loader = ClipLoader(dataset, config.batch_size, sampler=sampler, **options)
     validation, measured = [], []
     for source in config.validation:
-        # Without the run's seed: what is measured on stays the same.
+        # Not with the run's seed: the validation data is the same for all runs.
         clips = ClipDataset(load_source(source, skeleton), config.model, source.corruption)
         if len(clips) < ranks.world:
             raise ConfigError(
-                f"{source.name}: {len(clips)} people to validate on are fewer than the {ranks.world} processes"
+                f"{source.name}: {len(clips)} people to validate on are fewer than the "
+                f"{ranks.world} processes; use more data or fewer processes"
             )
         measured += clips.records
         part = Subset(wrap(clips, False), range(ranks.rank, len(clips), ranks.world))

@@ -1,0 +1,154 @@
+"""Cuts between scenes, on pictures that are made and on the bundled clip."""
+
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from diffusionpose.cuts import AROUND, mark_cuts, note_cuts
+from diffusionpose.structures import Frame, VideoIssue, VideoVerdict
+from diffusionpose.video import open_video
+
+DEMO = Path(__file__).parents[1] / "examples" / "demo.mp4"
+
+HEIGHT, WIDTH = 120, 160
+
+
+def place(seed, width=4 * WIDTH):
+    """A wide picture of somewhere: patches of several sizes."""
+    rng = np.random.default_rng(seed)
+    layers = [
+        cv2.resize(rng.uniform(0, 255, (rows, 4 * rows, 3)), (width, HEIGHT)) for rows in (4, 9, 20)
+    ]
+    return np.mean(layers, 0).astype(np.uint8)
+
+
+def look(scene, left=0):
+    return scene[:, left : left + WIDTH].copy()
+
+
+def cuts(images):
+    frames = [Frame(i, Fraction(i, 25), np.ascontiguousarray(x)) for i, x in enumerate(images)]
+    marked = list(mark_cuts(frames))
+    assert [frame.index for frame in marked] == list(range(len(frames)))
+    assert all(a.image is b.image for a, b in zip(marked, frames, strict=True))
+    return [frame.index for frame in marked if frame.cut]
+
+
+@pytest.mark.parametrize("num_scenes", [1, 2, 5])
+@pytest.mark.parametrize("length", [3, 4, 9])
+def test_scenes_begin_where_another_place_is_seen(num_scenes, length):
+    images = [look(place(seed)) for seed in range(num_scenes) for _ in range(length)]
+    assert cuts(images) == list(range(length, num_scenes * length, length))
+
+
+def test_the_bundled_clip_is_one_scene_and_its_mirror_image_another():
+    with open_video(DEMO) as video:
+        images = [frame.image for frame in video]
+    assert cuts(images) == []
+    # Every eighth frame, as of a video with three frames a second.
+    assert cuts(images[::8]) == []
+    mirrored = [image[:, ::-1] for image in images]
+    assert cuts(images[:10] + mirrored[10:25] + images[25:40]) == [10, 25]
+
+
+@pytest.mark.parametrize("step", [2, 8, 16])
+def test_a_camera_that_pans_stays_in_its_scene(step):
+    assert cuts([look(place(0), left) for left in range(0, 20 * step, step)]) == []
+
+
+def test_a_camera_that_is_pushed_stays_in_its_scene():
+    # A tenth of the picture, at once.
+    assert cuts([look(place(0))] * 6 + [look(place(0), 16)] * 6) == []
+
+
+@pytest.mark.parametrize("length", [1, AROUND])
+@pytest.mark.parametrize("glitch", ["flash", "other", "black"])
+def test_what_is_over_at_once_is_no_cut(glitch, length):
+    scene = look(place(0))
+    bright = np.clip(scene.astype(int) * 2 + 60, 0, 255).astype(np.uint8)
+    shown = {"flash": bright, "other": look(place(1)), "black": np.zeros_like(scene)}[glitch]
+    assert cuts([scene] * 6 + [shown] * length + [scene] * 6) == []
+
+
+def test_light_that_is_switched_off_is_no_cut():
+    scene = look(place(0))
+    assert cuts([scene] * 6 + [scene // 3] * 6) == []
+
+
+def test_somebody_who_walks_through_before_the_camera_is_no_cut():
+    images = [look(place(0)) for _ in range(30)]
+    for number, image in enumerate(images):
+        left = 20 * number - 100
+        image[:, max(left, 0) : max(left + 70, 0)] = look(place(1))[:, :1]
+    assert cuts(images) == []
+
+
+@pytest.mark.parametrize("num_black", [1, 3, 40])
+def test_scenes_with_black_between_them_are_compared_across_it(num_black):
+    black = [np.zeros((HEIGHT, WIDTH, 3), np.uint8)] * num_black
+    first, second = [look(place(0))] * 6, [look(place(1))] * 6
+    assert cuts(first + black + second) == [6 + num_black]
+    assert cuts(first + black + first) == []
+    assert cuts(black + first) == []
+
+
+def test_a_scene_that_fades_into_another_through_black_ends_once():
+    def faded(scene, light):
+        return (scene * light).astype(np.uint8)
+
+    lights = np.linspace(1, 0, 10)
+    images = [faded(look(place(0)), light) for light in lights]
+    images += [faded(look(place(1)), light) for light in lights[::-1]]
+    (cut,) = cuts(images)
+    assert 8 <= cut <= 12
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 400), (400, 2), (17, 23)])
+def test_pictures_of_any_shape_will_do(shape):
+    rng = np.random.default_rng(0)
+    assert cuts([rng.integers(0, 255, (*shape, 3), np.uint8)] * 3) == []
+
+
+def test_no_frames_at_all():
+    assert cuts([]) == []
+
+
+def test_frames_come_a_fixed_number_late_and_are_not_kept():
+    alive = 0
+
+    def frames():
+        nonlocal alive
+        for index in range(50):
+            alive = index
+            yield Frame(index, Fraction(index, 25), look(place(0)))
+
+    for frame in mark_cuts(frames()):
+        assert alive == min(frame.index + AROUND, 49)
+
+
+def test_a_cut_that_the_caller_knows_of_stays():
+    frames = [Frame(i, Fraction(i, 25), look(place(0)), cut=i == 4) for i in range(8)]
+    assert [frame.index for frame in mark_cuts(frames) if frame.cut] == [4]
+
+
+def test_the_verdict_names_where_scenes_begin():
+    verdict = VideoVerdict(9, 9, Fraction(1), (VideoIssue("VFR", "steps vary", "info"),))
+    assert note_cuts(verdict, []) is verdict
+    noted = note_cuts(verdict, [7])
+    assert noted.issues[0] == verdict.issues[0]
+    assert noted.issues[1] == VideoIssue(
+        "CUTS", "a cut at frame 7: nobody keeps an id across a cut", "info", 7
+    )
+    assert noted.status == "ok"
+    many = note_cuts(verdict, range(10, 200, 10)).issues[1].message
+    assert many.startswith("19 cuts at frames 10, 20, 30, 40, 50, 60, 70, 80 ...: nobody")
+
+
+def test_every_pair_of_places_is_told_apart():
+    # The made pictures are as different as scenes are: otherwise nothing above says anything.
+    for first, second in pairwise(range(12)):
+        assert cuts([look(place(first))] * 4 + [look(place(second))] * 4) == [4]
