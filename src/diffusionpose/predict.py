@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from diffusionpose.crop_windows import CropWindows, HeldWindow
+from diffusionpose.cuts import note_cuts
 from diffusionpose.detection import BoxesFile, PersonDetector, check_detector, load_detector
 from diffusionpose.errors import UsageError
 from diffusionpose.networks import PoseNetwork, Precision, load_network
@@ -28,7 +29,6 @@ from diffusionpose.nn.diffusion import seeded_noise
 from diffusionpose.nn.geometry import Affine, crop_affine, crop_window, invert, transform, warp
 from diffusionpose.overlap import ahead
 from diffusionpose.poses import VideoPoses
-from diffusionpose.cuts import note_cuts
 from diffusionpose.stages import Window, detect, make_tracker, scenes, track, windows
 from diffusionpose.structures import (
     Boxes,

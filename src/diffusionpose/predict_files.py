@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from diffusionpose.cuts import note_cuts
 from diffusionpose.detection import BoxesFile, PersonDetector
 from diffusionpose.errors import UsageError
 from diffusionpose.exports import StagedExports
@@ -23,7 +24,6 @@ from diffusionpose.poses import VideoPoses
 from diffusionpose.predict import PosePipeline
 from diffusionpose.render import draw_poses
 from diffusionpose.results import FILM, SUFFIXES, ResultOptions, files_of_result, left_over
-from diffusionpose.cuts import note_cuts
 from diffusionpose.skeleton import Skeleton
 from diffusionpose.structures import Frame, FramePoses, PosesHeader, VideoVerdict
 from diffusionpose.video import VideoReader, VideoWriter

@@ -7,9 +7,9 @@ from functools import partial
 
 import numpy as np
 
+from diffusionpose.cuts import mark_cuts
 from diffusionpose.detection import BoxesFile, PersonDetector, detect_people
 from diffusionpose.errors import UsageError
-from diffusionpose.cuts import mark_cuts
 from diffusionpose.structures import Boxes, Frame
 from diffusionpose.tracking import Tracker
 
