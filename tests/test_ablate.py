@@ -87,7 +87,7 @@ def test_a_suite_is_run_once_and_told_in_a_table(root, tmp_path):
     anew = float(f"{content['pck']['people_val']['1']:.6g}")
     assert json.loads(last)["val/pck_people_val"] == anew
     preface, by_difference, by_steps = "\n".join(report(read_suite(suite), jobs)).split("## ")
-    assert preface.startswith("Measured here, none of it the paper's: means ± standard deviations")
+    assert preface.startswith("Measured here, not the paper's figures: mean ± standard deviation")
     # 2 videos of 5 labelled frames each
     assert "- people_val: 10 people, stride 1\n" in preface
     assert "- people_val_harder: 10 people, stride 1, changed by blur 1, occlusion 1\n" in preface
@@ -115,7 +115,7 @@ def test_a_suite_is_run_once_and_told_in_a_table(root, tmp_path):
     run_all(jobs, 2, lambda *_: pytest.fail("all was done"))
     # Results of other settings are not taken for these.
     others = jobs_of(suite, tmp_path / "out", ("epochs=3",))
-    with pytest.raises(ConfigError, match=r"other settings \(epochs: 2 there, 3 here"):
+    with pytest.raises(ConfigError, match=r"different settings \(epochs: 2 there, 3 here"):
         run_all(others, 2, lambda *_: None)
     # Where features lie does not matter; whether they are kept does.
     assert all(job.is_done for job in jobs_of(suite, tmp_path / "out", ("feature_cache=/other",)))
@@ -194,8 +194,8 @@ def test_runs_on_other_data_weights_or_versions_are_not_pooled(root, tmp_path):
             one["bbox"][0] += 1
         return json.dumps(whole).encode()
 
-    assert "other training data than what lies there now" in other(labels, moved)
-    assert "other weights of init_from than" in other(
+    assert "the training data differ from those of the current files" in other(labels, moved)
+    assert "the weights of init_from differ from those of" in other(
         weights / "model.safetensors", lambda text: text[:-1] + bytes([text[-1] ^ 1])
     )
     # What was pooled already is refused in the table.
@@ -206,13 +206,16 @@ def test_runs_on_other_data_weights_or_versions_are_not_pooled(root, tmp_path):
     older = content | {"version": "0.0.1"}
     (second / RESULT).write_text(json.dumps(older))
     (note,) = check_inputs(jobs)
-    assert note == f"results of several versions: {__version__} ({jobs[0].run}), 0.0.1 ({second})"
+    assert (
+        note
+        == f"results are from several versions: {__version__} ({jobs[0].run}), 0.0.1 ({second})"
+    )
     (second / RESULT).write_text(json.dumps(older | {"validation_sha256": "0"}))
-    with pytest.raises(ConfigError, match=f"{second} holds a run with other validation data than"):
+    with pytest.raises(ConfigError, match=f"{second}: the validation data differ from those of"):
         list(report(read_suite(suite), jobs))
     # A result of before this was kept is told.
     (second / RESULT).write_text(json.dumps({"pck": content["pck"], "version": __version__}))
-    assert check_inputs(jobs) == [f"1 results do not say which data they are of, as {second}"]
+    assert check_inputs(jobs) == [f"1 results have no fingerprint of their data, such as {second}"]
 
 
 def test_a_failing_row_is_named_and_the_others_are_run(root, tmp_path, capfd):
@@ -304,36 +307,36 @@ def test_figures_that_do_not_exist_are_null_and_shown_as_dashes(root, tmp_path, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rows": [ROWS[0], ROWS[0]]}, "the same name"),
+        ({"rows": [ROWS[0], ROWS[0]]}, "row names must not repeat"),
         ({"tables": [{"title": "t", "claim": "c", "rows": ["x"], "reference": "head"}]}, "'x'"),
-        ({"rows": [ROWS[0] | {"settings": ["model.colour=red"]}]}, "no such key"),
-        ({"more": 1}, "no such key"),
-        ({"rows": [ROWS[0] | {"steps": [2]}]}, "steps must have 1 among them"),
+        ({"rows": [ROWS[0] | {"settings": ["model.colour=red"]}]}, "unknown key"),
+        ({"more": 1}, "unknown key"),
+        ({"rows": [ROWS[0] | {"steps": [2]}]}, "steps must include 1"),
         ({"rows": [ROWS[0] | {"steps": [1, 0]}]}, "rows.0.steps.1: .* greater than or equal to 1"),
         ({"rows": [ROWS[0] | {"steps": [1, -2]}]}, "rows.0.steps.1: .* greater than or equal to 1"),
-        ({"rows": [ROWS[0] | {"steps": [1, 3, 1]}]}, "rows.0: steps must differ"),
+        ({"rows": [ROWS[0] | {"steps": [1, 3, 1]}]}, "rows.0: steps must not repeat"),
         (
             {"rows": [ROWS[0] | {"steps": [1, 1001]}]},
-            "row 'head': steps 1001 are more than the 1000 of its schedule",
+            "row 'head': 1001 steps exceed the 1000 of its schedule",
         ),
         ({"seeds": []}, "seeds: Tuple should have at least 1 item"),
-        ({"seeds": [0, 1, 0]}, "seeds must differ"),
+        ({"seeds": [0, 1, 0]}, "seeds must not repeat"),
         ({"seeds": [0, -1]}, "seeds.1: .* greater than or equal to 0"),
         (
             {"rows": [ROWS[0], ROWS[1] | {"settings": ["validation_metric=posetrack-ap"]}]},
-            "row 'whole': validation_metric is posetrack-ap, and pck in row 'head'",
+            "row 'whole': validation_metric is posetrack-ap, but pck in row 'head'",
         ),
         (
             {"rows": [ROWS[0], ROWS[1] | {"settings": ["validation.1.stride=2"]}]},
-            "row 'whole': validation.1.stride is 2, and 1 in row 'head'",
+            "row 'whole': validation.1.stride is 2, but 1 in row 'head'",
         ),
         (
             {"rows": [ROWS[1], ROWS[0] | {"settings": ["validation.0.label=other"]}]},
-            "row 'head': validation.0.label is other, and None in row 'whole'",
+            "row 'head': validation.0.label is other, but None in row 'whole'",
         ),
         (
             {"rows": [ROWS[1], ROWS[0] | {"settings": ["validation=[]"]}]},
-            "row 'head': validation.0.*: all rows must be measured alike",
+            "row 'head': validation.0.*: all rows must use the same validation",
         ),
     ],
 )

@@ -103,16 +103,16 @@ def test_who_is_seen_most_is_compared_unless_another_is_named():
     poses = VideoPoses.from_frames(HEADER, frames, VERDICT)
     assert movement_of(poses).track_id == 7
     assert movement_of(poses, 1).num_frames == 4
-    with pytest.raises(UsageError, match=r"clip\.mp4 has no person 2: there are 1, 7"):
+    with pytest.raises(UsageError, match=r"clip\.mp4 has no person 2: choose from 1, 7"):
         movement_of(poses, 2)
 
 
 def test_what_cannot_be_compared_is_named():
     poses = poses_of([0, 10])
     nobody = replace(poses, track_id=np.full(2, -1))
-    with pytest.raises(DataError, match="nobody in it has a track"):
+    with pytest.raises(DataError, match="nobody has a track"):
         movement_of(nobody)
-    with pytest.raises(DataError, match="no angle of person 1 is known"):
+    with pytest.raises(DataError, match="person 1 has no known angle"):
         movement_of(poses_of([0, 10], missing=(0, 1)))
 
 

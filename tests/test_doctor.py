@@ -47,7 +47,7 @@ def test_a_torchvision_of_another_torch_is_named(packages, monkeypatch):
     packages("torchvision", "0.9.0", ["torch==1.8.0", "numpy"], "raise AssertionError")
     (found,) = checked(monkeypatch, "torchvision")
     assert found.status == "broken"
-    assert found.detail == f"0.9.0 is made for torch ==1.8.0, here is {version('torch')}"
+    assert found.detail == f"0.9.0 is built for torch ==1.8.0, but torch is {version('torch')}"
     assert found.mend == f"pip install torch=={THIS_TORCH} torchvision"
 
 
@@ -69,7 +69,7 @@ def test_a_torchvision_that_does_not_import_is_named(packages, monkeypatch, code
 def test_a_torchvision_that_fits_is_ok(packages, monkeypatch):
     packages("torchvision", "0.28.0", [f"torch=={THIS_TORCH}"], "")
     (found,) = checked(monkeypatch, "torchvision")
-    assert (found.status, found.detail) == ("ok", "0.28.0, of this torch")
+    assert (found.status, found.detail) == ("ok", "0.28.0, matches torch")
 
 
 def test_two_opencvs_are_named_with_what_leaves_one(packages, monkeypatch):
@@ -98,7 +98,7 @@ def test_a_full_disk_and_one_that_may_not_be_written_to(monkeypatch, tmp_path):
     monkeypatch.setattr(shutil, "disk_usage", usage)
     monkeypatch.setattr(doctor.os, "access", lambda path, mode: path != tmp_path)
     results, temporary, models = checked(monkeypatch, "disk")
-    assert (results.status, results.detail) == ("broken", f"no right to write to {tmp_path}")
+    assert (results.status, results.detail) == ("broken", f"no permission to write to {tmp_path}")
     assert results.mend == "diffusionpose predict VIDEO --out ANOTHER_FOLDER"
     assert (temporary.status, temporary.mend) == ("broken", "export TMPDIR=ANOTHER_FOLDER")
     assert temporary.detail == f"0.0 GiB free for {tmp_path / 'full' / 'tmp'}"
@@ -122,7 +122,7 @@ def test_no_place_for_temporary_files_is_named(monkeypatch, no_temporary_folder)
 def test_no_place_for_temporary_files_is_no_fault_of_video(monkeypatch, no_temporary_folder):
     (video, _) = checked(monkeypatch, "video")
     assert video.status == "ok"
-    assert "untried" in video.detail
+    assert "not tried" in video.detail
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_threads_against_cores(monkeypatch, threads, setting, status, mend):
         monkeypatch.setenv("OMP_NUM_THREADS", setting)
     found = doctor._threads(threads, 4)
     assert (found.status, found.mend) == (status, mend)
-    assert found.detail == f"{threads} of torch for 4 cores"
+    assert found.detail == f"{threads} in torch for 4 cores"
 
 
 @pytest.mark.parametrize(
@@ -165,12 +165,12 @@ def test_a_gpu_that_torch_cannot_use_is_named(monkeypatch, cuda, has_driver, sta
 
 @pytest.mark.parametrize(
     ("half", "end"),
-    [(0.9, "bfloat16 900 ms"), (0.5, "500 ms: --precision bfloat16 is faster here")],
+    [(0.9, "900 ms in bfloat16"), (0.5, "500 ms in bfloat16: --precision bfloat16 is faster here")],
 )
 def test_a_processor_that_is_faster_in_bfloat16_is_named(monkeypatch, half, end):
     monkeypatch.setattr(doctor, "_seconds_a_window", lambda _: (1.0, half))
     (found,) = checked(monkeypatch, "model")
-    assert found.detail.startswith("weights as shipped; a window in 1000 ms, in ")
+    assert found.detail.startswith("weights as shipped; 1000 ms per window, ")
     assert found.detail.endswith(end)
 
 
@@ -180,7 +180,7 @@ def test_a_scan_that_was_not_built_is_slow(monkeypatch):
     monkeypatch.setattr(native_scan, "is_available", lambda: False)
     (found, *_) = checked(monkeypatch, "selective scan")
     assert found.status == "slow"
-    assert found.mend == doctor._again()
+    assert found.mend == doctor._reinstall_command()
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,9 @@ def test_the_package_is_installed_anew_from_where_it_came(packages, tmp_path, or
     packages("diffusionpose", "0.1.0")
     if origin is not None:
         (tmp_path / "diffusionpose-0.1.0.dist-info/direct_url.json").write_text(json.dumps(origin))
-    assert doctor._again() == (f"pip install --force-reinstall --no-deps --no-cache-dir {source}")
+    assert doctor._reinstall_command() == (
+        f"pip install --force-reinstall --no-deps --no-cache-dir {source}"
+    )
 
 
 def test_codecs_that_are_missing_are_named(monkeypatch):

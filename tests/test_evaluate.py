@@ -137,7 +137,7 @@ def test_written_predictions_score_the_same(options, root, tmp_path, layout):
     thinned = tmp_path / "thinned"
     Deliveries(predictions=thinned).deliver(halved, chosen)
     whole = evaluate(EvaluateOptions(truth=truth, predictions=thinned, num_resamples=0))
-    assert "4 of 10 annotated frames have nobody predicted" in whole.warnings
+    assert "4 of 10 annotated frames have no predictions" in whole.warnings
 
 
 def test_posetrack17_roots(untrained, tmp_path):
@@ -186,7 +186,7 @@ def test_detections_are_matched_and_counted(options, root, tmp_path):
         "name": "boxes.json",
         "sha256": sha256_of_files([file]),
     }
-    assert "4 of 10 annotated frames have nobody predicted" in report.warnings
+    assert "4 of 10 annotated frames have no predictions" in report.warnings
     found = [p for one in report.pairs for f in one.predicted.frames for p in f.people]
     found = [person for person in found if person.has_points]
     assert len(found) == 6
@@ -234,7 +234,7 @@ def test_files_of_predict_may_keep_their_names(tmp_path):
     )
     assert evaluate(options).facts["values"]["Mean"] == 100
     write_predictions([one], tmp_path / "found", "posetrack18")
-    with pytest.raises(DataError, match="two files of the video v"):
+    with pytest.raises(DataError, match="two files for the video v"):
         evaluate(options)
 
 
@@ -244,22 +244,22 @@ FILES = {"model": None, "truth": Path("x"), "predictions": Path("y"), "device": 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"metric": "map"}, "metric 'map': there are posetrack-ap"),
+        ({"metric": "map"}, "unknown metric 'map'; choose from posetrack-ap"),
         ({"layout": "mpii"}, "layout 'mpii'"),
         ({"model": None}, "--model and --data, or --truth"),
         ({"data": None}, "--model needs --data"),
         ({"truth": "x"}, "either --model"),
         ({"layout": "coco"}, "needs --annotations and --images"),
-        ({"annotations": Path("x.json")}, "are for --layout coco"),
+        ({"annotations": Path("x.json")}, "need --layout coco"),
         ({"stride": 0}, "--stride must be at least 1"),
         ({"batch_size": 0}, "--batch-size"),
         ({"num_inference_steps": 0}, "--steps must be at least 1, not 0"),
         ({"num_resamples": -1}, "--resamples"),
         ({"box_score": 2.0}, "--box-score"),
-        ({"metric": "mota", "boxes": "x.json"}, "track ids, which detections have not"),
-        (FILES | {"boxes": "z", "num_inference_steps": 2}, "--boxes, --steps: for --model"),
-        (FILES | {"data": None, "split": "other"}, "--split: for --model"),
-        (FILES | {"layout": "coco"}, "--layout coco is for --model"),
+        ({"metric": "mota", "boxes": "x.json"}, "track ids, which detections do not have"),
+        (FILES | {"boxes": "z", "num_inference_steps": 2}, "--boxes, --steps: only with --model"),
+        (FILES | {"data": None, "split": "other"}, "--split: only with --model"),
+        (FILES | {"layout": "coco"}, "--layout coco needs --model"),
     ],
 )
 def test_options_that_contradict_each_other(options, fields, message):
@@ -283,7 +283,7 @@ def test_what_the_metric_lacks_is_said_before_the_network_works(options, tmp_pat
 def test_true_boxes_put_no_track_to_the_test(options):
     pytest.importorskip("motmetrics")
     report = evaluate(options(metric="mota", num_resamples=0))
-    assert any("track ids are those of the truth" in note for note in report.warnings)
+    assert any("track ids are taken from the ground truth" in note for note in report.warnings)
     assert report.facts["values"]["Mean"] <= 100
 
 
@@ -331,7 +331,7 @@ def test_the_worst_people_are_shown_worst_first(options, root, tmp_path):
     [
         ({"table_format": "html"}, "text, markdown, latex"),
         ({"worst": "x.gif"}, "must end in .png"),
-        ({"json": "there.json"}, "there.json is there"),
+        ({"json": "there.json"}, "there.json already exists"),
     ],
 )
 def test_deliveries_that_cannot_be_made(options, tmp_path, monkeypatch, fields, message):
@@ -346,7 +346,7 @@ def test_deliveries_that_cannot_be_made(options, tmp_path, monkeypatch, fields, 
 
 def test_files_need_a_root_for_pictures():
     files = EvaluateOptions(truth=Path("a"), predictions=Path("b"))
-    with pytest.raises(UsageError, match="--worst needs --data"):
+    with pytest.raises(UsageError, match="--worst needs the images"):
         Deliveries(worst=Path("x.png")).check(files)
     with pytest.raises(UsageError, match="predictions are files already"):
         Deliveries(predictions=Path("x")).check(files)

@@ -114,8 +114,8 @@ def test_a_video_through_an_exported_file(untrained, exported, made_video, made_
     ("model", "settings", "message"),
     [
         ("folder", {"engine": "onnxruntime"}, "diffusionpose export"),
-        ("folder", {"engine": "tensorrt"}, "there are torch, onnxruntime, openvino"),
-        ("file", {"engine": "torch"}, "not the exported file"),
+        ("folder", {"engine": "tensorrt"}, "choose from torch, onnxruntime, openvino"),
+        ("file", {"engine": "torch"}, "cannot run the exported file"),
         ("file", {"num_inference_steps": 2}, "one DDIM step"),
         ("file", {"precision": "bfloat16"}, "float32"),
     ],
@@ -141,11 +141,11 @@ def test_files_that_are_no_export_are_named(tmp_path, engine):
     graph = onnx.helper.make_graph([node], "other", [value], [out])
     other = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
     onnx.save(other, tmp_path / "other.onnx")
-    with pytest.raises(CheckpointError, match=r"other.onnx: not a file of 'diffusionpose export'"):
+    with pytest.raises(CheckpointError, match=r"other.onnx: not written by 'diffusionpose export'"):
         load_network(tmp_path / "other.onnx", CPU, engine=engine)
     onnx.helper.set_model_props(other, {"config": "{]"})
     onnx.save(other, tmp_path / "broken.onnx")
-    with pytest.raises(CheckpointError, match=r"broken.onnx: its configuration is broken"):
+    with pytest.raises(CheckpointError, match=r"broken.onnx: invalid model configuration"):
         load_network(tmp_path / "broken.onnx", CPU, engine=engine)
 
 
@@ -184,8 +184,8 @@ def _narrow(model):
     ("edit", "message"),
     [
         (_rename_input, "cannot run it"),
-        (_forget_numbers, "are no heatmaps of"),
-        (_narrow, "are no heatmaps of"),
+        (_forget_numbers, "is not finite heatmaps of shape"),
+        (_narrow, "is not finite heatmaps of shape"),
     ],
 )
 def test_an_exported_file_that_was_edited_is_named(exported, tmp_path, engine, edit, message):
@@ -200,7 +200,7 @@ def test_a_configuration_nested_without_an_end_is_named(exported, tmp_path):
     def nest(model):
         next(one for one in model.metadata_props if one.key == "config").value = "[" * 100_000
 
-    with pytest.raises(CheckpointError, match="its configuration is broken"):
+    with pytest.raises(CheckpointError, match="invalid model configuration"):
         load_network(edited(exported, tmp_path / "deep.onnx", nest), CPU)
 
 

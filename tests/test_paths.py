@@ -13,7 +13,7 @@ def test_pipes_devices_and_folders_are_named(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "device").symlink_to("/dev/zero")
     for name, kind in (("pipe", "pipe or device"), ("device", "pipe or device"), ("", "folder")):
-        with pytest.raises(DataError, match=f"a {kind}, not a regular file: give a file"):
+        with pytest.raises(DataError, match=f"is a {kind}, not a regular file"):
             check_regular(tmp_path / name, DataError)
 
 

@@ -160,7 +160,7 @@ def test_one_euro_by_hand():
 
 @pytest.mark.parametrize("text", ["", "median", "butterworth:", "butterworth:0", "butterworth:-6", "one-euro:2"])  # fmt: skip
 def test_other_names_are_refused(text):
-    with pytest.raises(UsageError, match=r"--smooth .*: there are one-euro"):
+    with pytest.raises(UsageError, match=r"--smooth .*; choose from one-euro"):
         parse_smoother(text)
 
 
@@ -186,7 +186,7 @@ def test_a_beta_that_is_none_is_refused():
 def test_a_cutoff_beyond_the_frame_rate_is_refused():
     _, found = noisy()
     with pytest.raises(
-        UsageError, match=r"needs more than 30 frames a second: take less than 12 Hz"
+        UsageError, match=r"needs more than 30 frames per second: use a cut-off below 12 Hz"
     ):
         smooth(make_poses(found), parse_smoother("butterworth:14"))
 

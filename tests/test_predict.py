@@ -116,15 +116,15 @@ class LooseDetector:
 @pytest.mark.parametrize(
     ("found", "match"),
     [
-        (Boxes([[1, 1, 5, 7]], [0.9]), "no list of one Boxes"),
-        ([], "no list of one Boxes"),
-        ([np.array([[1, 1, 5, 7]])], "no list of one Boxes"),
+        (Boxes([[1, 1, 5, 7]], [0.9]), "must return a list with one Boxes per image"),
+        ([], "must return a list with one Boxes per image"),
+        ([np.array([[1, 1, 5, 7]])], "must return a list with one Boxes per image"),
         ([Boxes([[5, 5, 3, 4]], [0.9])], r"box \[5.0, 5.0, 3.0, 4.0\] is not \[x1, y1, x2, y2\]"),
         ([Boxes([[1, 1, np.nan, 7]], [0.9])], "is not"),
         ([Boxes([[1, 1, np.inf, 7]], [0.9])], "is not"),
         ([Boxes([[1, 1, 5, 7]], [90])], r"score 90 is not in \[0, 1\]"),
         ([Boxes([[1, 1, 5, 7]], [np.nan])], "score nan is not"),
-        ([Boxes([[1, 1, 5, 7]], [0.9], [3])], "have no track ids"),
+        ([Boxes([[1, 1, 5, 7]], [0.9], [3])], "must not set track ids"),
     ],
 )
 def test_what_a_detector_must_not_give_is_told(found, match):
@@ -134,7 +134,9 @@ def test_what_a_detector_must_not_give_is_told(found, match):
 
 def test_what_is_no_detector_is_told_before_the_video_is_read(untrained):
     whole = PosePipeline.from_pretrained(untrained, device="cpu")
-    with pytest.raises(UsageError, match="function is no detector, it has no name and no start_sc"):
+    with pytest.raises(
+        UsageError, match="function is not a detector, it has no name and no start_sc"
+    ):
         PosePipeline(whole.network, lambda images: [], whole.options)
     for boxes in ("boxes.json", np.zeros((1, 4)), {0: Boxes.empty()}):
         with pytest.raises(
@@ -597,7 +599,7 @@ def test_nobody_in_the_video_costs_only_the_files_a_person(untrained, made_video
     names = {"figure.poses.json", "figure.poses.npz", "figure.mp4"}
     assert {path.name for path in outcome.files} == names
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
-    assert outcome.notes == ("nobody here has a track, so there is no trc file",)
+    assert outcome.notes == ("no trc file was written: nobody has a track id",)
 
 
 def test_too_few_frames_a_second_are_told_before_the_first_frame(
@@ -605,7 +607,7 @@ def test_too_few_frames_a_second_are_told_before_the_first_frame(
 ):
     wanted, seen = ResultOptions(smoother=Butterworth(20)), []
     whole = pipeline(untrained, made_boxes)
-    message = "butterworth:20 needs more than 25 frames a second"
+    message = "butterworth:20 needs more than 25 frames per second"
     with open_video(made_video) as reader, pytest.raises(UsageError, match=message):
         predict_files(whole, reader, tmp_path, wanted, on_frame=seen.append)
     assert seen == list(tmp_path.iterdir()) == []
@@ -627,7 +629,7 @@ def test_what_only_true_times_show_costs_only_the_smoothing(untrained, tmp_path)
         assert reader.info.average_rate > 6
         outcome = predict_files(pipeline(untrained, boxes), reader, tmp_path / "out", wanted)
     (note,) = outcome.notes
-    assert note.startswith("nothing was smoothed: 5 frames a second are too few for the Butter")
+    assert note.startswith("not smoothed: 5 frames per second are too few for the Butter")
     found = VideoPoses.load(tmp_path / "out" / "slow.poses.json")
     assert found.header.settings["fill_gaps"] == 1
     assert "smooth" not in found.header.settings
@@ -652,7 +654,7 @@ def test_options_out_of_range(options):
 
 
 def test_more_steps_than_the_schedule_has(untrained):
-    with pytest.raises(UsageError, match="this model has 1000"):
+    with pytest.raises(UsageError, match="this model has at most 1000"):
         PosePipeline.from_pretrained(untrained, device="cpu", num_inference_steps=1001)
 
 

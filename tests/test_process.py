@@ -76,7 +76,7 @@ def test_a_standard_output_without_room_is_one_line(arguments):
             text=True,
         )
     assert done.returncode == 1
-    assert done.stderr.startswith("diffusionpose: error: standard output cannot be written to: ")
+    assert done.stderr.startswith("diffusionpose: error: cannot write to standard output: ")
     assert done.stderr.count("\n") == 1
 
 

@@ -125,7 +125,7 @@ def test_files_that_are_there_stay_unless_asked_for(tmp_path):
     source = saved(tmp_path)
     table = tmp_path / "clip.poses.csv"
     table.write_text("mine")
-    with pytest.raises(UsageError, match=r"clip\.poses\.csv is there"):
+    with pytest.raises(UsageError, match=r"clip\.poses\.csv already exists"):
         convert(source, tmp_path, ResultOptions(("csv", "npz")))
     assert table.read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.poses.csv", "clip.poses.json"]
@@ -163,7 +163,7 @@ def test_what_nobody_has_a_track_for_is_noted_and_the_rest_made(tmp_path):
     wanted, notes = ResultOptions(("csv", "npz", "trc"), export=ExportOptions(1.8)), []
     files = convert(source, tmp_path, wanted, on_note=notes.append)
     assert [file.name for file in files] == ["clip.poses.csv", "clip.poses.npz"]
-    assert notes == ["nobody here has a track, so there is no trc file"]
+    assert notes == ["no trc file was written: nobody has a track id"]
 
 
 def saved_pair(tmp_path):
@@ -177,7 +177,7 @@ def test_files_of_a_person_that_are_there_stay_unless_asked_for(tmp_path):
     source, wanted = saved_pair(tmp_path), ResultOptions(("trc",), export=ExportOptions(1.8))
     mine = tmp_path / "clip.person7.trc"
     mine.write_text("mine")
-    with pytest.raises(UsageError, match=r"clip\.person7\.trc is there"):
+    with pytest.raises(UsageError, match=r"clip\.person7\.trc already exists"):
         convert(source, tmp_path, wanted)
     assert mine.read_text() == "mine"
     assert not (tmp_path / "clip.person2.trc").exists()

@@ -29,7 +29,7 @@ def test_remap_by_name_and_back():
 
 
 def test_bad_skeletons():
-    with pytest.raises(ValueError, match="twice"):
+    with pytest.raises(ValueError, match="duplicate joint names"):
         Skeleton("x", ("a", "a"), ())
     with pytest.raises(ValueError, match="limb"):
         Skeleton("x", ("a", "b"), ((0, 2),))

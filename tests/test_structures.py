@@ -23,7 +23,9 @@ PICTURE = np.zeros((4, 6, 3), np.uint8)
     ],
 )
 def test_a_frame_has_an_rgb_picture(image, found):
-    with pytest.raises(ValueError, match=rf"image of frame 7 is {re.escape(found)}, not a uint8"):
+    with pytest.raises(
+        ValueError, match=rf"image of frame 7 must be a .* uint8 RGB array, not {re.escape(found)}"
+    ):
         Frame(7, Fraction(7, 25), image)
 
 
@@ -33,8 +35,10 @@ def test_views_of_pictures_will_do():
 
 @pytest.mark.parametrize("time", [0.04, np.float64(1), None, "1/25"])
 def test_times_are_exact(time):
-    with pytest.raises(ValueError, match=r"time of frame 3 is .*, not exact: .*Fraction\(3, 25\)"):
+    with pytest.raises(
+        ValueError, match=r"time of frame 3 is .*, which is not exact: .*Fraction\(3, 25\)"
+    ):
         Frame(3, time, PICTURE)
-    with pytest.raises(ValueError, match=r"time of frame 3 is .*, not exact"):
+    with pytest.raises(ValueError, match=r"time of frame 3 is .*, which is not exact"):
         FramePoses(3, time)
     assert FramePoses(3, 1).time == 1

@@ -226,7 +226,7 @@ def test_a_run_leaves_what_is_needed_to_repeat_it_and_to_go_on(root, tmp_path):
     assert [line["learning_rate"] for line in lines] == pytest.approx(rates)
     records = load_source(config.train[0], POSETRACK15)
     assert json.loads((run / "run.json").read_text())["data_sha256"] == fingerprint(records)
-    with pytest.raises(ConfigError, match="holds a run already"):
+    with pytest.raises(ConfigError, match="already holds a run"):
         train(config, run, progress=False)
     longer = TrainConfig.model_validate(config.model_dump() | {"epochs": 3, "workers": 0})
     train(longer, run, resume=True, progress=False)
@@ -287,7 +287,7 @@ def test_a_run_goes_on_with_its_own_data_and_processes_only(finished, root):
     config, run = finished
     facts = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(facts | {"processes": 2}))
-    with pytest.raises(ConfigError, match="a run of 2 processes, and here are 1"):
+    with pytest.raises(ConfigError, match="a run of 2 processes, not 1"):
         train(config, run, resume=True, progress=False)
     (run / "run.json").write_text(json.dumps(facts))
     (file,) = (root / "posetrack_data" / "val").glob("*.json")
@@ -411,7 +411,7 @@ def test_two_processes_do_not_train_in_one_folder(root, tmp_path, monkeypatch):
     lock = FileLock(run / ".lock", thread_local=False)
     lock.acquire()
     monkeypatch.setattr("diffusionpose.train.LOCK_SECONDS", 0.0)
-    with pytest.raises(ConfigError, match="another process is training"):
+    with pytest.raises(ConfigError, match="in use by another training process"):
         train(recipe(root), run, progress=False)
     # As the loader workers of a killed run, which hold on for some seconds.
     monkeypatch.setattr("diffusionpose.train.LOCK_SECONDS", 30.0)
@@ -421,7 +421,7 @@ def test_two_processes_do_not_train_in_one_folder(root, tmp_path, monkeypatch):
 
 def test_validation_sources_have_names_of_their_own(root):
     source = {"kind": "posetrack", "root": str(root), "split": "val"}
-    with pytest.raises(ValueError, match="two validation sources are called data_val"):
+    with pytest.raises(ValueError, match="two validation sources are named data_val"):
         recipe(root, validation=[source, source | {"stride": 2}])
     labelled = recipe(root, validation=[source, source | {"stride": 2, "label": "half"}])
     assert [one.name for one in labelled.validation] == ["data_val", "half"]

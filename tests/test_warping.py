@@ -88,7 +88,7 @@ def test_frames_count_by_the_time_that_they_last():
 def test_too_many_pairs_are_refused_with_a_band_that_would_do(monkeypatch):
     monkeypatch.setattr(warping, "MOST_PAIRS", 1000)
     first, second = made(8, 60), made(9, 60)
-    with pytest.raises(UsageError, match=r"60 x 60 frames .* --band 1: take less than 0\.28"):
+    with pytest.raises(UsageError, match=r"60 x 60 frames .* --band 1: use a band below 0\.28"):
         warp(first, second)
     warp(first, second, 0.1)
 

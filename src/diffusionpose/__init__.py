@@ -1,4 +1,4 @@
-"""Human poses from video, by diffusion over heatmaps.
+"""Human pose estimation in video with diffusion over heatmaps.
 
 from diffusionpose import PosePipeline
 
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from diffusionpose.version import __version__
 
-# Nothing phones home. Read by dependencies when they are imported, so it stands before any of them.
+# No telemetry. Dependencies read these when they are imported, so set them before any import.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
-# From 1.29 on, onnxruntime sends what it runs to its makers, and leaves an id in the folder for temporary files.
+# Since 1.29, onnxruntime sends usage data and writes an id into the temporary folder.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ __all__ = ["DiffusionPose", "PosePipeline", "VideoPoses", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Loads the public classes when first asked for, so that `diffusionpose --help` does not wait for torch."""
+    """Load public classes on first access, so that `diffusionpose --help` does not import torch."""
     if name == "PosePipeline":
         from diffusionpose.predict import PosePipeline
 
@@ -42,5 +42,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public classes too, for notebooks that complete names."""
+    """List the lazily loaded classes too, for tab completion."""
     return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""`python -m diffusionpose`, also under torchrun."""
+"""Entry point of `python -m diffusionpose`, which also works under torchrun."""
 
 from diffusionpose.cli import main
 

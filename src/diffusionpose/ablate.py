@@ -1,8 +1,8 @@
-"""Many small runs of one recipe: rows of tables, each with several seeds.
+"""Ablation studies: variants of one recipe, each trained with several seeds.
 
-A suite is a YAML file: a recipe, seeds, rows (a name and settings, as `--set` has them) and tables (rows with the claim
-that they test). Every run is a run folder of `diffusionpose.train`; a suite that was stopped goes on where it was.
-`ablation_report` tells what the runs say together.
+A suite is a YAML file with a recipe, seeds, rows (a name and settings in `--set` syntax) and tables
+(rows and the claim they test). Every run is a run folder of `diffusionpose.train`; an interrupted
+suite resumes where it stopped. `ablation_report` summarises the results.
 """
 
 import json
@@ -52,44 +52,44 @@ from diffusionpose.version import __version__
 
 RESULT = "result.json"
 MEASURE = ("validation", "validation_metric")
-"""Settings that say what a figure is of: rows that differ in them cannot be compared."""
+"""Settings that define what is measured; rows that differ in them cannot be compared."""
 PCK, AP = "pck", "ap"
-"""Metrics, as results have them and `metrics.jsonl` before `_SOURCE`."""
+"""Metric names: keys of `result.json`, and prefixes of `METRIC_SOURCE` in `metrics.jsonl`."""
 
 
 class Row(Frozen):
-    """One configuration."""
+    """One configuration of a suite."""
 
     name: str = Field(pattern=r"^\w[\w.-]*$")
     label: str
     settings: tuple[str, ...] = ()
     steps: tuple[Count, ...] = (1,)
-    """DDIM steps to evaluate with, up to those of the schedule; tables of differences show 1."""
+    """DDIM steps to evaluate with, at most those of the schedule; tables of differences use 1."""
 
     @model_validator(mode="after")
     def _steps_can_be_shown(self) -> Self:
         if 1 not in self.steps:
-            raise ValueError("steps must have 1 among them")
+            raise ValueError("steps must include 1")
         if len(set(self.steps)) < len(self.steps):
-            raise ValueError("steps must differ")
+            raise ValueError("steps must not repeat")
         return self
 
 
 class Table(Frozen):
-    """Rows to read together, and what the paper says of them."""
+    """Rows to compare, and the paper's claim that they test."""
 
     title: str
     claim: str
     rows: tuple[str, ...] = Field(min_length=1)
     reference: str
-    """The row from which differences are counted."""
+    """Name of the row that differences are relative to."""
 
 
 class Suite(Frozen):
-    """All rows and tables."""
+    """A recipe, the seeds, and all rows and tables."""
 
     recipe: Path
-    """Relative to the suite's file."""
+    """Relative to the suite file."""
     seeds: tuple[Seed, ...] = Field(default=(0, 1, 2), min_length=1)
     rows: tuple[Row, ...] = Field(min_length=1)
     tables: tuple[Table, ...] = ()
@@ -98,19 +98,19 @@ class Suite(Frozen):
     def _rows_are_there(self) -> Self:
         names = [row.name for row in self.rows]
         if len(set(names)) < len(names):
-            raise ValueError("two rows have the same name")
+            raise ValueError("row names must not repeat")
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds must differ")
+            raise ValueError("seeds must not repeat")
         for table in self.tables:
             for name in (*table.rows, table.reference):
                 if name not in names:
-                    raise ValueError(f"table {table.title!r}: no row {name!r}")
+                    raise ValueError(f"table {table.title!r} names an unknown row {name!r}")
         return self
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a suite."""
+    """One run of a suite: a row with one seed."""
 
     row: Row
     seed: int
@@ -119,17 +119,17 @@ class Job:
 
     @property
     def is_done(self) -> bool:
-        """Whether its result is written.
+        """Whether the result has been written for all requested steps.
 
         Raises:
-            ConfigError: If the folder holds the result of other settings, which would be taken for this run's.
+            ConfigError: If the run folder holds a result for different settings.
         """
         if not (self.run / RESULT).is_file():
             return False
         changed = changed_settings(self.run / RECIPE, self.config, WITHOUT_EFFECT)
         if changed:
             raise ConfigError(
-                f"{self.run} holds a run with other settings ({'; '.join(changed[:3])}): name another --out"
+                f"{self.run} holds a run with different settings ({'; '.join(changed[:3])}): choose another --out"
             )
         wanted, result = {str(n) for n in self.row.steps}, self.result
         return all(
@@ -139,26 +139,26 @@ class Job:
 
     @property
     def metrics(self) -> dict[str, str]:
-        """By validation source, what its tables show: PoseTrack AP where the recipe asks for it, else PCK."""
+        """Metric of each validation source: PoseTrack AP if the recipe asks for it, else PCK."""
         config = self.config
         return {one.name: AP if has_precision(config, one) else PCK for one in config.validation}
 
     @property
     def result(self) -> dict[str, Any]:
-        """What `run_job` wrote."""
+        """Contents of the result file that `run_job` wrote."""
         return dict(json.loads((self.run / RESULT).read_text()))
 
     def inputs(self) -> dict[str, Any]:
-        """As `train.inputs_of`, of what lies there now."""
+        """Fingerprints of the current data and weights, as from `train.inputs_of`."""
         return inputs_of(self.config, make_loaders(self.config), self.evaluators())
 
     def evaluators(self) -> dict[str, PoseTrackValidation]:
-        """As `train.make_evaluators`."""
+        """Evaluators of the validation sources; see `train.make_evaluators`."""
         return make_evaluators(self.config, Ranks(), StopSignals(self.run / CHECKPOINT))
 
 
 def read_suite(path: Path) -> Suite:
-    """A suite's file.
+    """Read a suite file.
 
     Raises:
         ConfigError: If it cannot be read, or has unknown keys or rows.
@@ -169,17 +169,17 @@ def read_suite(path: Path) -> Suite:
 def jobs_of(
     path: Path, out: Path, settings: tuple[str, ...] = (), data: Path | None = None
 ) -> list[Job]:
-    """All runs of a suite, seed by seed, so that early results compare all rows.
+    """List all runs of a suite, ordered by seed, so that early results cover every row.
 
     Args:
-        path: The suite.
+        path: The suite file.
         out: Folder of the runs.
-        settings: For every row, as `--set` has them; a row's own come after.
-        data: As `read_recipe`.
+        settings: Overrides for every row in `--set` syntax; the row's own settings come after them.
+        data: Passed to `read_recipe`.
 
     Raises:
-        ConfigError: If a row's settings are none of the recipe's, it has more steps than its
-            schedule, or rows are not measured alike.
+        ConfigError: If a setting is unknown to the recipe, a row has more steps than its schedule,
+            or rows differ in how they are measured.
     """
     suite = read_suite(path)
     recipe = path.parent / suite.recipe
@@ -202,19 +202,19 @@ def _check_measure(first: Job, job: Job, path: Path) -> None:
     most = job.config.model.diffusion.num_train_timesteps
     if max(job.row.steps) > most:
         raise ConfigError(
-            f"{path}: row {job.row.name!r}: steps {max(job.row.steps)} are more than the {most} of "
-            "its schedule (model.diffusion.num_train_timesteps)"
+            f"{path}: row {job.row.name!r}: {max(job.row.steps)} steps exceed the {most} of its "
+            "schedule (model.diffusion.num_train_timesteps)"
         )
     for key, (there, here) in differing_settings(first.config, job.config).items():
         if key.partition(".")[0] in MEASURE:
             raise ConfigError(
-                f"{path}: row {job.row.name!r}: {key} is {here}, and {there} in row "
-                f"{first.row.name!r}: all rows must be measured alike; make this a suite of its own"
+                f"{path}: row {job.row.name!r}: {key} is {here}, but {there} in row "
+                f"{first.row.name!r}: all rows must use the same validation; move the row to a separate suite"
             )
 
 
 def run_job(job: Job, on_warning: Callable[[str], None] = warnings.warn) -> None:
-    """Trains and evaluates one run, from its checkpoint if there is one, and writes its result."""
+    """Train (or resume) and evaluate one run, and write its result."""
     is_begun = (job.run / CHECKPOINT).is_file()
     train(job.config, job.run, resume=is_begun, progress=False, on_warning=on_warning)
     model = DiffusionPose.from_pretrained(job.run / "model").to(choose_device("auto"))
@@ -243,7 +243,7 @@ def run_job(job: Job, on_warning: Callable[[str], None] = warnings.warn) -> None
 
 
 def _without_nan(figures: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
-    """JSON has null for what does not exist, as the PCK of joints that nobody labelled."""
+    """Replace NaN, such as the PCK of a joint that is never labelled, by None (null in JSON)."""
     return {
         source: {n: value if math.isfinite(value) else None for n, value in by_steps.items()}
         for source, by_steps in figures.items()
@@ -252,7 +252,7 @@ def _without_nan(figures: dict[str, dict[str, float]]) -> dict[str, dict[str, fl
 
 @torch.inference_mode()
 def score(model: DiffusionPose, loader: DataLoader[Any], num_inference_steps: int) -> float:
-    """Mean PCK of a loader's clips with the noise of `evaluate`."""
+    """Compute the mean PCK over a loader's clips, with the same noise as `evaluate`."""
     metric, device = Pck(model.config.skeleton_graph), next(model.parameters()).device
     for batch in loader:
         noise = noise_of(batch, model.noise_shape)
@@ -265,7 +265,7 @@ def score(model: DiffusionPose, loader: DataLoader[Any], num_inference_steps: in
 
 
 def prepare(job: Job) -> None:
-    """Computes a job's features, if it has a cache, so that jobs side by side find them."""
+    """Fill a job's feature cache, if it has one, before parallel jobs read it."""
     if job.config.feature_cache is not None:
         torch.manual_seed(job.seed)
         model = PoseTraining(job.config, job.run).model
@@ -279,54 +279,59 @@ def prepare(job: Job) -> None:
 
 
 def check_inputs(jobs: list[Job], *, with_present: bool = False) -> list[str]:
-    """That what is done had the same data and weights behind it wherever recipes name the same.
+    """Check that finished runs whose recipes name the same data and weights also used the same.
 
     Args:
         jobs: From `jobs_of`.
-        with_present: Also the same as lie there now, as far as they can be read.
+        with_present: Also compare with the files as they are now, as far as they can be read.
 
     Returns:
-        Warnings: of results of several versions, and of those that do not say what is behind them.
+        Warnings about results of several versions, or without fingerprints.
 
     Raises:
-        ConfigError: If they differ.
+        ConfigError: If fingerprints differ.
     """
     done = [job for job in jobs if job.is_done]
     known: dict[tuple[str, str], tuple[str, str]] = {}
     if with_present:
         different = {json.dumps(_named_inputs(job.config)): job for job in done}
         for job in different.values():
-            # What cannot be read now, the runs that need it will say.
+            # Unreadable files are reported by the runs that need them.
             with suppress(DiffusionPoseError):
-                _compare(job, job.inputs(), "what lies there now", known)
+                _compare(job, job.inputs(), "the current files", known)
     for job in done:
         _compare(job, job.result, str(job.run), known)
     silent = [job.run for job in done if not _digests(job.result)]
     versions = {job.result.get("version", "unknown"): job.run for job in done}
     notes = []
     if silent:
-        notes.append(f"{len(silent)} results do not say which data they are of, as {silent[0]}")
+        notes.append(
+            f"{len(silent)} results have no fingerprint of their data, such as {silent[0]}"
+        )
     if len(versions) > 1:
         told = ", ".join(f"{version} ({run})" for version, run in versions.items())
-        notes.append(f"results of several versions: {told}")
+        notes.append(f"results are from several versions: {told}")
     return notes
 
 
 def _compare(
     job: Job, inputs: Mapping[str, Any], where: str, known: dict[tuple[str, str], tuple[str, str]]
 ) -> None:
-    """Adds to what is known: by what a recipe names, the digest and where that was met first."""
+    """Check a job's digests against `known`, and add new ones.
+
+    `known` maps an input and the recipe's name for it to its digest and where that was first seen.
+    """
     named = _named_inputs(job.config)
     for name, digest in _digests(inputs).items():
         first, there = known.setdefault((name, named[name]), (digest, where))
         if digest != first:
             raise ConfigError(
-                f"{where} holds a run with other {name} than {there}: name another --out, or remove the run"
+                f"{where}: the {name} differ from those of {there}: choose another --out, or remove the run"
             )
 
 
 def _named_inputs(config: TrainConfig) -> dict[str, str]:
-    """What says where a recipe's data and weights are, by the names of `_digests`."""
+    """Describe where a recipe takes its data and weights from, under the keys of `_digests`."""
     train, validation = (
         [source.model_dump(mode="json") for source in sources]
         for sources in (config.train, config.validation)
@@ -340,7 +345,7 @@ def _named_inputs(config: TrainConfig) -> dict[str, str]:
 
 
 def _digests(inputs: Mapping[str, Any]) -> dict[str, str]:
-    """`Job.inputs`, or a result that has them, as one SHA-256 a name; nothing of results that are older than they."""
+    """SHA-256 of each input, from `Job.inputs` or a result; empty for old results without them."""
     if "data_sha256" not in inputs:
         return {}
     return {
@@ -351,18 +356,18 @@ def _digests(inputs: Mapping[str, Any]) -> dict[str, str]:
 
 
 def run_all(jobs: list[Job], workers: int, on_done: Callable[[Job, bool], None]) -> list[Job]:
-    """Runs what is not done, several side by side, each in a process of its own.
+    """Run all unfinished jobs in parallel, each in its own process.
 
     Args:
         jobs: From `jobs_of`.
-        workers: How many at a time; they share the cores.
-        on_done: Told of every job that ended, and whether it succeeded.
+        workers: Number of parallel runs; they share the cores.
+        on_done: Called with every job that ended, and whether it succeeded.
 
     Returns:
-        Jobs that failed; what they said stands on stderr.
+        The jobs that failed; their errors are on stderr.
 
     Raises:
-        ConfigError: If a folder holds a result of other settings, data or weights.
+        ConfigError: If a run folder holds a result for different settings, data or weights.
     """
     check_inputs(jobs, with_present=True)
     context = multiprocessing.get_context("spawn")
@@ -371,7 +376,7 @@ def run_all(jobs: list[Job], workers: int, on_done: Callable[[Job, bool], None])
     seen: set[int] = set()
     for job in waiting:
         if job.seed not in seen:
-            # What is wrong with a job it says itself, when it is run.
+            # A job that is broken reports it when it runs.
             with suppress(DiffusionPoseError):
                 prepare(job)
                 seen.add(job.seed)
@@ -390,7 +395,7 @@ def run_all(jobs: list[Job], workers: int, on_done: Callable[[Job, bool], None])
                 failed += [job] if process.exitcode else []
                 on_done(job, not process.exitcode)
     finally:
-        # They save and end.
+        # On SIGTERM, runs save a checkpoint and exit.
         for process, _ in running.values():
             process.terminate()
         for process, _ in running.values():
@@ -399,7 +404,9 @@ def run_all(jobs: list[Job], workers: int, on_done: Callable[[Job, bool], None])
 
 
 def _work(job: Job, threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole group; the parent decides
     torch.set_num_threads(threads)
     try:
         run_job(job, lambda text: _say(f"diffusionpose: warning: {text}"))

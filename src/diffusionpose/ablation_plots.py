@@ -1,4 +1,4 @@
-"""Pictures of a suite: accuracy as training goes on, and by steps of inference."""
+"""Plots of an ablation suite: accuracy over training, and over DDIM steps."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,16 +15,17 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 SHOWN = 8.0
-"""Percent below the best row that a picture reaches; rows that end lower are off the scale, which their label says."""
+"""Extent of the y axis below the best row, in percentage points; lower rows are labelled as off the
+scale."""
 
 
 def plot_suite(suite: Suite, jobs: list[Job], folder: Path) -> list[Path]:
-    """Writes `training.png` if there are tables, and `steps.png` if a row has several steps.
+    """Write `training.png` if there are tables, and `steps.png` if a row has several DDIM steps.
 
-    Lines are means over seeds, bands reach from the worst to the best seed.
+    Lines are means over seeds; bands span from the worst to the best seed.
 
     Returns:
-        The files.
+        The files written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sources = [source.name for source in jobs[0].config.validation]
@@ -37,7 +38,10 @@ def plot_suite(suite: Suite, jobs: list[Job], folder: Path) -> list[Path]:
 
 
 def _training(suite: Suite, jobs: list[Job], sources: list[str], path: Path) -> Path:
-    """A line of the picture is a table, a column a validation set; a row of tables has its colour everywhere."""
+    """Plot accuracy over training: a row of axes for each table, a column for each validation set.
+
+    A suite row has the same colour in all axes.
+    """
     figure, axes = plt.subplots(
         len(suite.tables), len(sources), squeeze=False, sharex=True,
         layout="constrained", figsize=(3.6 * len(sources) + 2.6, 2.3 * len(suite.tables) + 0.3),
@@ -95,7 +99,7 @@ def _steps(suite: Suite, jobs: list[Job], sources: list[str], path: Path) -> Pat
 
 
 def _band(axis: Axes, x: list[int], values: np.ndarray, label: str, colour: object = None) -> None:
-    """values: (seeds, len(x))."""
+    """Plot the mean over seeds and the range between them; `values` is (seeds, len(x))."""
     (line,) = axis.plot(
         x, values.mean(0), marker="o", markersize=3, linewidth=1.2, label=label, color=colour
     )
@@ -103,7 +107,7 @@ def _band(axis: Axes, x: list[int], values: np.ndarray, label: str, colour: obje
 
 
 def _near_the_best(axis: Axes) -> None:
-    """Rows that differ by a point are told apart although another failed, or learns from nothing."""
+    """Limit the y axis to rows near the best, so that a failed run does not flatten the others."""
     ends = [float(np.asarray(line.get_ydata(), float)[-1]) for line in axis.get_lines()]
     if ends and np.isfinite(ends).any():
         best = float(np.nanmax(ends))
@@ -112,7 +116,7 @@ def _near_the_best(axis: Axes) -> None:
 
 
 def _is_off_the_scale(label: str, axes: Sequence[Axes]) -> bool:
-    """In every picture of its line."""
+    """Whether the curve with this label ends below the y axis in all of `axes`."""
     return all(
         float(np.asarray(line.get_ydata(), float)[-1]) < axis.get_ylim()[0]
         for axis in axes

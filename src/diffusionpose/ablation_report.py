@@ -1,4 +1,4 @@
-"""What the runs of a suite say together: tables over seeds with differences, and curves."""
+"""Summary of an ablation suite: tables over seeds with differences, and training curves."""
 
 import json
 import math
@@ -9,17 +9,17 @@ from diffusionpose.ablate import AP, PCK, Job, Row, Suite, check_inputs
 from diffusionpose.recipe import SourceConfig
 from diffusionpose.training.module import METRICS
 
-MEASURED = "Measured here, none of it the paper's: means ± standard deviations over seeds, one DDIM step where none is named."
+MEASURED = "Measured here, not the paper's figures: mean ± standard deviation over seeds, with one DDIM step unless stated."
 METRICS_SHOWN = {PCK: "PCK@0.2, %", AP: "PoseTrack AP, %"}
 SHARES = {PCK: 1.0, AP: 0.01}
-"""What makes a figure a share."""
+"""Factor that turns a metric into a fraction in [0, 1]."""
 
 Results = dict[str, dict[int, dict[str, dict[str, float]]]]
-"""Row -> seed -> data set -> steps -> its metric, as a share; NaN where there is no figure."""
+"""Row -> seed -> data set -> steps -> metric as a fraction; NaN where there is none."""
 
 
 def results(jobs: list[Job]) -> Results:
-    """What is done."""
+    """Collect the results of the finished jobs."""
     found: Results = {}
     for job in jobs:
         if job.is_done:
@@ -35,7 +35,7 @@ def results(jobs: list[Job]) -> Results:
 
 
 def spread(values: list[float]) -> str:
-    """Mean +- standard deviation, in percent; a dash for nothing, and if one does not exist."""
+    """Format mean ± standard deviation in percent; a dash if empty or not all finite."""
     if not values or not all(map(math.isfinite, values)):
         return "-"
     mean = 100 * statistics.fmean(values)
@@ -45,11 +45,12 @@ def spread(values: list[float]) -> str:
 
 
 def report(suite: Suite, jobs: list[Job]) -> Iterator[str]:
-    """Lines of Markdown: what was measured, every table with its claim, rows over seeds, differences from its reference
-    seed by seed.
+    """Yield a Markdown report: what was measured, then each table with its claim.
+
+    Differences from the reference row are taken seed by seed.
 
     Raises:
-        ConfigError: If the results are of different data or weights.
+        ConfigError: If results are based on different data or weights.
     """
     check_inputs(jobs)
     found = results(jobs)
@@ -70,10 +71,10 @@ def report(suite: Suite, jobs: list[Job]) -> Iterator[str]:
 
 
 def _measured(jobs: list[Job]) -> Iterator[str]:
-    """What the figures are, and of what: they will stand beside the paper's."""
+    """State what was measured on which data, since readers will compare it with the paper."""
     people: dict[str, int] = {}
     for job in jobs:
-        # Results of earlier releases do not say.
+        # Results of earlier releases have no "people".
         people |= job.result.get("people", {}) if job.is_done else {}
     yield MEASURED
     yield ""
@@ -85,7 +86,7 @@ def _measured(jobs: list[Job]) -> Iterator[str]:
 
 
 def _settings(source: SourceConfig) -> Iterator[str]:
-    """What makes a validation set other than all of its frames as they are."""
+    """Describe how a validation set differs from all its frames as they are."""
     yield f"stride {source.stride}"
     if source.subset is not None:
         yield f"subset {source.subset.name}"
@@ -140,7 +141,7 @@ def _line(cells: list[str]) -> str:
 
 
 def curves(jobs: list[Job], source: str) -> dict[str, list[list[tuple[int, float]]]]:
-    """Row -> seeds -> (steps trained, share by its metric), from the runs' metrics."""
+    """Read validation curves from `metrics.jsonl`: row -> one list of (step, fraction) per seed."""
     found: dict[str, list[list[tuple[int, float]]]] = {}
     for job in jobs:
         path = job.run / METRICS
@@ -156,5 +157,5 @@ def curves(jobs: list[Job], source: str) -> dict[str, list[list[tuple[int, float
 
 
 def _number(value: float | None) -> float:
-    """Metrics and results have null where there is none."""
+    """Convert null, which stands for a missing figure in JSON, to NaN."""
     return float("nan") if value is None else value

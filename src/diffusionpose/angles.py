@@ -1,14 +1,15 @@
-"""Angles of joints in the picture's plane, from keypoints.
+"""Joint angles in the image plane, from keypoints.
 
-They are those of the projection: a knee that bends towards the camera looks straight. Degrees, for each side where there is one.
+These are angles of the projection: a knee that bends towards the camera looks straight. All are in
+degrees, one for each side of the body except `trunk`.
 
-| angle | of | 0 is |
+| angle | between | 0 is |
 |---|---|---|
-| `elbow` | upper arm and forearm | the straight arm |
-| `knee` | thigh and shank | the straight leg |
-| `shoulder` | trunk and upper arm | the arm hanging down |
-| `hip` | trunk and thigh | the leg in line with the trunk |
-| `trunk` | the line from the middle of the hips to the middle of the shoulders | upright; to the picture's right positive |
+| `elbow` | upper arm and forearm | straight arm |
+| `knee` | thigh and shank | straight leg |
+| `shoulder` | trunk and upper arm | arm hanging down |
+| `hip` | trunk and thigh | leg in line with the trunk |
+| `trunk` | mid-hip to mid-shoulder line and the vertical | upright; positive to the image's right |
 """
 
 import numpy as np
@@ -21,14 +22,20 @@ _BENDS = {
     "shoulder": (("shoulder", "hip"), ("shoulder", "elbow")),
     "hip": (("shoulder", "hip"), ("hip", "knee")),
 }
-"""Two directions each, between which the angle is 0 in the straight limb."""
+"""Two directions for each angle, as (from, to) joints; the angle is 0 if they are parallel."""
 ANGLES = (*(f"{side}_{name}" for name in _BENDS for side in SIDES), "trunk")
 
 
 def joint_angles(keypoints: np.ndarray, joints: tuple[str, ...]) -> np.ndarray:
-    """(..., num_joints, 2) pixels, y down -> (..., len(ANGLES)) degrees; NaN where a joint is missing or limbs have no length.
+    """Compute all `ANGLES` from keypoints.
 
-    Bends are in [0, 180], `trunk` in (-180, 180].
+    Args:
+        keypoints: (..., num_joints, 2) pixels, y down; NaN where missing.
+        joints: Joint names in the order of `keypoints`.
+
+    Returns:
+        (..., len(ANGLES)) degrees: `trunk` in (-180, 180], the others in [0, 180]. NaN where a
+        joint is missing or a limb has no length.
     """
     missing = np.full((*keypoints.shape[:-2], 2), np.nan)
 
@@ -50,10 +57,10 @@ def joint_angles(keypoints: np.ndarray, joints: tuple[str, ...]) -> np.ndarray:
 
 
 def _between(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Of two directions, without a sign."""
+    """Unsigned angle between two directions in degrees; NaN if either has no length."""
     cross = one[..., 0] * other[..., 1] - one[..., 1] * other[..., 0]
     dot = (one * other).sum(-1)
-    # atan2 is as exact for straight limbs as for bent ones; acos is not.
+    # Unlike acos, atan2 is accurate for nearly straight limbs too.
     angle = np.degrees(np.arctan2(np.abs(cross), dot))
     has_length = (np.square(one).sum(-1) > 0) & (np.square(other).sum(-1) > 0)
     return np.where(has_length, angle, np.nan)

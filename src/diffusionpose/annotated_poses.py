@@ -1,6 +1,7 @@
-"""The network over the annotated frames of a data set: boxes in, predicted people out.
+"""Top-down inference on the annotated frames of a data set: boxes in, predicted people out.
 
-Each person's clip is the key frame and its neighbours in the video, cut by the person's box, as in training.
+A person's clip is the key frame and its neighbours in the video, cropped to the person's box as in
+training.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,16 @@ BATCHES_AHEAD = 2
 
 @dataclass(frozen=True, eq=False)
 class PersonBox:
-    """A person to find: a box of a frame, and what the prediction takes over from it."""
+    """A box to predict a pose in, and what the prediction inherits from it.
+
+    Args:
+        video: Index of the video.
+        frame: Index of the frame in the video.
+        number: Index of the person or detection in the frame.
+        box: xyxy pixels.
+        score: Of the box.
+        track_id: Given to the predicted person; None if unknown.
+    """
 
     video: int
     frame: int
@@ -38,7 +48,7 @@ class PersonBox:
 
 
 def true_boxes(videos: Sequence[AnnotatedVideo]) -> list[PersonBox]:
-    """The boxes of everybody who has a joint and a box with an area, as training takes them, in order."""
+    """Ground-truth boxes of all people with a joint and a box of positive area, as in training."""
     found = []
     for at, video in enumerate(videos):
         for index, frame in enumerate(video.frames):
@@ -50,9 +60,9 @@ def true_boxes(videos: Sequence[AnnotatedVideo]) -> list[PersonBox]:
 
 
 def detected_boxes(videos: Sequence[AnnotatedVideo], detections: Detections) -> list[PersonBox]:
-    """The detections in frames with people, clipped to the image as true boxes are.
+    """Detections in frames with annotated people, clipped to the image like ground-truth boxes.
 
-    Other frames do not count in any metric. A box without an area in an image of known size is left out.
+    Other frames do not count in any metric. Boxes without area after clipping are dropped.
     """
     found = []
     for at, video in enumerate(videos):
@@ -81,18 +91,20 @@ def predict_annotated(
     batch_size: int = 16,
     on_person: Callable[[], None] | None = None,
 ) -> list[AnnotatedVideo]:
-    """The videos' frames with the predicted person of each box, at the box's number in its frame.
-
-    Numbers without a box, of people who cannot be cut out, get a person without points.
+    """Predict a pose for every box.
 
     Args:
-        network: Any that `load_network` gives.
-        videos: Annotated.
-        clips: By video and frame, the files of the frame and its neighbours: t-1, t, t+1.
-        boxes: Where they are.
-        seed: Of the noise; with video, frame and number of the person it decides it, whatever the batches.
-        batch_size: People a pass.
+        network: From `load_network`.
+        videos: The annotated videos.
+        clips: Maps video and frame index to the image files of t-1, t, t+1.
+        boxes: The boxes to predict poses in.
+        seed: Of the noise, which depends on seed, video, frame and person only, not on the batches.
+        batch_size: People per pass.
         on_person: Called after each person.
+
+    Returns:
+        The videos with predicted people, each at its box's number in the frame. Numbers without a
+        box, of people who cannot be cropped, have a person without points.
 
     Raises:
         DataError: If an image is missing or broken.
@@ -141,7 +153,12 @@ _NOBODY = AnnotatedPerson(
 def _estimate(
     network: PoseNetwork, batch: dict[str, Any], seed: int
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """(joints, 2) image pixels of each person, and (batch, joints) scores, in the network's order of joints."""
+    """Run the network on a batch of clips.
+
+    Returns:
+        Keypoints of each person, (joints, 2) in image pixels, and scores (batch, joints), both in
+        the network's joint order.
+    """
     images = batch["images"].to(network.device)
     noise = noise_of(batch, network.noise_shape, seed).unsqueeze(1)
     features = network.features(images.flatten(0, 1)).unflatten(0, images.shape[:2])
@@ -155,7 +172,7 @@ def _estimate(
 def _person(
     one: PersonBox, points: np.ndarray, scores: np.ndarray, network: PoseNetwork
 ) -> AnnotatedPerson:
-    """Joints' scores as the network gives them; the person's is their mean times the box's."""
+    """Build a prediction; the person's score is the mean joint score times the box score."""
     values = remap(
         np.column_stack([points, scores]),
         network.config.skeleton_graph.joints,

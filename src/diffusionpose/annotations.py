@@ -1,4 +1,4 @@
-"""Annotated videos as the data sets' files hold them, in one form whatever the layout: what is true, or was predicted."""
+"""Annotated videos, ground truth or predictions, in one form for all data set layouts."""
 
 from dataclasses import dataclass
 
@@ -7,18 +7,20 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedPerson:
-    """One person in one frame; arrays run over the 15 joints of `skeleton.POSETRACK15`.
+    """One person in one frame; arrays have the 15 joints of `skeleton.POSETRACK15`.
 
     Args:
-        track_id: None where the file has none.
-        keypoints: (15, 2) pixels; NaN where the file holds no such joint.
-        visible: (15,) what the file says of each joint, as it says it; NaN where it says nothing.
-        scores: (15,) of predictions; NaN where the file has none.
-        head_box: xyxy pixels, the reference of PoseTrack's metric; None where the file has none.
-        box: xyxy pixels of the body; None where the file has none.
-        score: Of the whole person; NaN where the file has none.
-        is_crowd: A group under one outline, as COCO has them: any number of predictions there is neither right nor wrong.
-        has_points: False where the file does not even hold an empty list of joints, which the metric tells apart.
+        track_id: None if the file has none.
+        keypoints: (15, 2) pixels; NaN for joints that are not in the file.
+        visible: (15,) visibility flags as stored in the file; NaN where it has none.
+        scores: (15,) scores of predictions; NaN where the file has none.
+        head_box: xyxy pixels, the length reference of PoseTrack's metrics; None if the file has
+            none.
+        box: xyxy pixels of the body; None if the file has none.
+        score: Of the whole person; NaN if the file has none.
+        is_crowd: Whether this is a COCO crowd region, in which predictions are ignored.
+        has_points: False if the file has no list of joints, not even an empty one; PoseTrack's
+            metric distinguishes the two.
     """
 
     track_id: int | None
@@ -33,7 +35,7 @@ class AnnotatedPerson:
 
     @property
     def has_joints(self) -> bool:
-        """Whether there is a keypoint."""
+        """Whether any keypoint is present."""
         return bool(np.isfinite(self.keypoints[:, 0]).any())
 
 
@@ -42,12 +44,12 @@ class AnnotatedFrame:
     """One frame, annotated or not.
 
     Args:
-        file_name: Of the image, relative to the data set's root, as the file has it.
+        file_name: Of the image, relative to the data set's root, as in the file.
         people: Empty in a frame without annotations.
-        is_labelled: None where the file does not say.
+        is_labelled: None if the file does not say.
         ignore_regions: (n, 2) polygons in pixels.
-        frame_id: PoseTrack18's id of the image; None in PoseTrack17.
-        size: (height, width) in pixels; None where the file does not say.
+        frame_id: PoseTrack18's image id; None in PoseTrack17.
+        size: (height, width) in pixels; None if the file does not say.
     """
 
     file_name: str
@@ -63,9 +65,9 @@ class AnnotatedVideo:
     """All frames of a video, in order.
 
     Args:
-        name: The annotation file's name without its suffix: truth and predictions are paired by it.
+        name: Stem of the annotation file; ground truth and predictions are paired by it.
         frames: Labelled or not.
-        layout: `posetrack17` or `posetrack18`; PoseTrack21 has the second.
+        layout: `posetrack17` or `posetrack18`; PoseTrack21 uses the latter.
     """
 
     name: str

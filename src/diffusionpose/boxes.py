@@ -1,4 +1,4 @@
-"""Arithmetic on boxes: overlaps, duplicates, and what lies in the image.
+"""Box operations: areas, IoU, validation, non-maximum suppression, clipping.
 
 Boxes are xyxy in pixels of the displayed image.
 """
@@ -9,33 +9,37 @@ from diffusionpose.errors import UsageError
 from diffusionpose.structures import Boxes
 
 MAX_CANDIDATES = 300
-"""Boxes that survive to the suppression of duplicates; a frame with more people is not ours."""
+"""Number of top-scoring boxes that enter non-maximum suppression."""
 
 
 def pairwise_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Intersection over union of xyxy boxes: (n, 4) and (m, 4) to (n, m), in [0, 1]."""
+    """Intersection over union of xyxy boxes: (n, 4) and (m, 4) -> (n, m), in [0, 1]."""
     inter = pairwise_intersection(first, second)
     union = box_areas(first)[:, None] + box_areas(second) - inter
     return inter / np.maximum(union, 1e-9)
 
 
 def pairwise_intersection(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Area in square pixels that each of (n, 4) shares with each of (m, 4) boxes: (n, m)."""
+    """Intersection areas of xyxy boxes in square pixels: (n, 4) and (m, 4) -> (n, m)."""
     top_left = np.maximum(first[:, None, :2], second[None, :, :2])
     bottom_right = np.minimum(first[:, None, 2:], second[None, :, 2:])
     return np.clip(bottom_right - top_left, 0, None).prod(-1)
 
 
 def box_areas(boxes: np.ndarray) -> np.ndarray:
-    """Areas of (n, 4) xyxy boxes in square pixels."""
+    """Areas of (n, 4) xyxy boxes in square pixels: (n,)."""
     return np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(-1)
 
 
 def check_boxes(boxes: Boxes, where: str) -> None:
-    """Refuses what somebody else's boxes must not be, before nonsense is made of it.
+    """Validate boxes that come from the user or from a user's detector.
+
+    Args:
+        boxes: The boxes.
+        where: Prefix of the error message.
 
     Raises:
-        UsageError: With `where`, if a box has no area or a score is none.
+        UsageError: If a box has no area or is not finite, or a score is not in [0, 1].
     """
     has_area = (boxes.boxes[:, :2] < boxes.boxes[:, 2:]).all(1) & np.isfinite(boxes.boxes).all(1)
     if not has_area.all():
@@ -47,7 +51,15 @@ def check_boxes(boxes: Boxes, where: str) -> None:
 
 
 def suppress_duplicates(boxes: Boxes, max_iou: float) -> Boxes:
-    """Greedy non-maximum suppression: best score first, none overlaps a better one by more."""
+    """Greedy non-maximum suppression.
+
+    Args:
+        boxes: The boxes.
+        max_iou: Boxes that overlap a better one by more than this are dropped.
+
+    Returns:
+        The remaining boxes, best score first.
+    """
     boxes = boxes[np.argsort(-boxes.scores, kind="stable")[:MAX_CANDIDATES]]
     overlaps = pairwise_iou(boxes.boxes, boxes.boxes) > max_iou
     keep = np.ones(len(boxes), bool)
@@ -58,7 +70,7 @@ def suppress_duplicates(boxes: Boxes, max_iou: float) -> Boxes:
 
 
 def clip_to_image(boxes: np.ndarray, scores: np.ndarray, image: np.ndarray) -> Boxes:
-    """Boxes inside the image; what has no area left there is dropped."""
+    """Clip (n, 4) boxes to the image and scores to [0, 1]; drop boxes without area inside it."""
     height, width = image.shape[:2]
     boxes = np.clip(boxes, 0, [width, height, width, height]).astype(np.float32)
     inside = (boxes[:, 2:] > boxes[:, :2]).all(-1)

@@ -1,7 +1,7 @@
-"""The command line: verbs, options, exit codes. The work is elsewhere.
+"""Command line: commands, options and exit codes. The work is done elsewhere.
 
-Exit codes: 0 ok, 1 failed, 2 usage, 3 input refused, 4 partial (delivered, but the video is damaged or incomplete),
-130 interrupted, 143 terminated.
+Exit codes: 0 ok, 1 failed, 2 usage error, 3 input refused, 4 partial (results were written, but the
+video is damaged or incomplete), 130 interrupted, 143 terminated.
 """
 
 import errno
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from diffusionpose.structures import FramePoses, VideoInfo
 
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
-"""As shells count them: 128 + SIGINT, 128 + SIGTERM."""
+"""128 + signal number, as in shells."""
 
 app = typer.Typer(
     name="diffusionpose",
@@ -78,48 +78,52 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point: what a user can mend becomes one line and an exit code; signals leave nothing half-written."""
+    """Run the command line; report user errors as one line with an exit code.
+
+    Signals unwind the stack, so that nothing half-written stays behind.
+    """
     _open_streams()
     prepare_process()
-    # SystemExit unwinds the stack, so that temporary files are removed.
+    # Raises SystemExit, so that temporary files are removed.
     signal.signal(signal.SIGINT, lambda *_: _stop("interrupted", EXIT_INTERRUPTED))
     signal.signal(signal.SIGTERM, lambda *_: _stop("terminated", EXIT_TERMINATED))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            # A name that the terminal cannot show is no reason to fail.
+            # File names that the terminal cannot encode must not raise.
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
             app()
         finally:
-            # At the interpreter's end nobody could tell why it fails.
+            # Flush here: an error during interpreter shutdown could not be reported.
             sys.stdout.flush()
     except DiffusionPoseError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
-        # pathlib raises it wherever it is asked about such a name.
+        # Any pathlib query may raise it.
         if error.errno == errno.ENAMETOOLONG:
-            _fail(f"{str(error.filename)[:40]}...: the name is too long", UsageError.exit_code)
-        # Files of ours are explained where they are written: what is left is standard output.
+            _fail(f"{str(error.filename)[:40]}...: file name too long", UsageError.exit_code)
+        # Errors on output files are handled where they are written; what is left is stdout.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EPIPE):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if error.errno == errno.EPIPE:
             sys.exit(DiffusionPoseError.exit_code)
-        _fail(
-            f"standard output cannot be written to: {error.strerror}", DiffusionPoseError.exit_code
-        )
+        _fail(f"cannot write to standard output: {error.strerror}", DiffusionPoseError.exit_code)
 
 
 def _open_streams() -> None:
-    """Streams that whoever started the process closed: a file opened next would take their place, and a library's words."""
+    """Reopen closed standard streams on the null device.
+
+    Otherwise the next file to be opened would get their descriptor, and a library's output.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _stop(message: str, code: int) -> NoReturn:
-    # An impatient second signal must not break off the cleaning up after the first.
+    # A second signal must not interrupt the clean-up after the first.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     _fail(message, code)
@@ -202,7 +206,7 @@ def predict(
     if given is not None and detector is not None:
         raise UsageError("--boxes replaces the detector: leave --detector out")
     if look_at is not None and not with_report:
-        raise UsageError("--look-at goes with --report: add it, or leave --look-at out")
+        raise UsageError("--look-at needs --report: add it, or leave --look-at out")
     with open_video(source, fps=fps) as reader:
         pipeline = PosePipeline.from_pretrained(
             model,
@@ -241,7 +245,7 @@ def predict(
 
 @contextmanager
 def progress_bar(info: "VideoInfo", quiet: bool) -> Iterator[Callable[["FramePoses"], None] | None]:
-    """A bar with rate and time left on stderr; nothing when that is no terminal."""
+    """Show a progress bar on stderr, unless `quiet` or stderr is not a terminal."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
@@ -272,7 +276,7 @@ def progress_bar(info: "VideoInfo", quiet: bool) -> Iterator[Callable[["FramePos
 
 
 def say(outcome: "Outcome", quiet: bool) -> None:
-    """Says what was made; a partial video is named and ends with exit code 4."""
+    """Print the files written; exit with code 4 if the video is partial."""
     from diffusionpose.formats import counted
 
     if not quiet:
@@ -450,7 +454,7 @@ def ablate(
     jobs = jobs_of(suite, out, tuple(settings or ()), data)
 
     def on_done(job: Job, is_good: bool) -> None:
-        """A line for each run."""
+        """Print one line per finished run."""
         number = sum(job.is_done for job in jobs)
         what = "done" if is_good else "FAILED"
         print(f"{number}/{len(jobs)} {job.run} {what}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The verb `app` of the command line: the page on this machine, its limits, and what it prints."""
+"""The `app` command: serves the web page on this machine."""
 
 import importlib.util
 import sys
@@ -43,12 +43,12 @@ def serve_app(
     settings = AppSettings(max_upload_mb, keep_minutes, time_limit, memory_limit, model, device)
     check_work(model, device)
     if not is_local(host):
-        text = f"everybody who reaches {host} can upload videos, and nothing is encrypted"
+        text = f"anyone who can reach {host} can upload videos, and nothing is encrypted"
         print(f"diffusionpose: warning: {text}", file=sys.stderr)
 
     def tell(address: str) -> None:
         print(f"diffusionpose: {address} (Ctrl-C ends it)", flush=True)
-        # A browser in the terminal would be of no use, and in the way of scripts.
+        # Without a terminal this is a script, which must not open a browser.
         if browser and sys.stdout.isatty():
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 

@@ -1,4 +1,4 @@
-"""The verb `batch` of the command line: its options, and what it prints."""
+"""The `batch` command: its options and output."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -120,7 +120,7 @@ def batch(
 
 @contextmanager
 def videos_bar(number: int, quiet: bool) -> Iterator[Callable[["LedgerEntry", bool], None] | None]:
-    """A bar of videos on stderr, with the number of those that are not ok; nothing when that is no terminal."""
+    """Show a progress bar of videos on stderr, unless `quiet` or stderr is not a terminal."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
@@ -151,7 +151,10 @@ def videos_bar(number: int, quiet: bool) -> Iterator[Callable[["LedgerEntry", bo
 
 
 def summarize(report: "BatchReport", quiet: bool) -> None:
-    """The table of statuses, and a line for each video that is not ok or has a note; exit code 4 if one is not ok."""
+    """Print the number of videos by status, and a line for each that is not ok or has a note.
+
+    Exits with code 4 if any is not ok.
+    """
     from diffusionpose.batch.ledger import Status
 
     if not quiet:

@@ -1,4 +1,4 @@
-"""`diffusionpose compare`: two people's joint angles, warped in time onto each other."""
+"""The `compare` command: joint angles of two people, aligned in time."""
 
 from pathlib import Path
 from typing import Annotated
@@ -40,12 +40,12 @@ def compare(
     from diffusionpose.formats import check_target, write_texts
 
     if not 0.01 <= band <= 1:
-        raise UsageError(f"--band is a share, 0.01 to 1, not {band:g}")
+        raise UsageError(f"--band must be between 0.01 and 1, not {band:g}")
     targets = [(name, path) for name, path in (("--out", out), ("--html", html)) if path]
     for name, path in targets:
         check_target(path, [a, b], overwrite=overwrite, option=name)
     if out and html and out.absolute() == html.absolute():
-        raise UsageError("--out and --html name the same file: give two")
+        raise UsageError("--out and --html name the same file: choose different ones")
     found = compare_movements(
         load_movement(a, person_a),
         load_movement(b, person_b, mirrored=mirror),

@@ -1,4 +1,4 @@
-"""`diffusionpose data`: what is wrong with a data set and what of it is usable; synthetic people to train with."""
+"""The `data` commands: check a data set, and synthesise people to train on."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -33,7 +33,8 @@ def check_data(
 ) -> None:
     """Report every problem of a data set, with file and JSON path, and what training can use of it.
 
-    Exit code 0 when there are no problems, 1 when there are some or nothing to check, 2 for wrong usage.
+    Exit code 0 when there are no problems, 1 when there are some or nothing to check, 2 for wrong
+    usage.
     """
     from diffusionpose.data.check import check_data as check
     from diffusionpose.formats.atomic_file import AtomicFile, explained
@@ -71,7 +72,8 @@ def synthesise_data(
 ) -> None:
     """Make a data set of synthetic people with exact joints: a PoseTrack18 root to train on (docs/how-to/synthetic-people.md).
 
-    Exit code 0 when it is made, 1 when motions, garments or photos cannot be used, 2 for wrong usage.
+    Exit code 0 when it is made, 1 when motions, garments or photos cannot be used, 2 for wrong
+    usage.
     """
     from diffusionpose.synthesis.make import SynthesisOptions, synthesise
 
@@ -79,13 +81,13 @@ def synthesise_data(
     with _status() as show:
         done = synthesise(out, options, on_clip=lambda number: show(f"{number} of {clips} clips"))
     if done.unusable:
-        print(f"{len(done.unusable)} motions left out, as {done.unusable[0]}", file=sys.stderr)
-    print(f"{out}: {done.made} clips made, {done.found} were there")
+        print(f"{len(done.unusable)} motions left out, such as {done.unusable[0]}", file=sys.stderr)
+    print(f"{out}: {done.made} clips made, {done.found} already existed")
 
 
 @contextmanager
 def _status() -> Iterator[Callable[[str], None]]:
-    """A line on stderr that says what is at work; nothing when that is no terminal."""
+    """Show a status line on stderr, unless stderr is not a terminal."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return

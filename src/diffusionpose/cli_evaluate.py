@@ -1,4 +1,4 @@
-"""The verb `evaluate` of the command line: its options, and what it prints."""
+"""The `evaluate` command: its options and output."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -65,14 +65,14 @@ def evaluate(
     deliveries.check(options)
     with people_bar(quiet) as progress:
         found = evaluate_options(options, progress)
-    # Before the files: if one cannot be written, the figures are not lost.
+    # Printed before the files are written, so that the figures survive a failure there.
     print(deliveries.table(found), end="", flush=True)
     files = deliveries.deliver(found, options)
     tell([] if quiet else files, found.warnings)
 
 
 def tell(files: Sequence[Path], warnings: Sequence[str]) -> None:
-    """On stderr, what was written and what was odd."""
+    """Print written files and warnings to stderr."""
     for file in files:
         print(f"  {file}", file=sys.stderr)
     for warning in warnings:
@@ -81,7 +81,10 @@ def tell(files: Sequence[Path], warnings: Sequence[str]) -> None:
 
 @contextmanager
 def people_bar(quiet: bool) -> Iterator[Callable[[int], Callable[[], None]] | None]:
-    """A bar on stderr that is told the number of people, then of each; nothing when that is no terminal."""
+    """Show a progress bar on stderr, unless `quiet` or stderr is not a terminal.
+
+    Yields a function that takes the number of people and returns one to call after each.
+    """
     if quiet or not sys.stderr.isatty():
         yield None
         return
@@ -91,7 +94,7 @@ def people_bar(quiet: bool) -> Iterator[Callable[[int], Callable[[], None]] | No
     with Progress(console=Console(stderr=True), transient=True) as progress:
 
         def start(number: int) -> Callable[[], None]:
-            """Shows the bar."""
+            """Start the bar."""
             task = progress.add_task("people", total=number)
             return lambda: progress.advance(task)
 

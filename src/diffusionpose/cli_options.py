@@ -1,4 +1,4 @@
-"""Options that several verbs of the command line share, and what they say and how they exit when the work is done."""
+"""Options, messages and exit codes that several commands share."""
 
 import sys
 from collections.abc import Iterable
@@ -98,12 +98,12 @@ LookOption = Annotated[
 
 
 def note(text: str) -> None:
-    """Says what is worth knowing and no failure."""
+    """Print a note to stderr."""
     print(f"note: {text}", file=sys.stderr)
 
 
 def say_verdict(verdict: "VideoVerdict", notes: Iterable[str] = (), *, quiet: bool = False) -> None:
-    """Says what reading a video found, and notes; a partial video is named and ends with exit code 4."""
+    """Print the issues of a video and notes; exit with code 4 if the video is partial."""
     if not quiet:
         for issue in verdict.issues:
             if issue.severity == "info":
@@ -118,7 +118,7 @@ def say_verdict(verdict: "VideoVerdict", notes: Iterable[str] = (), *, quiet: bo
 
 
 def names_of(text: str) -> tuple[str, ...]:
-    """Of a comma-separated list, each once."""
+    """Split a comma-separated list and drop repetitions."""
     return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
@@ -130,7 +130,7 @@ def result_options(
     angles: bool,
     height: float | None,
 ) -> "ResultOptions":
-    """Checked before anything is opened."""
+    """Build and validate the options of result files, before anything is opened."""
     from diffusionpose.exports import ExportOptions
     from diffusionpose.postprocess import parse_smoother
     from diffusionpose.results import ResultOptions

@@ -1,4 +1,4 @@
-"""`diffusionpose report`: one HTML file about a video or a result."""
+"""The `report` command: one HTML file about a video or a result."""
 
 import time
 from pathlib import Path
@@ -52,7 +52,7 @@ def report(
         print(target)
         return
     if video is not None:
-        raise UsageError("--video goes with a NAME.poses.json: leave it out")
+        raise UsageError("--video applies to a NAME.poses.json only: leave it out")
     with open_video(source, fps=fps) as reader:
         target = out or Path(f"{reader.info.stem}{PAGE}")
         check_target(target, [source], overwrite=overwrite)
@@ -65,12 +65,12 @@ def report(
 
 
 def _refuse_options_of_videos(context: typer.Context) -> None:
-    """A result is shown as it is: nothing is estimated again."""
+    """Reject options of pose estimation for a finished result, which is only displayed."""
     for name in ONLY_OF_VIDEOS:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             option = name.replace("_", "-")
-            raise UsageError(f"--{option} goes with a video, not with a result: leave it out")
+            raise UsageError(f"--{option} applies to a video, not to a result: leave it out")
 
 
 def _of_result(source: Path, video: Path | None, target: Path, hide_faces: bool) -> None:
@@ -87,12 +87,12 @@ def _of_result(source: Path, video: Path | None, target: Path, hide_faces: bool)
 
 
 class Watching:
-    """Somebody looks on while a pipeline estimates, and makes the page when its result is known.
+    """Observes a pipeline while it runs, and renders the report from what it saw.
 
     Args:
-        pipeline: What estimates.
+        pipeline: The pipeline to observe.
         reader: Of the video.
-        look_at: Index of the frame to look into; None for the middle one.
+        look_at: Index of the frame whose denoising is shown; None for the middle one.
         hide_faces: Cover faces in the embedded video.
     """
 
@@ -116,10 +116,10 @@ class Watching:
         self._started = time.monotonic()
         self.pipeline = pipeline.watched_by(self._insight)
         self.notes: list[str] = []
-        """What is worth knowing of the page, once it is made."""
+        """Notes about the page, set by `page`."""
 
     def page(self, poses: "VideoPoses") -> str:
-        """The HTML, with the time that has passed."""
+        """Render the HTML, including the time since this object was made."""
         from diffusionpose.report import compose_report
 
         seconds = time.monotonic() - self._started

@@ -1,4 +1,4 @@
-"""Two people's movements, warped in time onto each other: how far their joint angles differ, as a table and as CSV."""
+"""Comparison of two people's joint angles, aligned by dynamic time warping."""
 
 import csv
 from dataclasses import dataclass, replace
@@ -18,20 +18,20 @@ from diffusionpose.skeleton import SIDES
 from diffusionpose.warping import AngleSequence, Warping, angle_difference, warp
 
 NOTHING = "-"
-"""Stands for what is not known, in tables."""
+"""Placeholder for unknown values in tables."""
 
 
 @dataclass(frozen=True, eq=False)
 class Movement:
-    """One person's angles, in the frames where any of them is known.
+    """One person's joint angles, in the frames where any of them is known.
 
     Args:
-        video: Its name.
+        video: Name of the video.
         track_id: Of the person.
-        num_frames: In which an angle is known.
-        times: (n,) seconds in the video, n > 0: of these frames, and maybe of moments between them.
-        sequence: (n, len(ANGLES)) degrees with the duration of each row.
-        gaps: (g, 2) seconds from and to, between known frames, in which no angle is known.
+        num_frames: Number of frames in which an angle is known.
+        times: (n,) seconds in the video, n > 0; may include moments between frames (`refined`).
+        sequence: (n, len(ANGLES)) degrees, with the duration of each row.
+        gaps: (g, 2) start and end in seconds of the gaps in which no angle is known.
     """
 
     video: str
@@ -43,7 +43,7 @@ class Movement:
 
     @property
     def facts(self) -> str:
-        """Who, how long and when, and what is missing between."""
+        """Person, number of frames, time range and gaps, as text."""
         start, end = self.times[0], self.times[-1]
         frames = counted(self.num_frames, "frame")
         known = f"person {self.track_id}, {frames}, {start:.2f} s to {end:.2f} s"
@@ -60,12 +60,12 @@ class Movement:
 
     @property
     def title(self) -> str:
-        """With the video's name, for terminals: what cannot be printed is spelt out."""
+        """`facts` after the video's name, in which unprintable characters are escaped."""
         name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in self.video)
         return f"{name}, {self.facts}"
 
     def refined(self, step: float) -> "Movement":
-        """With moments between frames that follow each other, angles straight between theirs, about `step` seconds apart."""
+        """Interpolate linearly between consecutive frames, to about `step` seconds per row."""
         angles, durations = self.sequence.angles, self.sequence.durations
         parts = round(float(np.median(durations)) / step)
         if parts < 2:
@@ -75,7 +75,7 @@ class Movement:
         turns = angle_difference(angles, np.roll(angles, -1, 0))
         turns[~follows] = np.nan
         between = angles[:, None] + shares[:, None] * turns[:, None]
-        between[:, 0] = angles  # also where the next one is unknown
+        between[:, 0] = angles  # known angles stay, even if the next one is NaN
         between = angle_difference(np.zeros(1), between.reshape(-1, angles.shape[1]))
         known = np.isfinite(between).any(1)
         times = (self.times[:, None] + shares * durations[:, None]).ravel()
@@ -86,29 +86,29 @@ class Movement:
 def movement_of(
     poses: VideoPoses, track_id: int | None = None, *, mirrored: bool = False
 ) -> Movement:
-    """The angles of one person; joints that score less than `plausibility.SURE` count as missing.
+    """Extract one person's angles; joints below `plausibility.SURE` count as missing.
 
     Args:
         poses: The result.
-        track_id: Of the person; None takes the one who is seen in most frames.
-        mirrored: Exchange left and right, as a mirror does.
+        track_id: Of the person; None selects the person seen in the most frames.
+        mirrored: Swap left and right.
 
     Raises:
-        DataError: If nobody has a track, or no angle of that person is known.
+        DataError: If there are no tracks, or no angle of that person is known.
         UsageError: If there is no such person.
     """
     video = poses.header.video.name
     if not poses.track_ids:
-        raise DataError(f"{video}: nobody in it has a track to compare")
+        raise DataError(f"{video}: nothing to compare, nobody has a track id")
     if track_id is None:
         track_id = max(poses.track_ids, key=lambda one: int((poses.track_id == one).sum()))
     if track_id not in poses.track_ids:
         there = ", ".join(map(str, poses.track_ids))
-        raise UsageError(f"{video} has no person {track_id}: there are {there}")
+        raise UsageError(f"{video} has no person {track_id}: choose from {there}")
     angles = judge(poses, track_id).angles
     known = np.isfinite(angles).any(1)
     if not known.any():
-        raise DataError(f"{video}: no angle of person {track_id} is known in any frame")
+        raise DataError(f"{video}: person {track_id} has no known angle in any frame")
     angles = mirror(angles[known]) if mirrored else angles[known]
     durations = frame_durations(poses.frame_times)
     sequence = AngleSequence(angles, durations[known])
@@ -118,13 +118,22 @@ def movement_of(
 
 
 def _gaps(rows: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """(g, 2) from the end of one of the known frames `rows` to the start of the next, where others lie between."""
+    """Find gaps between known frames.
+
+    Args:
+        rows: Indices of the known frames, increasing.
+        starts: Start of every frame in seconds.
+        ends: End of every frame in seconds.
+
+    Returns:
+        (g, 2) start and end of each gap in seconds.
+    """
     is_gap = np.diff(rows) > 1
     return np.stack([ends[rows[:-1][is_gap]], starts[rows[1:][is_gap]]], 1)
 
 
 def mirror(angles: np.ndarray) -> np.ndarray:
-    """(..., len(ANGLES)) degrees as a mirror shows them: sides exchanged, the trunk leaning the other way."""
+    """Mirror (..., len(ANGLES)) degrees: swap sides and negate the trunk's lean."""
     left, right = SIDES
     swapped = [
         name.replace(left, right) if name.startswith(left) else name.replace(right, left)
@@ -135,7 +144,10 @@ def mirror(angles: np.ndarray) -> np.ndarray:
 
 
 def frame_durations(times: np.ndarray) -> np.ndarray:
-    """(n,) increasing seconds -> (n,) seconds to the next frame; for the last the usual one, for a single one 1."""
+    """(n,) increasing seconds -> (n,) seconds to the next frame.
+
+    The last frame gets the median duration; a single frame lasts 1 s.
+    """
     if len(times) < 2:
         return np.ones(len(times))
     steps = np.diff(times)
@@ -144,16 +156,16 @@ def frame_durations(times: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class AngleFigures:
-    """One angle along the path; NaN where it is never known.
+    """Statistics of one angle along the warping path; NaN if it is never known.
 
     Args:
-        name: In `ANGLES`.
-        mean: Absolute difference in degrees, over the time in which the angle is known in both.
-        largest: Difference of B from A in degrees where it is furthest from 0.
-        time_a: Seconds in A, there.
-        time_b: Seconds in B, there.
-        range_a: Degrees of motion of A.
-        range_b: Degrees of motion of B.
+        name: One of `ANGLES`.
+        mean: Mean absolute difference in degrees, over the time in which both are known.
+        largest: The difference B - A in degrees that is largest in magnitude.
+        time_a: Its time in A, in seconds.
+        time_b: Its time in B, in seconds.
+        range_a: Range of motion of A in degrees.
+        range_b: Range of motion of B in degrees.
     """
 
     name: str
@@ -167,13 +179,13 @@ class AngleFigures:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Two movements and the path that lays one onto the other.
+    """Two movements and the warping path that aligns them.
 
     Args:
         a: One movement.
         b: The other.
-        warping: A's and B's rows.
-        is_mirrored: Whether left and right of B are exchanged.
+        warping: Pairs of rows of A and B.
+        is_mirrored: Whether left and right of B are swapped.
     """
 
     a: Movement
@@ -183,12 +195,12 @@ class Comparison:
 
     @cached_property
     def angles_a(self) -> np.ndarray:
-        """(k, len(ANGLES)) degrees of A along the path; NaN where unknown, and where it stands still over a gap."""
+        """(k, len(ANGLES)) degrees of A along the path; NaN where unknown or held over a gap."""
         return _angles_along(self.a, self.warping.first)
 
     @cached_property
     def angles_b(self) -> np.ndarray:
-        """(k, len(ANGLES)) degrees of B along the path, likewise."""
+        """(k, len(ANGLES)) degrees of B along the path; NaN where unknown or held over a gap."""
         return _angles_along(self.b, self.warping.second)
 
     @cached_property
@@ -208,13 +220,13 @@ class Comparison:
 
     @cached_property
     def mean(self) -> float:
-        """Absolute difference of all angles, over the time in which they are known; NaN if they never are."""
+        """Mean absolute difference of all angles in degrees, weighted by time; NaN if unknown."""
         weights = np.repeat(self.warping.weights[:, None], len(ANGLES), 1)
         return _mean(np.abs(self.differences), weights)
 
     @cached_property
     def figures(self) -> tuple[AngleFigures, ...]:
-        """Of every angle, in the order of `ANGLES`."""
+        """Statistics of each angle, in the order of `ANGLES`."""
         return tuple(self._figures(column) for column in range(len(ANGLES)))
 
     def _figures(self, column: int) -> AngleFigures:
@@ -234,10 +246,11 @@ class Comparison:
 
 
 def _angles_along(movement: Movement, rows: np.ndarray) -> np.ndarray:
-    """(k, len(ANGLES)) degrees at rows (k,) that never go back."""
+    """(k, len(ANGLES)) degrees at `rows` (k,), which must not decrease."""
     angles = movement.sequence.angles[rows]
     for start, end in movement.gaps:
-        # The other goes on while this one stands at either side of its gap: only coming there and leaving are pairs.
+        # While this sequence is held at either side of a gap, the other one moves on: only the
+        # first and the last of these pairs are real matches.
         before = int(np.searchsorted(movement.times, (start + end) / 2)) - 1
         comes = int(np.searchsorted(rows, before))
         leaves = int(np.searchsorted(rows, before + 1, side="right")) - 1
@@ -252,11 +265,11 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> float:
 
 
 def motion_range(angles: np.ndarray) -> float:
-    """Degrees of the smallest arc that holds all known angles; NaN if none is."""
+    """Degrees of the smallest arc that contains all known angles; NaN if there are none."""
     known = np.sort(angles[np.isfinite(angles)])
     if not len(known):
         return np.nan
-    # The trunk goes round: from 170 over 180 to -170 it has turned by 20.
+    # Angles wrap around: from 170 to -170 the trunk has turned by 20 degrees.
     gaps = np.diff(known, append=known[0] + 360)
     return float(360 - gaps.max())
 
@@ -264,25 +277,26 @@ def motion_range(angles: np.ndarray) -> float:
 def compare(
     a: Movement, b: Movement, band: float = 1.0, *, is_mirrored: bool = False
 ) -> Comparison:
-    """Lays one movement onto the other.
+    """Align two movements in time.
 
     Args:
         a: One movement.
         b: The other.
-        band: As `warp` takes it.
-        is_mirrored: Whether `b` was mirrored; it is noted only.
+        band: Passed to `warp`.
+        is_mirrored: Whether `b` was mirrored; recorded in the result only.
 
     Raises:
-        UsageError: If they are too long for the band.
+        UsageError: If the movements are too long for the band.
     """
-    # Else each frame of the slower video would stand still for several of the faster.
+    # At different frame rates, each frame of the slower video would be held for several of the
+    # faster.
     step = min(float(np.median(one.sequence.durations)) for one in (a, b))
     a, b = a.refined(step), b.refined(step)
     return Comparison(a, b, warp(a.sequence, b.sequence, band), is_mirrored)
 
 
 def as_text(comparison: Comparison) -> str:
-    """Who is compared, and a line for each angle."""
+    """Format a comparison as a text table with a line for each angle."""
     mirrored = ", left and right exchanged" if comparison.is_mirrored else ""
     lines = [
         f"A: {comparison.a.title}",
@@ -300,17 +314,17 @@ def as_text(comparison: Comparison) -> str:
 
 
 def words(name: str) -> str:
-    """`left elbow` of `left_elbow`."""
+    """Display name of an angle: `left elbow` for `left_elbow`."""
     return name.replace("_", " ")
 
 
 def number(value: float, decimals: int = 1) -> str:
-    """Rounded, without a minus before 0; a dash for NaN."""
+    """Format a number, avoiding -0; a dash for NaN."""
     return NOTHING if np.isnan(value) else f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
 def as_csv(comparison: Comparison) -> str:
-    """A row for each pair of the path: its times, and each angle of A and of B with B's difference from A."""
+    """Format as CSV: for each pair of the path, its times, and A, B and B - A of each angle."""
     columns = np.stack([comparison.angles_a, comparison.angles_b, comparison.differences], -1)
     header = [f"{name}_{part}" for name in ANGLES for part in ("a", "b", "difference")]
     text = StringIO()
@@ -326,9 +340,10 @@ def as_csv(comparison: Comparison) -> str:
 
 
 def load_movement(path: Path, track_id: int | None, *, mirrored: bool = False) -> Movement:
-    """As `movement_of`, from a `NAME.poses.json`.
+    """Read a `NAME.poses.json` and extract one person's angles, as `movement_of`.
 
     Raises:
-        DataError: Also if the file is none of ours.
+        DataError: If the file is not a valid result, there are no tracks, or no angle is known.
+        UsageError: If there is no such person.
     """
     return movement_of(read_result(path), track_id, mirrored=mirrored)

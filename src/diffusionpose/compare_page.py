@@ -1,6 +1,7 @@
-"""A comparison as one HTML file without script or network: a table and inline charts, in the looks of the report.
+"""A comparison as one HTML file without scripts or network access, styled like the report.
 
-Charts stretch to the page's width, their text does not: lines are SVG, marks are HTML beside them.
+Charts stretch to the page's width but their text must not: curves are SVG, labels are HTML around
+it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,17 +16,18 @@ from diffusionpose.compare import AngleFigures, Comparison, number, words
 from diffusionpose.skeleton import SIDES
 
 MOST_POINTS = 1500
-"""Of a line, beyond which some are left out."""
+"""Maximum number of points of a curve; longer ones are thinned."""
 _WIDTH, _HEIGHT = 1000.0, 200.0
-"""Of charts, in their own units."""
+"""Size of a chart in SVG units."""
 _MARKS = (15, 30, 45, 90)
-"""Degrees between the lines of a chart; the first that makes no more than `_MOST_LINES`."""
+"""Candidate spacings of grid lines in degrees; the first that needs at most `_MOST_LINES` is
+used."""
 _MOST_LINES = 5
 _NUM_TIMES = 5
 
 
 def compare_html(comparison: Comparison) -> str:
-    """The whole page."""
+    """Render the whole page."""
     assets = resources.files("diffusionpose") / "assets"
     page = Template((assets / "compare" / "compare.html").read_text("utf-8"))
     names = [_shown(one.video) for one in (comparison.a, comparison.b)]
@@ -78,7 +80,7 @@ def _row(name: str, *cells: str) -> str:
 
 
 def _charts(comparison: Comparison) -> str:
-    """One for each angle that is known in A or B; both sides of a joint have the same scale."""
+    """Render a chart for each angle known in A or B; left and right share a scale."""
     shown = _thinned(len(comparison.times_a))
     progress = np.cumsum(comparison.warping.weights) - comparison.warping.weights / 2
     parts = []
@@ -124,7 +126,7 @@ def _of_both_sides(comparison: Comparison, name: str) -> np.ndarray:
 
 
 def _scale(values: np.ndarray) -> np.ndarray:
-    """Degrees at which lines are drawn; all values lie between the first and the last."""
+    """Choose the grid lines in degrees; the first and last enclose all values."""
     low, high = float(values.min()), float(values.max())
     marks = np.zeros(0)
     for step in _MARKS:
@@ -136,7 +138,7 @@ def _scale(values: np.ndarray) -> np.ndarray:
 
 
 def _time_rows(comparison: Comparison, progress: np.ndarray) -> str:
-    """Seconds of A and of B at even places of a chart."""
+    """Render time labels of A and B at evenly spaced positions of a chart."""
     at = [int(np.abs(progress - share).argmin()) for share in np.linspace(0, 1, _NUM_TIMES)]
     rows = (("one", comparison.times_a[at]), ("other", comparison.times_b[at]))
     return "".join(
@@ -145,7 +147,7 @@ def _time_rows(comparison: Comparison, progress: np.ndarray) -> str:
 
 
 def _seconds(times: np.ndarray) -> list[str]:
-    """With the decimals that tell marks apart."""
+    """Format times with enough decimals to tell them apart."""
     step = (times[-1] - times[0]) / max(len(times) - 1, 1)
     decimals = 1 if step <= 0 else int(np.clip(1 - np.floor(np.log10(step)), 1, 3))
     return [number(float(time), decimals) for time in times]
@@ -173,7 +175,8 @@ def _angle_chart(
         ),
         ("between", _between(x, one, other)),
         ("worst", "" if worst is None else f"M{_WIDTH * worst:.1f} 0v{_HEIGHT:.0f}"),
-        # From one side of the vertical to the other, the trunk goes by way of 180, not through the whole chart.
+        # A jump by more than 180 degrees is a wrap-around, which must not draw a line across the
+        # chart.
         ("one", _line(x, one, np.abs(np.diff(both[0])) > 180)),
         ("other", _line(x, other, np.abs(np.diff(both[1])) > 180)),
     ]
@@ -199,20 +202,20 @@ def _svg(lines: Sequence[tuple[str, str]], label: str) -> str:
 
 
 def _line(x: np.ndarray, y: np.ndarray, broken: np.ndarray) -> str:
-    """An SVG path, interrupted where y is unknown and after each point that is marked as broken off."""
+    """Build an SVG path, interrupted where y is NaN and after points marked in `broken`."""
     parts, is_on = [], False
     for n, (px, py) in enumerate(zip(x, y, strict=True)):
         if np.isnan(py):
             is_on = False
             continue
-        # A point between two gaps is seen by its round cap, which needs a line, however short.
+        # "h0": an isolated point is only visible by its round cap, which needs a line.
         parts.append(f"L{px:.1f} {py:.1f}" if is_on else f"M{px:.1f} {py:.1f}h0")
         is_on = n >= len(broken) or not broken[n]
     return "".join(parts)
 
 
 def _between(x: np.ndarray, one: np.ndarray, other: np.ndarray) -> str:
-    """The area between two lines where both are known."""
+    """Build an SVG path of the area between two curves where both are known."""
     known = np.isfinite(one) & np.isfinite(other)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], known, [False]]).astype(np.int8)))
     parts = []
@@ -225,7 +228,7 @@ def _between(x: np.ndarray, one: np.ndarray, other: np.ndarray) -> str:
 
 
 def _pace_chart(comparison: Comparison) -> str:
-    """A to the right, B upward, both from their first to their last frame."""
+    """Chart the warping path: time of A to the right, time of B upwards."""
     shown = _thinned(len(comparison.times_a))
     x, y = (
         (times[shown] - times[0]) / max(times[-1] - times[0], 1e-9)

@@ -1,4 +1,4 @@
-"""Every setting of models and losses: frozen pydantic models, in which unknown keys are errors; and how such models are read."""
+"""Settings of models and losses as frozen pydantic models, and how to read them from YAML."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,22 +26,22 @@ Size = tuple[Count, Count]
 
 
 class Frozen(BaseModel):
-    """Cannot be changed once made; unknown keys are errors."""
+    """Base of all settings: immutable, and unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _numbers_are_no_flags(cls, value: Any, info: ValidationInfo) -> Any:
-        # Pydantic takes true for 1, and YAML reads yes, no, on and off as true and false.
+        # Pydantic accepts true as 1, and YAML reads yes, no, on and off as booleans.
         kinds = set(_kinds(cls.model_fields[info.field_name or ""].annotation))
         if kinds & {int, float} and bool not in kinds and (flag := _flag(value)) is not None:
-            raise ValueError(f"{str(flag).lower()} is no number")
+            raise ValueError(f"expected a number, found {str(flag).lower()}")
         return value
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:
-    """The types in an annotation; of a literal, its values'."""
+    """Yield the types in an annotation; for a literal, the types of its values."""
     if get_origin(annotation) is Literal:
         yield from map(type, get_args(annotation))
     elif arguments := get_args(annotation):
@@ -52,7 +52,7 @@ def _kinds(annotation: Any) -> Iterator[Any]:
 
 
 def _flag(value: Any) -> bool | None:
-    """The first of true and false in a value, if there is one."""
+    """Find the first boolean in a possibly nested value."""
     if isinstance(value, bool):
         return value
     if isinstance(value, Mapping):
@@ -63,7 +63,7 @@ def _flag(value: Any) -> bool | None:
 
 
 class BackboneConfig(Frozen):
-    """`vit` is ViTPose's plain Vision Transformer; `hybrid` puts ViT blocks behind a MobileNetV2 stem."""
+    """Backbone: `vit` is ViTPose's plain ViT; `hybrid` has a MobileNetV2 stem before it."""
 
     kind: Literal["vit", "hybrid"] = "vit"
     hidden_size: Count = 768
@@ -72,11 +72,11 @@ class BackboneConfig(Frozen):
     mlp_ratio: Count = 4
     patch_size: Literal[16] = 16
     stem_width: float = Field(default=1.0, ge=0.25, le=4)
-    """`hybrid`: of MobileNetV2; 1 in MoveNet Lightning, 1.75 in Thunder."""
+    """`hybrid`: width multiplier of MobileNetV2; 1 in MoveNet Lightning, 1.75 in Thunder."""
 
 
 class EncoderConfig(Frozen):
-    """Spatio-Temporal Feature Encoder; `joint_attention` is Table 6 (b), `none` rows without an encoder."""
+    """Spatio-Temporal Feature Encoder; `joint_attention` is Table 6 (b), `none` leaves it out."""
 
     kind: Literal["spatio_temporal", "joint_attention", "none"] = "spatio_temporal"
     depth: Depth = 4
@@ -88,10 +88,10 @@ class EncoderConfig(Frozen):
 
 
 class DecoderConfig(Frozen):
-    """Pose Denoising Decoder and what it is compared with.
+    """Pose Denoising Decoder and the baselines it is compared with.
 
-    `hcdb` is the paper's. `unet` is the naive denoiser of Tables 5 and 7 (a). `lookup` masks features with noisy
-    heatmaps as DiffPose does. `head` is a plain heatmap head without diffusion.
+    `hcdb` is the paper's. `unet` is the naive denoiser of Tables 5 and 7 (a). `lookup` masks
+    features with noisy heatmaps as DiffPose does. `head` is a plain heatmap head without diffusion.
     """
 
     kind: Literal["hcdb", "unet", "lookup", "head"] = "hcdb"
@@ -99,24 +99,26 @@ class DecoderConfig(Frozen):
     num_heads: Count = 8
     mlp_ratio: Count = 4
     patch_size: Size = (16, 16)
-    """Of the patches that a joint's heatmap is cut into, (height, width) in heatmap pixels."""
+    """(height, width) in heatmap pixels of the patches of a joint's heatmap."""
     feature_kernels: bool = False
-    """Whether joint states also act as kernels on the upsampled feature conditions, beside their linear read-out."""
+    """Whether joint states also act as kernels on the upsampled feature conditions, besides their
+    linear read-out."""
     position_conditions: bool = True
     markov: bool = True
     num_iterations: int | None = Field(default=None, ge=1)
     """None: exact messages on the limb tree; n: n rounds of flooding."""
     messages: Literal["product", "log"] = "product"
-    """Eq. 1 as it stands, or on logarithms: products of many channels keep hardly more than one."""
+    """`product` is Eq. 1 as written; `log` turns products into sums, since a product of many factors
+    leaves hardly more than one channel."""
 
     @property
     def reads_position(self) -> bool:
-        """Whether C_p guides anything; else what the encoder makes it with gets no gradients."""
+        """Whether the decoder uses C_p; if not, the parts that compute it get no gradients."""
         return self.kind == "hcdb" and self.position_conditions and self.depth > 0
 
 
 class DiffusionConfig(Frozen):
-    """The diffusion of heatmaps."""
+    """Diffusion process over heatmaps."""
 
     num_train_timesteps: int = Field(default=1000, ge=2, le=100_000)
     signal_scale: float = Field(default=0.5, gt=0, le=100)
@@ -124,27 +126,27 @@ class DiffusionConfig(Frozen):
 
 
 class CalibrationConfig(Frozen):
-    """What makes a joint's score s, as its heatmap is decoded to, the chance that the joint is right: sigmoid(scale logit(s) + shift).
+    """Platt scaling of joint scores to probabilities: sigmoid(scale * logit(score) + shift).
 
-    Right means within 0.2 of the torso, or half a head length.
+    The probability is that of a joint being within 0.2 torso lengths, or half a head length.
     """
 
     scale: tuple[float, ...]
-    """One a joint; at least 0, so that the order of scores stays."""
+    """One per joint; positive, so that the order of scores is kept."""
     shift: tuple[float, ...]
-    """One a joint."""
+    """One per joint."""
     measured_on: str
-    """What they were fitted on, in words."""
+    """Description of the data that they were fitted on."""
 
     @model_validator(mode="after")
     def _keeps_the_order(self) -> Self:
         if len(self.scale) != len(self.shift) or any(scale <= 0 for scale in self.scale):
-            raise ValueError("scale and shift need one value a joint each, scales above 0")
+            raise ValueError("scale and shift need one value per joint each, and scales above 0")
         return self
 
 
 class ModelConfig(Frozen):
-    """One network, whole. The defaults are the paper's scale (ViT-B)."""
+    """A complete network. The defaults are the paper's ViT-B model."""
 
     name: str = "base"
     skeleton: str = "posetrack15"
@@ -153,8 +155,7 @@ class ModelConfig(Frozen):
     sigma: float = Field(default=2.0, ge=0.5)
     """Standard deviation of the target Gaussians in heatmap pixels, at most half the shorter side.
 
-    Narrower ones than 0.5 fall between the pixels; wider ones than half the map are nowhere near 0
-    on it, and where their peak is can hardly be told.
+    Below 0.5, peaks may fall between pixels; above half the map, they are too flat to locate.
     """
     num_frames: Literal[1, 3] = 3
     backbone: BackboneConfig = BackboneConfig()
@@ -162,14 +163,14 @@ class ModelConfig(Frozen):
     decoder: DecoderConfig = DecoderConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     calibration: CalibrationConfig | None = None
-    """Of the scores; without it they are heights of heatmaps."""
+    """Calibration of scores; without it, scores are heatmap peak values."""
 
     @model_validator(mode="after")
     def _gaussians_fit(self) -> Self:
         most = min(self.heatmap_size) / 2
         if self.sigma > most:
             raise ValueError(
-                f"sigma {self.sigma:g} is more than {most:g}, half of the shorter side of "
+                f"sigma {self.sigma:g} is more than {most:g}, half the shorter side of "
                 f"heatmap_size {self.heatmap_size}"
             )
         return self
@@ -180,9 +181,7 @@ class ModelConfig(Frozen):
             raise ValueError(f"skeleton {self.skeleton!r} is not one of {', '.join(SKELETONS)}")
         joints = self.skeleton_graph.num_joints
         if self.calibration is not None and len(self.calibration.scale) != joints:
-            raise ValueError(
-                f"calibration is of {len(self.calibration.scale)} joints, not {joints}"
-            )
+            raise ValueError(f"calibration has {len(self.calibration.scale)} joints, not {joints}")
         patch = self.backbone.patch_size
         if any(side % patch for side in self.image_size):
             raise ValueError(
@@ -226,19 +225,21 @@ class ModelConfig(Frozen):
 
     @property
     def skeleton_graph(self) -> Skeleton:
-        """Joints and limbs of `skeleton`."""
+        """The `Skeleton` named by `skeleton`."""
         return SKELETONS[self.skeleton]
 
 
 class LossConfig(Frozen):
-    """Eq. 4 and 5, and an auxiliary term."""
+    """Loss of Eqs. 4 and 5, and an auxiliary term."""
 
     alpha: float = Field(default=1e-4, ge=0)
     length_reduction: Literal["paper", "mean"] = "paper"
-    """`paper` is the soft minimum of Eq. 4; `mean` averages the exponents over limbs, so that no limb goes unseen."""
+    """`paper` is the soft minimum of Eq. 4; `mean` averages the exponents, so that every limb
+    counts."""
     softargmax_temperature: float = Field(default=50.0, gt=0)
     location: float = Field(default=0.0, ge=0)
-    """Weight of `location_loss`, which is not in the paper: it shortens the start of training from few examples."""
+    """Weight of `location_loss`, which is not in the paper: it speeds up early training on little
+    data."""
 
 
 def _blocks(depth: int) -> tuple[EncoderConfig, DecoderConfig]:
@@ -262,13 +263,13 @@ MODEL_SIZES = tuple(_SIZES)
 
 
 def model_config(size: str) -> ModelConfig:
-    """The architecture of a size; `base` is the paper's.
+    """Return the configuration of a model size; `base` is the paper's.
 
     Raises:
         ConfigError: If there is no such size.
     """
     if size not in _SIZES:
-        raise ConfigError(f"no model size {size!r}; there are {', '.join(MODEL_SIZES)}")
+        raise ConfigError(f"unknown model size {size!r}; choose from {', '.join(MODEL_SIZES)}")
     backbone, encoder, decoder = _SIZES[size]
     return ModelConfig(name=size, backbone=backbone, encoder=encoder, decoder=decoder)
 
@@ -277,23 +278,28 @@ Config = TypeVar("Config", bound=Frozen)
 
 
 def parse(model: type[Config], values: dict[str, Any], origin: str) -> Config:
-    """Validates `values`; a mistake becomes one line that names the key.
+    """Validate `values`; the first error becomes one line that names the key.
+
+    Args:
+        model: Class of the settings.
+        values: Keys and values, as read from YAML.
+        origin: Where they are from, for the message.
 
     Raises:
-        ConfigError: On unknown keys, wrong types, values out of range.
+        ConfigError: On unknown keys, wrong types, or values out of range.
     """
     try:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the whole"
-        what = "no such key" if first["type"] == "extra_forbidden" else first["msg"]
+        key = ".".join(str(part) for part in first["loc"]) or "top level"
+        what = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
         what = what.removeprefix("Value error, ")
         raise ConfigError(f"{origin}: {key}: {what}") from None
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML file as a dictionary.
+    """Read a YAML file that holds a mapping.
 
     Raises:
         ConfigError: If it cannot be read or is not a mapping.
@@ -307,35 +313,39 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({first_line(error)})") from None
     values = parse_yaml(text, str(path))
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected keys and values")
+        raise ConfigError(f"{path}: expected a mapping of keys to values")
     return values
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe one, which of a key that stands twice would take the last."""
+    """PyYAML's safe loader, except that duplicate keys are errors."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Keys as they are written: those that `<<` brings may be written again."""
+        """Reject duplicate keys before `<<` is merged, as merged keys may be overridden."""
         node = super().compose_mapping_node(anchor)
         seen: set[tuple[str, str]] = set()
         for key, _ in node.value:
             if (key.tag, str(key.value)) in seen:
-                problem = f"the key {key.value!r} stands twice"
+                problem = f"duplicate key {key.value!r}"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             seen.add((key.tag, str(key.value)))
         return node
 
 
 def parse_yaml(text: str, origin: str) -> Any:
-    """What a text in YAML says.
+    """Parse YAML text.
+
+    Args:
+        text: The YAML.
+        origin: Where it is from, for the message.
 
     Raises:
-        ConfigError: If it is none or a key stands twice, naming its origin and the line.
+        ConfigError: If it is invalid or has duplicate keys; names the origin and the line.
     """
     try:
         return yaml.load(text, _Loader)  # noqa: S506
     except yaml.MarkedYAMLError as error:
         at = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise ConfigError(f"{origin}: no valid YAML: {at}{error.problem}") from None
+        raise ConfigError(f"{origin}: invalid YAML: {at}{error.problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{origin}: no valid YAML: {first_line(error)}") from None
+        raise ConfigError(f"{origin}: invalid YAML: {first_line(error)}") from None

@@ -1,4 +1,4 @@
-"""Where a person is cut out of the picture: windows that stay while the person stays inside.
+"""Crop windows of tracked people, held still while the person stays inside.
 
 Coordinates are pixels of the displayed image.
 """
@@ -12,28 +12,29 @@ from diffusionpose.nn.geometry import CropWindow, crop_window
 from diffusionpose.structures import Boxes
 
 HELD_SHIFT, HELD_SCALE = 0.08, 1.12
-"""A crop window is held while the person's own is no further off, in shares of it, and no larger or smaller: the model
-is trained with as much."""
+"""A window is held while the person's own window deviates by at most this shift (as a fraction of
+the held window) and this scale factor; training augments by as much."""
 LEAD_FRAMES, MAX_LEAD = 4.0, 0.06
-"""A new window lies where a moving person will be in so many frames, in shares of the window at most."""
+"""A new window is placed ahead of a moving person by this many frames of motion, but at most by
+this fraction of the window."""
 
 
 @dataclass(frozen=True, eq=False)
 class HeldWindow:
-    """A crop window (centre x, centre y, width, height); as long as it is held it keeps its number."""
+    """A crop window (centre x, centre y, width, height); `number` is constant while held."""
 
     window: CropWindow
     number: int
     centre: np.ndarray
-    """Of the person's own window, (2,), in the newest frame."""
+    """Centre (2,) of the person's own window in the latest frame."""
 
 
 class CropWindows:
-    """Crop windows of people over time, held while the person stays inside: neighbouring frames then share crops.
+    """Crop windows of people over time; held windows let neighbouring frames share crops.
 
     Args:
         size: (height, width) of a crop.
-        is_held: Otherwise every frame has the window of its own box.
+        is_held: If false, every frame gets the window of its own box.
     """
 
     def __init__(self, size: Size, *, is_held: bool = True) -> None:
@@ -42,9 +43,9 @@ class CropWindows:
         self._next_number = 0
 
     def update(self, people: Boxes) -> list[HeldWindow]:
-        """The windows of a frame's people, in the order of their boxes; frames come in order.
+        """Return the windows of a frame's people, in the order of their boxes.
 
-        Who is not in a frame gets a new window afterwards.
+        Call once per frame, in order. A person who was absent gets a new window on return.
         """
         found: dict[int, HeldWindow] = {}
         windows = []

@@ -1,7 +1,8 @@
-"""Where a video cuts to another scene.
+"""Detection of cuts between scenes.
 
-Frames are compared as small grey pictures, block by block. After a cut, hardly any block of the picture is found again;
-when the camera pans or somebody walks through, most are, near their old place. See `docs/decisions/026-cuts.md`.
+Frames are compared block by block as small grey images. After a cut, hardly any block is found
+again; when the camera pans or somebody walks through, most are, near their old position. See
+`docs/decisions/026-cuts.md`.
 """
 
 from collections import deque
@@ -14,29 +15,29 @@ import numpy as np
 from diffusionpose.structures import Frame, VideoIssue, VideoVerdict
 
 LONG_SIDE = 64
-"""Of the small picture, pixels."""
+"""Longer side of the small image in pixels."""
 BLOCK, STEP, REACH = 16, 8, 8
-"""Side of a block, distance between blocks, and how far from its place a block is looked for."""
+"""Side of a block, distance between blocks, and search radius of a block, in pixels."""
 CONTRAST, LEAST_BLOCKS = 3.0, 6
-"""Blocks with a smaller standard deviation, in grey levels, look like any other; a picture with fewer blocks is blank."""
+"""Minimum standard deviation of a block in grey levels; images with fewer such blocks are blank."""
 BEST_SHARE = 0.6
-"""Of the blocks, those that match best: the others may be hidden by somebody who walks through."""
+"""Share of the best-matching blocks that is used: the others may be occluded by a passer-by."""
 CHANGE = 0.22
-"""A cut changes a picture by so much more than the frames around it change."""
+"""Minimum excess of the change at a cut over the changes of the frames around it."""
 AROUND = 2
-"""Frames on either side that a change is compared with. A flash or a damaged picture is no cut when it is shorter."""
+"""Number of frames on either side that a change is compared with; shorter flashes are not cuts."""
 MOST_NAMED = 8
-"""Frames that a note names."""
+"""Maximum number of frames named in a note."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Look:
-    """A frame, as it is compared.
+    """A frame in the form in which it is compared.
 
     Args:
         frame: The frame.
-        small: (height, width) float32 grey; None if it is blank.
-        before: The small picture of the last frame before that is not blank.
+        small: (height, width) float32 grey image; None if blank.
+        before: `small` of the last earlier frame that is not blank; None if there is none.
         change: From `before` to `small`, in [0, 1].
     """
 
@@ -47,10 +48,10 @@ class _Look:
 
 
 def mark_cuts(frames: Iterable[Frame]) -> Iterator[Frame]:
-    """The same frames, `AROUND` frames late, with `cut` set on the first frame of every further scene.
+    """Yield the frames, `AROUND` frames late, with `cut` set on the first frame of every new scene.
 
-    Dissolves are not found. Through black or another blank picture, scenes are compared across it. Where `cut` is set
-    already, it stays.
+    Dissolves are not detected. Blank frames, such as black ones, are skipped in comparisons. A
+    `cut` that is already set is kept.
     """
     past: deque[_Look] = deque(maxlen=AROUND + 1)
     coming: deque[_Look] = deque()
@@ -68,7 +69,7 @@ def mark_cuts(frames: Iterable[Frame]) -> Iterator[Frame]:
 
 
 def note_cuts(verdict: VideoVerdict, cuts: Sequence[int]) -> VideoVerdict:
-    """The verdict, with a note of the frames that scenes begin at."""
+    """Add an issue that names the frames at which scenes begin."""
     if not cuts:
         return verdict
     named = ", ".join(map(str, cuts[:MOST_NAMED])) + (" ..." if len(cuts) > MOST_NAMED else "")
@@ -79,11 +80,11 @@ def note_cuts(verdict: VideoVerdict, cuts: Sequence[int]) -> VideoVerdict:
 
 
 def _judged(past: Sequence[_Look], coming: Sequence[_Look]) -> Frame:
-    """The frame of the first look that is coming."""
+    """Return the frame of the first look in `coming`, with `cut` set if it begins a new scene."""
     look, *later = coming
     around = [other.change for other in (*list(past)[-AROUND:], *later)]
     least = CHANGE + (float(np.mean(around)) if around else 0.0)
-    # The picture before must not come back, nor the new one be an old one that does.
+    # Not a cut if the previous image returns soon, or the new one was there before: a flash.
     pairs = [(look.before, other.small) for other in coming]
     pairs += [(other.small, look.small) for other in past]
     is_cut = look.change > least and all(
@@ -95,7 +96,7 @@ def _judged(past: Sequence[_Look], coming: Sequence[_Look]) -> Frame:
 
 
 def _small(image: np.ndarray) -> np.ndarray | None:
-    """(height, width, 3) RGB as a small grey picture; None if it is blank."""
+    """Downscale a (height, width, 3) RGB image to a small grey one; None if it is blank."""
     scale = LONG_SIDE / max(image.shape[:2])
     height, width = (max(BLOCK, round(side * scale)) for side in image.shape[:2])
     small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
@@ -104,20 +105,20 @@ def _small(image: np.ndarray) -> np.ndarray | None:
 
 
 def _blocks(grey: np.ndarray) -> list[tuple[int, int]]:
-    """(y, x) of the corners of all blocks with enough contrast."""
+    """Top left corners (y, x) of all blocks with enough contrast."""
     windows = np.lib.stride_tricks.sliding_window_view(grey, (BLOCK, BLOCK))[::STEP, ::STEP]
     return [(y * STEP, x * STEP) for y, x in np.argwhere(windows.std((2, 3)) >= CONTRAST).tolist()]
 
 
 def _change(first: np.ndarray | None, second: np.ndarray | None) -> float:
-    """How little of either picture is found in the other, in [0, 1]; 0 where one is blank."""
+    """Change between two images in [0, 1], the smaller of both directions; 0 if either is blank."""
     if first is None or second is None:
         return 0.0
     return min(_not_found(first, second), _not_found(second, first))
 
 
 def _not_found(pattern: np.ndarray, picture: np.ndarray) -> float:
-    """One minus the mean correlation of the best blocks of a picture with another one."""
+    """One minus the mean correlation of the best blocks of `pattern` in `picture`."""
     padded = cv2.copyMakeBorder(picture, REACH, REACH, REACH, REACH, cv2.BORDER_REPLICATE)
     side = BLOCK + 2 * REACH
     found = [

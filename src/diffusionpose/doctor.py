@@ -1,4 +1,4 @@
-"""What this installation has, and whether its parts work: each finding is one line, and ends with the command that mends it."""
+"""Checks of the installation: each finding is one line and names the command that fixes it."""
 
 import importlib
 import json
@@ -41,23 +41,23 @@ OPENCV = (
     "opencv-contrib-python",
     "opencv-contrib-python-headless",
 )
-"""Packages that bring a `cv2` each, all into the same folder."""
+"""Packages that install a `cv2` each, all into the same folder."""
 LEAST_FREE = 2**30
-"""Bytes on a disk, below which longer videos would fail."""
+"""Bytes of free disk space below which longer videos may fail."""
 WORTH_IT = 1.2
-"""Ratio of times from which on the other precision is worth its differences."""
-_AGAIN = "pip install --force-reinstall --no-deps"
+"""Speed-up from which bfloat16 is recommended."""
+_REINSTALL = "pip install --force-reinstall --no-deps"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: `slow` and `absent` are no faults.
+    """One line of the report.
 
     Args:
-        name: Of the part.
-        status: What is found of it.
-        detail: In words and figures.
-        mend: The command that mends it; only what is `ok` needs none.
+        name: Of the part that was checked.
+        status: `slow` and `absent` do not count as failures.
+        detail: What was found.
+        mend: The command that fixes it; required unless the status is `ok`.
     """
 
     name: str
@@ -74,15 +74,15 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """All findings, as they come."""
+    """Run all checks and yield findings as they come."""
     yield Finding("diffusionpose", "ok", f"{__version__}, Python {platform.python_version()}")
     yield Finding("machine", "ok", f"{platform.system()} {platform.machine()}")
     for name, check in _CHECKS.items():
         try:
             yield from check.run(name)
-        except Exception as error:  # noqa: BLE001 - whatever a part raises is what this report is for
+        except Exception as error:  # noqa: BLE001 - any error is a finding
             detail = f"{type(error).__name__}: {first_line(error)}"
-            yield Finding(name, "broken", detail, check.mend or _again())
+            yield Finding(name, "broken", detail, check.mend or _reinstall_command())
     for extra, package in EXTRAS.items():
         found = _version(package)
         if found:
@@ -92,23 +92,23 @@ def examine() -> Iterator[Finding]:
             yield Finding(f"extra {extra}", "absent", detail, install_command(extra))
 
 
-def _again() -> str:
-    """The command that installs this package anew: from where it came, for it is in no index of packages."""
+def _reinstall_command() -> str:
+    """Command that reinstalls this package from its source, since it is in no package index."""
     source = "SOURCE_FOLDER"
     with suppress(PackageNotFoundError, ValueError, KeyError):
         origin = json.loads(distribution("diffusionpose").read_text("direct_url.json") or "{}")
         url = origin["url"]
-        # A wheel has what it has: only sources are built anew.
+        # Reinstalling a wheel would not rebuild anything, so only sources are named.
         if "dir_info" in origin:
             folder = shlex.quote(url2pathname(urlsplit(url).path))
             source = f"--editable {folder}" if origin["dir_info"].get("editable") else folder
         elif "vcs_info" in origin:
             source = shlex.quote(f"{origin['vcs_info']['vcs']}+{url}")
-    return f"{_AGAIN} --no-cache-dir {source}"
+    return f"{_REINSTALL} --no-cache-dir {source}"
 
 
 def _version(package: str) -> str | None:
-    """Of an installed package."""
+    """Version of an installed package, or None."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -126,20 +126,22 @@ def _torch(name: str) -> Iterator[Finding]:
     found = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     found += ["Apple MPS"] if torch.backends.mps.is_available() else []
     if found or not _has_nvidia_driver():
-        yield Finding("accelerator", "ok", ", ".join(found) or "none here: the CPU serves")
+        yield Finding("accelerator", "ok", ", ".join(found) or "none: using the CPU")
     elif torch.version.cuda is None:
-        detail = f"NVIDIA's driver is here, but torch {torch.__version__} is built without CUDA"
+        detail = f"there is an NVIDIA driver, but torch {torch.__version__} is built without CUDA"
         yield Finding("accelerator", "slow", detail, "pip install --force-reinstall torch")
     else:
-        detail = f"NVIDIA's driver is here, but torch finds no device for CUDA {torch.version.cuda}"
-        yield Finding("accelerator", "slow", f"{detail}; see which version it has", "nvidia-smi")
+        detail = (
+            f"there is an NVIDIA driver, but torch finds no device for CUDA {torch.version.cuda}"
+        )
+        yield Finding("accelerator", "slow", f"{detail}; check the driver version", "nvidia-smi")
 
 
 def _threads(threads: int, physical_cores: int) -> Finding:
-    """Too many hinder each other; too few are somebody's setting."""
+    """Check the number of torch threads: too many compete, too few come from a setting."""
     usable = usable_cores()
     cores = min(usable, physical_cores or usable)
-    detail = f"{threads} of torch for {cores} {'core' if cores == 1 else 'cores'}"
+    detail = f"{threads} in torch for {cores} {'core' if cores == 1 else 'cores'}"
     settings = [name for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if os.environ.get(name)]
     if threads > cores:
         return Finding("threads", "slow", detail, f"export OMP_NUM_THREADS={cores}")
@@ -161,16 +163,18 @@ def _scan(name: str) -> Iterator[Finding]:
     u, b = torch.ones(1, 16, 40), torch.ones(1, 16, 40)
     y = selective_scan(u, 0.1 * u, -torch.ones(16, 16), b, b)
     if not torch.isfinite(y).all():
-        yield Finding(name, "broken", "the scan of ones is not finite", _again())
+        yield Finding(
+            name, "broken", "the scan of a constant input is not finite", _reinstall_command()
+        )
     if native_scan.is_available():
         yield Finding(name, "ok", f"native library, {native_scan.vectors()[-1]} vectors")
     elif sys.platform == "win32":
         yield Finding(
-            name, "slow", "torch: Windows has no native library, WSL has", "wsl --install"
+            name, "slow", "torch: there is no native library for Windows; use WSL", "wsl --install"
         )
     else:
-        detail = "torch: the native library was not built; where there is a C++ compiler"
-        yield Finding(name, "slow", detail, _again())
+        detail = "torch: the native library was not built; with a C++ compiler installed"
+        yield Finding(name, "slow", detail, _reinstall_command())
     if torch.cuda.is_available():
         if engine_for(torch.device("cuda"), torch.float32) == "triton":
             yield Finding(f"{name}, CUDA", "ok", "Triton")
@@ -183,14 +187,19 @@ def _model(name: str) -> Iterator[Finding]:
 
     for size in bundled():
         took, half = _seconds_a_window(size)
-        detail = f"weights as shipped; a window in {1000 * took:.0f} ms, in bfloat16 {1000 * half:.0f} ms"
+        detail = (
+            f"weights as shipped; {1000 * took:.0f} ms per window, {1000 * half:.0f} ms in bfloat16"
+        )
         if took > WORTH_IT * half:
             detail += ": --precision bfloat16 is faster here"
         yield Finding(f"{name} {size}", "ok", detail)
 
 
 def _seconds_a_window(size: str) -> tuple[float, float]:
-    """One person and three new frames, in float32 and in bfloat16: what a processor lists does not say which is faster."""
+    """Time one person with three new frames in float32 and bfloat16, in seconds.
+
+    Measured, as CPU capabilities do not tell which is faster.
+    """
     import torch
 
     from diffusionpose.networks import load_network
@@ -202,7 +211,7 @@ def _seconds_a_window(size: str) -> tuple[float, float]:
     cuts = torch.zeros(config.num_frames, 3, height, width, dtype=torch.uint8)
     noise = torch.zeros(1, 1, *networks[0].noise_shape)
     times: tuple[list[float], list[float]] = ([], [])
-    # In turns, and the quickest: others may be at work on this machine.
+    # Alternate and take the minimum, as other processes may be running.
     for _ in range(5):
         for network, taken in zip(networks, times, strict=True):
             start = time.perf_counter()
@@ -230,7 +239,7 @@ def _video(name: str) -> Iterator[Finding]:
         yield Finding(name, "broken", detail, _CHECKS[name].mend)
         return
     if _temporary_folder() is None:
-        detail = f"PyAV {av.__version__} has H.264; untried, for want of a temporary folder"
+        detail = f"PyAV {av.__version__} has H.264; not tried, as there is no temporary folder"
     else:
         _film_and_read()
         detail = f"PyAV {av.__version__} writes and reads H.264"
@@ -259,7 +268,7 @@ def _has(codec: str, mode: Literal["r", "w"]) -> bool:
 
 
 def _film_and_read() -> None:
-    """Two frames to a file and back."""
+    """Write two frames to a video file and read them back."""
     import numpy as np
 
     from diffusionpose.structures import Frame
@@ -278,7 +287,7 @@ def _film_and_read() -> None:
 
 
 def _temporary_folder() -> Path | None:
-    """Where libraries and reports put what they need for moments; None where no place can be written to."""
+    """The system's temporary folder; None if none is writable."""
     try:
         return Path(tempfile.gettempdir())
     except OSError:
@@ -298,7 +307,7 @@ def _opencv(name: str) -> Iterator[Finding]:
 
 
 def _torchvision(name: str) -> Iterator[Finding]:
-    """It is not ours, but transformers imports it where it is: a broken one takes its detectors along."""
+    """Check torchvision: it is not a dependency, but if installed, transformers imports it."""
     from packaging.requirements import Requirement
     from packaging.version import Version
 
@@ -307,12 +316,12 @@ def _torchvision(name: str) -> Iterator[Finding]:
         return
     for wanted in map(Requirement, requires("torchvision") or ()):
         if wanted.name == "torch" and not wanted.specifier.contains(torch, prereleases=True):
-            detail = f"{found} is made for torch {wanted.specifier}, here is {torch}"
+            detail = f"{found} is built for torch {wanted.specifier}, but torch is {torch}"
             mend = f"pip install torch=={Version(torch).public} torchvision"
             yield Finding(name, "broken", detail, mend)
             return
     importlib.import_module("torchvision")
-    yield Finding(name, "ok", f"{found}, of this torch")
+    yield Finding(name, "ok", f"{found}, matches torch")
 
 
 def _disk(name: str) -> Iterator[Finding]:
@@ -326,13 +335,13 @@ def _disk(name: str) -> Iterator[Finding]:
     for what, folder, mend in places:
         title = f"{name}, {what}"
         if folder is None:
-            yield Finding(title, "broken", "no folder for them can be written to", mend)
+            yield Finding(title, "broken", "no writable folder found", mend)
             continue
         there = next(one for one in (folder, *folder.parents) if one.exists())
         free = shutil.disk_usage(there).free
         detail = f"{free / 2**30:.1f} GiB free for {folder}"
         if not os.access(there, os.W_OK):
-            yield Finding(title, "broken", f"no right to write to {folder}", mend)
+            yield Finding(title, "broken", f"no permission to write to {folder}", mend)
         elif free < LEAST_FREE:
             yield Finding(title, "broken", detail, mend)
         else:
@@ -340,7 +349,7 @@ def _disk(name: str) -> Iterator[Finding]:
 
 
 class _Check(NamedTuple):
-    """What looks at a part, and what mends the part if that raises; our own where it is left out."""
+    """A check, and the command that fixes what it checks; by default, reinstall this package."""
 
     run: Callable[[str], Iterator[Finding]]
     mend: str = ""
@@ -350,9 +359,9 @@ _CHECKS = {
     "torch": _Check(_torch, "pip install --force-reinstall torch"),
     "selective scan": _Check(_scan),
     "model": _Check(_model),
-    "detector": _Check(_detector, f"{_AGAIN} onnxruntime"),
-    "video": _Check(_video, f"{_AGAIN} --only-binary :all: av"),
-    "opencv": _Check(_opencv, f"{_AGAIN} opencv-python-headless"),
-    "torchvision": _Check(_torchvision, f"{_AGAIN} torchvision"),
+    "detector": _Check(_detector, f"{_REINSTALL} onnxruntime"),
+    "video": _Check(_video, f"{_REINSTALL} --only-binary :all: av"),
+    "opencv": _Check(_opencv, f"{_REINSTALL} opencv-python-headless"),
+    "torchvision": _Check(_torchvision, f"{_REINSTALL} torchvision"),
     "disk": _Check(_disk, "cd ANOTHER_FOLDER"),
 }

@@ -1,15 +1,15 @@
-"""The errors that users see: one line each, saying what was wrong and what to do.
+"""User-facing errors: one line each that says what was wrong and what to do.
 
-Every class carries the exit code that the command line ends with. Anything else that escapes is a bug.
+Every class carries the exit code of the command line. Any other exception that escapes is a bug.
 """
 
 
 class DiffusionPoseError(Exception):
-    """Base of all errors that a user can cause or mend. Exit code 1.
+    """Base of all errors that a user can cause or fix. Exit code 1.
 
     Args:
-        text: What the command line prints.
-        plain: The same for who has not its options, as a visitor of the page; `text` when left out.
+        text: Message on the command line.
+        plain: Message without command-line options, for users of the web page; by default `text`.
     """
 
     exit_code = 1
@@ -30,13 +30,13 @@ class ConfigError(UsageError):
 
 
 class InputRefusedError(DiffusionPoseError):
-    """A source that cannot or must not be read: not a video, empty, too large, not a regular file. Exit code 3."""
+    """A source that cannot or must not be read, e.g. no video, empty, too large. Exit code 3."""
 
     exit_code = 3
 
 
 class CheckpointError(DiffusionPoseError):
-    """Weights that are missing, truncated, corrupted or do not belong to their configuration. Exit code 1."""
+    """Weights that are missing, corrupted, or do not match their configuration. Exit code 1."""
 
 
 class DataError(DiffusionPoseError):
@@ -44,7 +44,7 @@ class DataError(DiffusionPoseError):
 
 
 class StoppedError(DiffusionPoseError):
-    """A signal ended the work. Exit code 128 + the signal's number, as shells count."""
+    """The work was stopped by a signal. Exit code 128 + signal number, as in shells."""
 
     def __init__(self, number: int, detail: str) -> None:
         what = {2: "interrupted", 15: "terminated"}.get(number, f"signal {number}")
@@ -53,8 +53,8 @@ class StoppedError(DiffusionPoseError):
 
 
 def install_command(extra: str) -> str:
-    """What brings an extra's packages."""
-    # Its extra asks for a second OpenCV, which where there is no libGL breaks the first.
+    """Return the command that installs the packages of an extra."""
+    # trackeval requires a second OpenCV package, which breaks the first where libGL is missing.
     if extra == "hota":
         return "pip install --no-deps trackeval"
     return f"pip install 'diffusionpose[{extra}]'"
@@ -64,9 +64,11 @@ class MissingExtraError(DiffusionPoseError, ImportError):
     """A feature whose optional dependency is not installed. Exit code 1."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"this needs the package {package!r}: {install_command(extra)}")
+        super().__init__(
+            f"this needs the package {package!r}; install it with: {install_command(extra)}"
+        )
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of another library's message, of a bearable length, to quote in one of ours."""
+    """First line of another library's error message, at most 200 characters, to quote in ours."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

@@ -1,7 +1,7 @@
-"""Evaluation: a model over an annotated data set, or files of predictions beside files of truth, as one report.
+"""Evaluation of a model on a data set, or of prediction files against ground-truth files.
 
-truth (`read_truth`) -> boxes and predictions (`predict_truth`), or files (`read_predictions`) -> a metric of pairs
-(`metrics`) -> figures with intervals (`Report`).
+Ground truth (`read_truth`) is paired with predictions of a model (`predict_truth`) or from files; a
+metric of these pairs (`metrics`) gives figures with confidence intervals (`Report`).
 """
 
 import hashlib
@@ -60,14 +60,14 @@ TITLES = {
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What an evaluation found.
+    """Result of an evaluation.
 
     Args:
-        facts: Everything, for JSON.
-        table: The figures, for people.
-        warnings: What was odd.
-        pairs: Truth beside predictions.
-        clips: The images of the pairs' frames and their neighbours; None where no root was given.
+        facts: Figures and how they came about, for JSON.
+        table: The figures, for display.
+        warnings: Anything unusual about the data.
+        pairs: Ground truth and predictions of each video.
+        clips: Image files of the frames and their neighbours; None if no data root was given.
     """
 
     facts: dict[str, Any]
@@ -77,21 +77,21 @@ class Report:
     clips: Clips | None
 
     def to_json(self) -> str:
-        """The facts as strict JSON; figures that do not exist are null."""
+        """Serialise the facts as strict JSON; NaN becomes null."""
         return json.dumps(_without_nan(self.facts), indent=2, ensure_ascii=False) + "\n"
 
 
 Progress = Callable[[int], Callable[[], None]]
-"""Called with the number of people to come; what it gives is called after each."""
+"""Called with the number of people; the function it returns is called after each."""
 
 
 def evaluate(options: EvaluateOptions, progress: Progress | None = None) -> Report:
-    """A report of a model, or of files of predictions.
+    """Evaluate a model or files of predictions.
 
     Raises:
-        UsageError: If the options contradict each other.
+        UsageError: If options contradict each other.
         DataError: If files are missing or malformed, or lack what the metric needs.
-        CheckpointError: If the model cannot be had or is broken.
+        CheckpointError: If the model is not found or broken.
         MissingExtraError: If the metric needs an extra that is not installed.
     """
     if options.metric in PACKAGES:
@@ -105,17 +105,17 @@ def evaluate(options: EvaluateOptions, progress: Progress | None = None) -> Repo
     else:
         pairs, source = _pairs_of_model(options, progress)
     if not any(frame.people for pair in pairs for frame in pair.truth.frames):
-        raise DataError(f"{source.data_name}: nobody is annotated there")
+        raise DataError(f"{source.data_name}: no annotated people")
     metric = METRICS[options.metric](pairs)
     return _report(options, pairs, metric, source, published)
 
 
-# Where truth and predictions come from ---------------------------------------------------------------------------
+# Sources of ground truth and predictions --------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Source:
-    """What a report says of where its figures come from."""
+    """Provenance of the figures of a report."""
 
     name: str
     data_name: str
@@ -136,7 +136,7 @@ def _pairs_of_files(options: EvaluateOptions) -> tuple[list[VideoPair], _Source]
     found = [file for file in _annotation_files(options.predictions) if _video_name(file) in names]
     twice = [name for name, n in Counter(map(_video_name, found)).items() if n > 1]
     if twice:
-        raise DataError(f"{options.predictions}: two files of the video {twice[0]}")
+        raise DataError(f"{options.predictions}: two files for the video {twice[0]}")
     predictions = [
         replace(read_posetrack(file, is_truth=False), name=_video_name(file)) for file in found
     ]
@@ -161,7 +161,7 @@ def _pairs_of_files(options: EvaluateOptions) -> tuple[list[VideoPair], _Source]
 
 
 def _video_name(file: Path) -> str:
-    """Also of what `predict --format posetrack` writes: NAME.posetrack.json."""
+    """Name of the video of a file NAME.json, or NAME.posetrack.json from `predict`."""
     return file.stem.removesuffix(".posetrack")
 
 
@@ -173,7 +173,7 @@ def _annotation_files(path: Path) -> list[Path]:
 
 
 def _named_files(path: Path, files: Sequence[Path]) -> dict[str, str]:
-    """A name without folders of this machine's, and SHA-256 over the contents of the files, in order."""
+    """Base name of `path` (no local folders in results), and SHA-256 over the files' contents."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.read_bytes())
@@ -181,7 +181,7 @@ def _named_files(path: Path, files: Sequence[Path]) -> dict[str, str]:
 
 
 def _truth_files(options: EvaluateOptions) -> list[Path]:
-    """The annotation files of a data set; a subset decides too what is measured."""
+    """List the files that define what is measured: annotations, and the subset if there is one."""
     assert options.data is not None
     if options.annotations is None:
         files = find_annotations(options.data, options.split)
@@ -197,7 +197,7 @@ def _pairs_of_model(
     assert options.data is not None
     data = read_truth(options)
     truths = data.videos
-    # What a metric lacks is said before the network works for an hour.
+    # Check what the metric needs before a long run of the network.
     if options.metric in IN_HEAD_LENGTHS:
         require_head_boxes(truths)
     if options.metric in POSETRACK_METRICS:
@@ -235,11 +235,11 @@ def _pairs_of_model(
 
 
 def _split(options: EvaluateOptions) -> str:
-    """What of the data set is taken, in words."""
+    """Describe which part of the data set is used."""
     file = options.annotations
     part = options.split
     if options.layout == "coco" and file is not None:
-        # No folder of this machine's in a result.
+        # Results must not contain local folders.
         part = file.name if file.is_absolute() else str(file)
     return part if options.subset is None else f"{part}, subset {options.subset.name}"
 
@@ -257,7 +257,7 @@ def _network(options: EvaluateOptions) -> PoseNetwork:
 
 
 def read_truth(options: EvaluateOptions) -> AnnotatedSet:
-    """The data set of the options, with the joints that the metric takes.
+    """Read the ground truth of the data set, with the joints that the metric uses.
 
     Raises:
         DataError: If files are missing or malformed.
@@ -274,7 +274,10 @@ def read_truth(options: EvaluateOptions) -> AnnotatedSet:
 
 
 def _prepared(video: AnnotatedVideo, options: EvaluateOptions) -> AnnotatedVideo:
-    """Every n-th of the frames with people keeps them; PoseTrack's own metrics take joints as they are."""
+    """Keep the people of every n-th annotated frame, and drop joints that the metric does not use.
+
+    PoseTrack's own metrics use all joints as annotated.
+    """
     annotated = [index for index, frame in enumerate(video.frames) if frame.people]
     kept = set(annotated[:: options.stride])
     as_labelled = options.metric not in POSETRACK_METRICS
@@ -297,10 +300,20 @@ def predict_truth(
     options: EvaluateOptions,
     progress: Progress | None,
 ) -> tuple[list[AnnotatedVideo], tuple[str, ...]]:
-    """Predictions for every annotated frame, by the boxes of the truth or by detections; and warnings.
+    """Predict poses in every annotated frame, in ground-truth boxes or in detections.
+
+    Args:
+        network: From `load_network`.
+        data: From `read_truth`.
+        detections: None uses ground-truth boxes.
+        options: Metric, seed and batch size are used.
+        progress: Shows progress, if given.
+
+    Returns:
+        The videos with predicted people, and warnings.
 
     Raises:
-        DataError: If no detection belongs to a frame, or an image is missing.
+        DataError: If no detection belongs to an annotated frame, or an image is missing.
     """
     warnings = []
     truths = data.videos
@@ -308,7 +321,7 @@ def predict_truth(
         boxes = true_boxes(truths)
         if options.metric in TRACKING:
             warnings.append(
-                "the track ids are those of the truth: only positions are put to the test"
+                "track ids are taken from the ground truth: only positions are evaluated"
             )
     else:
         boxes = detected_boxes(truths, detections)
@@ -329,11 +342,11 @@ def predict_truth(
     return predictions, tuple(warnings)
 
 
-# What is said of the figures -------------------------------------------------------------------------------------
+# Reporting --------------------------------------------------------------------------------------
 
 
 def _missed_frames(pairs: Sequence[VideoPair]) -> Iterator[str]:
-    """Says so where frames were left out, as by another stride: figures would look like a bad model's."""
+    """Warn about annotated frames without predictions (another stride?): they lower the figures."""
     predicted = [
         any(person.has_points for person in found.people)
         for pair in pairs
@@ -342,7 +355,7 @@ def _missed_frames(pairs: Sequence[VideoPair]) -> Iterator[str]:
     ]
     if not all(predicted):
         without = predicted.count(False)
-        yield f"{without} of {len(predicted)} annotated frames have nobody predicted"
+        yield f"{without} of {len(predicted)} annotated frames have no predictions"
 
 
 def _report(
@@ -395,24 +408,24 @@ def _report(
 def _intervals(
     metric: Metric, options: EvaluateOptions
 ) -> tuple[tuple[tuple[float, float], ...] | None, tuple[str, ...]]:
-    """Low and high of each column, or None, and then why."""
+    """Bootstrap the (low, high) interval of each column; None and the reason if impossible."""
     if not options.num_resamples:
         return None, ()
     if metric.num_videos == 1:
-        return None, ("one video: there is nothing to resample, so there are no intervals",)
+        return None, ("no intervals: with one video there is nothing to resample",)
     low, high = bootstrap(metric, options.num_resamples, options.seed).tolist()
     return tuple(zip(low, high, strict=True)), ()
 
 
 def _counts(pairs: Sequence[VideoPair]) -> dict[str, int]:
-    """Videos, annotated frames and their people."""
+    """Count videos, annotated frames, and people with joints in them."""
     frames = [frame for pair in pairs for frame in pair.truth.frames if frame.people]
     people = sum(person.has_joints for frame in frames for person in frame.people)
     return {"videos": len(pairs), "frames": len(frames), "people": people}
 
 
 def _title(options: EvaluateOptions, source: _Source, counts: dict[str, int]) -> str:
-    """One line: metric, data, size, boxes, settings that are not the usual ones."""
+    """Title of the table: metric, data, size, boxes, and settings that are not the defaults."""
     data = " ".join(part for part in (source.data_name, source.split) if part)
     if source.label_version:
         data += f" (labels {source.label_version})"

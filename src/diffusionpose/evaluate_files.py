@@ -1,4 +1,4 @@
-"""A report as files: JSON, the picture of the worst people, predictions for other tools. What is there stays."""
+"""Output files of an evaluation: JSON, picture of the worst people, predictions."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +14,14 @@ from diffusionpose.worst_people import PICTURES, worst_people, write_worst
 
 @dataclass(frozen=True)
 class Deliveries:
-    """What is made of a report.
+    """Which outputs to write for a report.
 
     Args:
         table_format: One of `TABLE_FORMATS`.
         json: File for all facts.
         worst: Picture of the 20 worst people.
-        predictions: Folder for the predictions, one file a video.
-        overwrite: Replace files that are there.
+        predictions: Folder for the predictions, one file per video.
+        overwrite: Replace existing files.
     """
 
     table_format: str = "text"
@@ -31,38 +31,40 @@ class Deliveries:
     overwrite: bool = False
 
     def check(self, options: EvaluateOptions) -> None:
-        """What can be known to fail fails before the work.
+        """Check, before the evaluation, that the outputs can be written.
 
         Raises:
-            UsageError: If the wishes and the options contradict each other, or a file is there.
+            UsageError: If outputs and options contradict each other, or a file exists.
         """
         if self.table_format not in TABLE_FORMATS:
             known = ", ".join(TABLE_FORMATS)
-            raise UsageError(f"--format {self.table_format!r}: there are {known}")
+            raise UsageError(f"unknown --format {self.table_format!r}; choose from {known}")
         there = [path for path in (self.json, self.worst) if path is not None and path.exists()]
         there += [] if self.predictions is None else sorted(self.predictions.glob("*.json"))
         for path in (self.json, self.worst):
             if path is not None and path.is_dir():
-                raise UsageError(f"{path} is a folder: give a file's name")
+                raise UsageError(f"{path} is a folder: give the name of a file")
         if there and not self.overwrite:
-            raise UsageError(f"{there[0]} is there: give another name, or --overwrite")
+            raise UsageError(f"{there[0]} already exists: choose another name, or pass --overwrite")
         if self.worst is not None and self.worst.suffix.lower() not in PICTURES:
             raise UsageError(f"--worst {self.worst}: the name must end in {', '.join(PICTURES)}")
         if self.worst is not None and options.data is None:
-            raise UsageError("--worst needs --data, under which the images are")
+            raise UsageError("--worst needs the images: give their root folder as --data")
         if self.predictions is not None and options.model is None:
-            raise UsageError("--write-predictions is for --model: predictions are files already")
+            raise UsageError(
+                "--write-predictions needs --model, as predictions are files already: leave it out"
+            )
         if self.predictions is not None and options.layout == "coco":
-            raise UsageError("--write-predictions is for PoseTrack, not for --layout coco")
+            raise UsageError("--write-predictions does not support --layout coco: leave it out")
 
     def deliver(self, report: Report, options: EvaluateOptions) -> list[Path]:
-        """Writes the files, the picture last: it reads images.
+        """Write the files; the picture comes last, as reading images may fail.
 
         Returns:
-            The files, and the folder of predictions.
+            The files written, and the folder of predictions.
 
         Raises:
-            UsageError: If a file is there, or cannot be written.
+            UsageError: If a file exists or cannot be written.
             DataError: If an image is missing.
         """
         files = []
@@ -83,5 +85,5 @@ class Deliveries:
         return files
 
     def table(self, report: Report) -> str:
-        """The figures in the wanted format."""
+        """Format the table of figures."""
         return TABLE_FORMATS[self.table_format](report.table)

@@ -1,4 +1,4 @@
-"""What an evaluation is asked for: metrics by name, and options that are checked before any work."""
+"""Options of an evaluation, checked when created, and the metrics by name."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -30,7 +30,7 @@ PACKAGES = {
     "mota": ("motmetrics", "eval"),
     "hota": ("trackeval", "hota"),
 }
-"""By metric, the package that it needs, and the extra that brings it."""
+"""For each metric, the package that it needs and the extra that provides it."""
 
 
 _MODEL_ONLY = (
@@ -48,37 +48,41 @@ _MODEL_ONLY = (
 
 
 def _flag(name: str) -> str:
-    """An option as the command line calls it."""
+    """Command-line name of an option."""
     return "--" + name.removeprefix("num_").removeprefix("inference_").replace("_", "-")
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """What is evaluated, and how.
+    """What to evaluate, and how: either `model` on `data`, or `predictions` against `truth`.
 
     Args:
         metric: One of `METRICS`.
-        model: As `load_network`; with `data`.
-        data: Root of an annotated data set; with `truth` only where the images are.
-        truth: Annotation file or folder of them; with `predictions`.
-        predictions: Likewise, of the same names.
-        split: Folder of the root's annotations.
-        layout: `posetrack` takes PoseTrack17, 18 and 21, told apart by their keys; `coco` needs `annotations` and
-            `images`. `posetrack17` and `posetrack18` are as `posetrack`, and also say how predictions are written.
+        model: As in `load_network`; needs `data`.
+        data: Root of an annotated data set; with `truth`, only used to find images.
+        truth: Annotation file or folder of such files; needs `predictions`.
+        predictions: Prediction file, or folder of files with the same names as those of `truth`.
+        split: Folder of annotations in the root.
+        layout: `posetrack` reads PoseTrack17, 18 and 21, told apart by their keys; `coco` needs
+            `annotations` and `images`. `posetrack17` and `posetrack18` read like `posetrack` and
+            also set the layout of written predictions.
         annotations: `coco`: file relative to the root.
         images: `coco`: folder relative to the root.
-        subset: File of the videos or frames wanted, relative to the root.
-        stride: Every n-th annotated frame of a video, or image of a COCO file.
+        subset: File that lists videos or frames to use, relative to the root.
+        stride: Use every n-th annotated frame of a video, or image of a COCO file.
         boxes: `truth`, or a file or folder of detections.
         box_score: Detections that score less are dropped.
-        seed: Of the noise, and of the resamples.
+        seed: Of the noise and of the bootstrap.
         num_inference_steps: DDIM steps.
         flip_test: Average with the mirrored crop.
-        batch_size: People a pass; changes speed, not results.
-        device: As `choose_device`.
-        engine: As `load_network`.
-        num_resamples: Of the videos, for the intervals; 0 for none.
-        published: YAML file of figures that somebody published.
+        batch_size: People per pass; changes speed, not results.
+        device: As in `choose_device`.
+        engine: As in `load_network`.
+        num_resamples: Bootstrap resamples of the videos for the intervals; 0 for none.
+        published: YAML file of published figures.
+
+    Raises:
+        UsageError: If options contradict each other or are out of range.
     """
 
     metric: str = "posetrack-ap"
@@ -106,7 +110,9 @@ class EvaluateOptions:
     def __post_init__(self) -> None:
         for name, choices in (("metric", METRICS), ("layout", LAYOUTS)):
             if getattr(self, name) not in choices:
-                raise UsageError(f"{name} {getattr(self, name)!r}: there are {', '.join(choices)}")
+                raise UsageError(
+                    f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(choices)}"
+                )
         for name, least in (
             ("stride", 1),
             ("batch_size", 1),
@@ -132,37 +138,37 @@ class EvaluateOptions:
         if by_files:
             self._check_files()
         if self.layout != "coco" and (self.annotations or self.images):
-            raise UsageError("--annotations and --images are for --layout coco: add it")
+            raise UsageError("--annotations and --images need --layout coco: add it")
         if self.layout == "coco" and (self.annotations is None or self.images is None):
             raise UsageError("--layout coco needs --annotations and --images, relative to --data")
         if self.boxes != TRUE_BOXES and self.metric in TRACKING:
             raise UsageError(
-                f"--metric {self.metric} needs track ids, which detections have not: take --boxes truth, or evaluate "
-                "files of 'diffusionpose predict --format posetrack'"
+                f"--metric {self.metric} needs track ids, which detections do not have: use --boxes truth, or evaluate "
+                "files from 'diffusionpose predict --format posetrack'"
             )
 
     def _check_files(self) -> None:
         if self.layout == "coco":
-            raise UsageError("--layout coco is for --model: leave it out")
+            raise UsageError("--layout coco needs --model: leave it out")
         given = [
             _flag(one.name)
             for one in fields(self)
             if one.name in _MODEL_ONLY and getattr(self, one.name) != one.default
         ]
-        # The split says where the images of --data are.
+        # With --data, the split locates the images.
         given += ["--split"] if self.data is None and self.split != "val" else []
         if given:
-            raise UsageError(f"{', '.join(given)}: for --model; leave out")
+            raise UsageError(f"{', '.join(given)}: only with --model; leave out")
 
     def settings(self) -> dict[str, object]:
-        """What of it changes figures; of files of predictions, what does not lie in them."""
+        """Options that change the figures and are not part of the input files."""
         names = ("stride", "seed")
         if self.model is not None:
             names += ("num_inference_steps", "flip_test", "engine")
         return {name: getattr(self, name) for name in names}
 
     def unusual(self) -> list[str]:
-        """Those of the settings that are not the defaults, as the command line has them."""
+        """Settings that differ from their defaults, in command-line syntax."""
         given = [
             (_flag(one.name), self.settings()[one.name])
             for one in fields(self)

@@ -1,11 +1,12 @@
-"""The one-step network as an ONNX file, checked against torch before it gets its name.
+"""Export of the one-step network to ONNX, checked against torch before the file is published.
 
-Inputs `images` (batch, frames, 3, height, width) uint8 RGB crops and `noise` (batch, joints, height / 4, width / 4), a
-standard Gaussian; output `heatmaps` (batch, joints, height / 4, width / 4). What lies before (crops) and after (decoding
-to coordinates) is `diffusionpose.nn.geometry` and `diffusionpose.nn.heatmaps`. The file's metadata hold the model's
-configuration and the weights' SHA-256.
+Inputs are `images` (batch, frames, 3, height, width), uint8 RGB crops, and `noise` (batch, joints,
+height / 4, width / 4), standard Gaussian; the output is `heatmaps` (batch, joints, height / 4,
+width / 4). Cropping is in `diffusionpose.nn.geometry`, decoding to coordinates in
+`diffusionpose.nn.heatmaps`. The metadata hold the model's configuration and the SHA-256 of the
+weights.
 
-The scan is unrolled (`two_level_scan`): ONNX's own Scan operator is refused by OpenVINO.
+The scan is unrolled (`two_level_scan`), as OpenVINO does not support ONNX's Scan operator.
 """
 
 import logging
@@ -27,13 +28,14 @@ from diffusionpose.version import __version__
 
 OPSET = 20
 TOLERANCE = 1e-4
-"""Of heatmaps, against torch."""
+"""Maximum difference of heatmaps between onnxruntime and torch."""
 MOST_WEIGHTS = 3 * 2**29
-"""Bytes that go into one file: ONNX ends at 2 GiB, and what is left out of it here torch puts into a second file."""
+"""Bytes of weights that fit one file: ONNX files are limited to 2 GiB, above which torch writes a
+second file."""
 
 
 class OneStep(nn.Module):
-    """Crops and noise to heatmaps: DDIM's only step is the network's own x_0."""
+    """One-step inference from crops and noise to heatmaps: the only DDIM step yields x_0."""
 
     def __init__(self, model: DiffusionPose) -> None:
         super().__init__()
@@ -41,13 +43,13 @@ class OneStep(nn.Module):
         self.last = model.config.diffusion.num_train_timesteps - 1
 
     def forward(self, images: Tensor, noise: Tensor) -> Tensor:
-        """Heatmaps of the key frame."""
+        """Predict the heatmaps of the key frame."""
         t = torch.full((noise.shape[0],), self.last, device=noise.device)
         return self.model(images, noise, t)
 
 
 def example(model: DiffusionPose, batch: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Random crops and noise for a model."""
+    """Make random crops and noise for a model."""
     generator = torch.Generator().manual_seed(seed)
     shape = (batch, model.config.num_frames, 3, *model.config.image_size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
@@ -55,23 +57,24 @@ def example(model: DiffusionPose, batch: int, seed: int = 0) -> tuple[Tensor, Te
 
 
 def export_onnx(name_or_path: str | Path, target: Path, *, overwrite: bool = False) -> float:
-    """Writes a model as ONNX; the batch size stays free.
+    """Export a model to ONNX with a dynamic batch size.
 
     Args:
         name_or_path: Bundled name, folder, or Hugging Face repository.
-        target: The file; it gets its name when onnxruntime has given torch's answer with it.
-        overwrite: Replace a file that is there.
+        target: The file; it is published only if onnxruntime reproduces torch's output with it.
+        overwrite: Replace an existing file.
 
     Returns:
-        Largest difference of a heatmap's pixel between onnxruntime and torch, on random input of two batch sizes.
+        Largest absolute difference of heatmaps between onnxruntime and torch, on random inputs of
+        two batch sizes.
 
     Raises:
-        UsageError: If the target is there, or the model is too large for one file.
-        CheckpointError: If the model cannot be had.
-        DiffusionPoseError: If the file's answers are not torch's.
+        UsageError: If the target exists, or the model is too large for one file.
+        CheckpointError: If the model is not found.
+        DiffusionPoseError: If the outputs differ from torch's.
     """
     if target.exists() and not overwrite:
-        raise UsageError(f"{target} is there: give another --out, or --overwrite")
+        raise UsageError(f"{target} already exists: choose another --out, or pass --overwrite")
     folder = find_pretrained(name_or_path)
     model = DiffusionPose.from_pretrained(folder)
     weights = sum(one.nbytes for one in model.state_dict().values())
@@ -127,7 +130,7 @@ def _difference(model: DiffusionPose, path: Path, batch: int) -> float:
         session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         (found,) = session.run(None, {"images": images.numpy(), "noise": noise.numpy()})
     except Exception as error:  # onnxruntime's own classes share no base but this
-        raise DiffusionPoseError(f"onnxruntime refuses the file: {first_line(error)}") from error
+        raise DiffusionPoseError(f"onnxruntime cannot run the file: {first_line(error)}") from error
     with torch.inference_mode():
         expected = OneStep(model)(images, noise)
     return float(np.abs(np.asarray(found) - expected.numpy()).max())
@@ -135,7 +138,7 @@ def _difference(model: DiffusionPose, path: Path, batch: int) -> float:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter's remarks on its own workings are not for users."""
+    """Silence the exporter's warnings about its internals."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

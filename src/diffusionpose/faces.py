@@ -1,6 +1,7 @@
-"""Faces made unrecognisable in pictures that are shown.
+"""Blurring of faces in images.
 
-Only people who were found are covered: in a video that must not show a face, look at every frame before it is passed on.
+Only people who were detected are covered: if no face may be visible, review every frame before
+sharing a video.
 """
 
 from collections.abc import Iterable
@@ -12,22 +13,23 @@ from diffusionpose.skeleton import Skeleton
 from diffusionpose.structures import PersonPose
 
 SURE = 0.2
-"""Head joints that score less are not trusted; then the upper part of the box is covered."""
+"""Minimum score of head joints; without two of them, the upper part of the box is covered."""
 RADIUS = 0.75
-"""Of the head, in lengths from its top to its bottom: hair and chin included, whichever way it is turned."""
+"""Radius of the covered circle in lengths from head top to head bottom; includes hair and chin at
+any orientation."""
 UPPER_PART = 0.3
-"""Of a box, where the head is not known."""
+"""Fraction of the box height that is covered when the head is unknown."""
 TILES = 6
-"""Across a face: too few to tell one from another."""
+"""Number of tiles across a face: too few to recognise anyone."""
 
 
 def blur_faces(image: np.ndarray, people: Iterable[PersonPose], skeleton: Skeleton) -> np.ndarray:
-    """A new picture in which the head of everybody is a few tiles, blurred.
+    """Return a copy of the image with every head pixelated and blurred.
 
     Args:
-        image: (height, width, 3) uint8 RGB; left as it is.
-        people: With keypoints in this picture's pixels.
-        skeleton: Joints, of which `head_top`, `head_bottom` and `nose` are used if there are any.
+        image: (height, width, 3) uint8 RGB; not modified.
+        people: With keypoints in pixels of this image.
+        skeleton: Joint names; `head_top`, `head_bottom` and `nose` are used where present.
     """
     out = np.array(image, order="C")
     for person in people:
@@ -40,7 +42,10 @@ def blur_faces(image: np.ndarray, people: Iterable[PersonPose], skeleton: Skelet
 
 
 def head_circle(person: PersonPose, skeleton: Skeleton) -> tuple[np.ndarray, float] | None:
-    """Middle (x, y) and radius of a circle around the head; None without two sure joints of it."""
+    """Centre (x, y) and radius in pixels of a circle around the head.
+
+    None if fewer than two head joints score at least `SURE`.
+    """
     found = {
         joint: person.keypoints[skeleton.index(joint)]
         for joint in ("head_top", "head_bottom", "nose")
@@ -54,14 +59,14 @@ def head_circle(person: PersonPose, skeleton: Skeleton) -> tuple[np.ndarray, flo
     if len(places) < 2:
         return None
     points = np.stack(list(places.values()))
-    # Of the three, the two furthest apart: top and bottom, or the nose in place of either.
+    # The largest distance is from top to bottom, or from the nose to either of them.
     span = np.linalg.norm(points[:, None] - points, axis=-1).max()
     length = span if {"head_top", "head_bottom"} <= places.keys() else 2 * span
     return (points.min(0) + points.max(0)) / 2, max(RADIUS * float(length), 2.0)
 
 
 def _head(person: PersonPose, skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray]:
-    """Middle and half axes (x, y) of an upright ellipse around the head."""
+    """Centre and half axes (x, y) of an axis-aligned ellipse around the head."""
     circle = head_circle(person, skeleton)
     if circle is not None:
         return circle[0], np.full(2, circle[1])
@@ -71,7 +76,7 @@ def _head(person: PersonPose, skeleton: Skeleton) -> tuple[np.ndarray, np.ndarra
 
 
 def _cover(region: np.ndarray, centre: np.ndarray, half: np.ndarray) -> None:
-    """Tiles within an ellipse, in place."""
+    """Pixelate an ellipse in place."""
     height, width = region.shape[:2]
     cell = max(1.0, 2 * float(half.min()) / TILES)
     few = (max(1, round(width / cell)), max(1, round(height / cell)))

@@ -1,7 +1,8 @@
-"""The network as `predict` runs it: in torch, or as a file of `diffusionpose export` in onnxruntime or OpenVINO.
+"""The network at inference: in torch, or exported to ONNX and run by onnxruntime or OpenVINO.
 
-Of a cut, torch keeps its backbone features for the windows that share it. An exported file is one piece from cuts to
-heatmaps: there a cut's "features" are its pixels, and the backbone works anew in every window.
+"Cut" means the image of a person cut out of one frame. In torch, the backbone features of a cut are
+cached and shared by the windows that contain it. An exported file covers the whole network, so
+there a cut's "features" are its pixels, and the backbone runs again in every window.
 """
 
 import json
@@ -33,30 +34,30 @@ from diffusionpose.model.model import DiffusionPose
 from diffusionpose.model.pretrained import WEIGHTS, bundled, find_pretrained, sha256_of
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.diffusion import ddim_steps
-from diffusionpose.paths import check_regular
+from diffusionpose.paths import EXPORTED, check_regular, is_exported
 
 Precision = Literal["float32", "bfloat16"]
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Cuts (batch, frames, 3, height, width) uint8 and noise to heatmaps."""
+"""Maps cuts (batch, frames, 3, height, width) uint8 and noise to heatmaps, both of the latter
+(batch, joints, height / 4, width / 4)."""
 
 ENGINES = ("torch", "onnxruntime", "openvino")
-EXPORTED = ".onnx"
 CUTS_A_PASS = 8
-"""Of the backbone."""
+"""Batch size of the backbone."""
 
 
 class PoseNetwork(ABC):
-    """Heatmaps of people from cuts, averaged over noises and, with `flip_test`, over the mirrored cut.
+    """Base of networks: mean heatmaps over noise samples and, with `flip_test`, mirrored cuts.
 
     Args:
-        config: Of the model behind it.
+        config: Of the model.
         engine: One of `ENGINES`.
-        facts: Name and hash of the weights, for results.
+        facts: Name and hash of the weights, recorded in results.
         flip_test: Average with the mirrored cut.
     """
 
     device = torch.device("cpu")
-    """Where `features` and `heatmaps` take and give tensors."""
+    """Device of the inputs and outputs of `features` and `heatmaps`."""
     num_inference_steps: int = 1
     precision: Precision = "float32"
 
@@ -64,17 +65,17 @@ class PoseNetwork(ABC):
         self, config: ModelConfig, engine: str, facts: dict[str, object], flip_test: bool
     ) -> None:
         self.config, self.engine, self.facts, self.flip_test = config, engine, facts, flip_test
-        # Neither engines nor packed weights are made for two threads at once.
+        # Neither the engines nor packed weights are thread-safe.
         self._one_at_a_time = threading.RLock()
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
-        """(joints, height, width) of one person's x_T."""
+        """Shape (joints, height, width) of one person's x_T."""
         return (self.config.skeleton_graph.num_joints, *self.config.heatmap_size)
 
     @torch.inference_mode()
     def features(self, images: Tensor) -> Tensor:
-        """Features of cuts, each for itself: how they are grouped does not change a bit on the CPU.
+        """Compute the features of cuts; on the CPU, independent of batching bit for bit.
 
         Args:
             images: (cuts, 3, height, width) uint8.
@@ -90,11 +91,14 @@ class PoseNetwork(ABC):
 
     @torch.inference_mode()
     def heatmaps(self, features: Tensor, noise: Tensor) -> Tensor:
-        """Mean heatmaps over noises and views.
+        """Predict heatmaps, averaged over noise samples and views.
 
         Args:
             features: (batch, frames, views, ...), from `features`.
             noise: (batch, num_hypotheses, joints, height / 4, width / 4).
+
+        Returns:
+            (batch, joints, height / 4, width / 4) float32.
         """
         with self._one_at_a_time:
             mean = self._generate(features[:, :, 0], noise)
@@ -105,17 +109,20 @@ class PoseNetwork(ABC):
         return mean
 
     def keypoints(self, maps: Tensor) -> tuple[Tensor, np.ndarray]:
-        """(batch, joints, 2) heatmap pixels, and (batch, joints) scores: chances where the model is calibrated."""
+        """Decode heatmaps to (batch, joints, 2) heatmap pixels and (batch, joints) scores.
+
+        Scores are probabilities if the model is calibrated, else heatmap peak values.
+        """
         points, scores = heatmaps.decode(maps, self.config.sigma)
         return points, calibrated(scores.double().cpu().numpy(), self.config.calibration)
 
     @abstractmethod
     def _extract(self, cuts: Tensor) -> Tensor:
-        """(cuts, ...) what is kept of each cut."""
+        """Features (cuts, ...) of cuts (cuts, 3, height, width)."""
 
     @abstractmethod
     def _generate(self, features: Tensor, noise: Tensor) -> Tensor:
-        """float32 heatmaps, averaged over noises, from one view's (batch, frames, ...)."""
+        """Mean float32 heatmaps over noise samples, from features (batch, frames, ...) of a view."""
 
 
 class TorchNetwork(PoseNetwork):
@@ -124,13 +131,13 @@ class TorchNetwork(PoseNetwork):
     Args:
         model: Moved to the device.
         device: Where it runs.
-        facts: Name and hash of its weights, for results.
+        facts: Name and hash of its weights, recorded in results.
         flip_test: Average with the mirrored cut.
         num_inference_steps: DDIM steps.
-        precision: `bfloat16` runs under `autocast`, and the model cannot be used without it afterwards.
+        precision: With `bfloat16`, `model` can afterwards only be called within `autocast`.
 
     Raises:
-        UsageError: If there are more steps than the model was trained with.
+        UsageError: If there are more steps than the model's schedule has.
     """
 
     def __init__(
@@ -146,17 +153,20 @@ class TorchNetwork(PoseNetwork):
         super().__init__(model.config, "torch", facts, flip_test)
         most = model.config.diffusion.num_train_timesteps
         if num_inference_steps > most:
-            raise UsageError(f"num_inference_steps {num_inference_steps}: this model has {most}")
+            raise UsageError(
+                f"num_inference_steps is {num_inference_steps}, but this model has at most {most}"
+            )
         self.model, self.device = model.to(device).eval(), device
         self.num_inference_steps, self.precision = num_inference_steps, precision
-        # What several steps need is imported here: a signal amid imports can crash Python at its end.
+        # Triggers the imports of multi-step inference now: a signal during a later import could
+        # crash Python at shutdown.
         ddim_steps(most, num_inference_steps)
         if precision == "bfloat16":
             self.model.hold_bfloat16()
 
     def _extract(self, cuts: Tensor) -> Tensor:
         with self.autocast():
-            # Few at a time: the stem's maps are large beside its work, and would fall out of the cache.
+            # Small batches: the stem's large feature maps would not fit into the CPU cache.
             parts = [self.model.extract(part[:, None]) for part in cuts.split(CUTS_A_PASS)]
         return torch.cat(parts).squeeze(1)
 
@@ -169,7 +179,7 @@ class TorchNetwork(PoseNetwork):
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
-        """What `model` is to be called in, by one thread at a time; what is made of its answers stays outside."""
+        """Context for calling `model`: sets the precision and lets one thread in at a time."""
         half = self.precision == "bfloat16"
         with (
             self._one_at_a_time,
@@ -179,17 +189,18 @@ class TorchNetwork(PoseNetwork):
 
 
 class ExportedNetwork(PoseNetwork):
-    """A file of `diffusionpose export`.
+    """An ONNX file written by `diffusionpose export`.
 
     Args:
         path: The file.
         engine: `onnxruntime` or `openvino`.
-        device: For onnxruntime, CUDA where its build has it; OpenVINO runs on the CPU.
+        device: onnxruntime uses CUDA if its build supports it; OpenVINO runs on the CPU only.
         flip_test: Average with the mirrored cut.
 
     Raises:
-        CheckpointError: If it is no such file.
+        CheckpointError: If it is not such a file.
         MissingExtraError: If the engine is not installed.
+        UsageError: If OpenVINO is asked for another device than the CPU.
     """
 
     def __init__(self, path: Path, engine: str, device: torch.device, flip_test: bool) -> None:
@@ -198,15 +209,15 @@ class ExportedNetwork(PoseNetwork):
             content = path.read_bytes()
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read ({first_line(error)})") from None
-        # By its bytes: a file by its name could refer to other files.
+        # Passed as bytes: a model loaded by path could refer to other files.
         self._run, metadata = _ENGINES[engine](content, path, device)
         if "config" not in metadata:
-            raise CheckpointError(f"{path}: not a file of 'diffusionpose export'")
+            raise CheckpointError(f"{path}: not written by 'diffusionpose export'")
         try:
             config = parse(ModelConfig, json.loads(metadata["config"]), str(path))
         except (ValueError, RecursionError, ConfigError) as error:
             raise CheckpointError(
-                f"{path}: its configuration is broken ({first_line(error)})"
+                f"{path}: invalid model configuration ({first_line(error)})"
             ) from None
         facts: dict[str, object] = {"name": path.name, "sha256": metadata.get("weights_sha256")}
         super().__init__(config, engine, facts, flip_test)
@@ -216,7 +227,7 @@ class ExportedNetwork(PoseNetwork):
         return cuts
 
     def _generate(self, features: Tensor, noise: Tensor) -> Tensor:
-        # One by one: the unrolled scan needs 0.5 GB a window, and larger batches are no faster.
+        # One by one: the unrolled scan needs 0.5 GB per window, and larger batches are no faster.
         return torch.stack(
             [
                 torch.from_numpy(np.stack([self._one(cuts, x_t) for x_t in noises])).mean(0)
@@ -232,10 +243,10 @@ class ExportedNetwork(PoseNetwork):
             raise CheckpointError(
                 f"{self._path}: {self.engine} cannot run it ({reason})"
             ) from error
-        # Tools that edit such files keep their metadata, whatever becomes of the rest.
+        # Tools that edit ONNX files keep the metadata even if the graph no longer matches it.
         if found.shape != x_t.shape or not np.isfinite(found).all():
             raise CheckpointError(
-                f"{self._path}: what it gives are no heatmaps of {x_t.shape}: export it again"
+                f"{self._path}: its output is not finite heatmaps of shape {x_t.shape}: export it again"
             )
         return found
 
@@ -252,12 +263,12 @@ def _onnxruntime(content: bytes, path: Path, device: torch.device) -> tuple[Run,
 
 def _openvino(content: bytes, path: Path, device: torch.device) -> tuple[Run, dict[str, str]]:
     if device.type != "cpu":
-        raise UsageError(f"device {str(device)!r}: OpenVINO runs on the CPU here")
+        raise UsageError(f"device {str(device)!r}: OpenVINO is supported on the CPU only")
     ov = _import_openvino()
     try:
         core = ov.Core()
         model = core.read_model(content)
-        # float32 also where the CPU has bfloat16: both engines give what torch gives.
+        # float32 even if the CPU supports bfloat16, so that results match torch's.
         compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     except RuntimeError as error:
         reason = first_line(error)
@@ -268,14 +279,14 @@ def _openvino(content: bytes, path: Path, device: torch.device) -> tuple[Run, di
     def run(images: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """As `Run`."""
         found: dict[Any, np.ndarray] = compiled({"images": images, "noise": noise})
-        # A copy: the next call writes into the same memory.
+        # The next call reuses this memory.
         return found["heatmaps"].copy()
 
     return run, {key: value.astype(str) for key, value in facts}
 
 
 def _import_openvino() -> ModuleType:
-    """OpenVINO without the telemetry that its import sends."""
+    """Import OpenVINO with its telemetry disabled."""
     name = "openvino_telemetry"
     before = sys.modules.get(name)
     sys.modules[name] = None  # type: ignore[assignment]
@@ -302,40 +313,40 @@ def load_network(
     num_inference_steps: int = 1,
     precision: Precision = "float32",
 ) -> PoseNetwork:
-    """A network by the name of its model and of its engine.
+    """Load a network.
 
     Args:
-        name_or_path: Bundled name, folder, Hugging Face repository, or a file of `diffusionpose export`.
+        name_or_path: Bundled name, folder, Hugging Face repository, or exported file.
         device: Where it runs.
-        engine: None for torch, or onnxruntime where the model is an exported file.
+        engine: One of `ENGINES`; None for torch, or onnxruntime for an exported file.
         flip_test: Average with the mirrored cut.
         num_inference_steps: DDIM steps; an exported file has one.
-        precision: Of torch.
+        precision: Of torch; an exported file has float32.
 
     Raises:
-        UsageError: If engine, model and settings do not go together.
-        CheckpointError: If the model cannot be had or is broken.
+        UsageError: If engine, model and settings are incompatible.
+        CheckpointError: If the model is not found or broken.
         MissingExtraError: If the engine is not installed.
     """
-    is_exported = Path(name_or_path).suffix.lower() == EXPORTED and not Path(name_or_path).is_dir()
-    engine = engine or ("onnxruntime" if is_exported else "torch")
+    exported = is_exported(name_or_path)
+    engine = engine or ("onnxruntime" if exported else "torch")
     if engine not in ENGINES:
-        raise UsageError(f"engine {engine!r}: there are {', '.join(ENGINES)}")
-    if is_exported != (engine != "torch"):
+        raise UsageError(f"unknown engine {engine!r}; choose from {', '.join(ENGINES)}")
+    if exported != (engine != "torch"):
         raise UsageError(
-            f"engine torch takes a model, not the exported file {str(name_or_path)!r}"
-            if is_exported
-            else f"engine {engine} takes an exported file: diffusionpose export {name_or_path} --out "
+            f"engine torch cannot run the exported file {str(name_or_path)!r}: leave the engine out"
+            if exported
+            else f"engine {engine} needs an exported file: diffusionpose export {name_or_path} --out "
             f"{Path(name_or_path).name}{EXPORTED}, then --model {Path(name_or_path).name}{EXPORTED}"
         )
-    if is_exported:
+    if exported:
         if num_inference_steps != 1 or precision != "float32":
             raise UsageError(
-                "an exported file takes one DDIM step in float32: leave these settings out"
+                "an exported file supports one DDIM step in float32 only: leave these settings out"
             )
         return ExportedNetwork(Path(name_or_path), engine, device, flip_test)
     folder = find_pretrained(name_or_path)
-    # A folder by its name alone: results must not depend on, or tell, where it lies.
+    # Only the folder's name: results must not depend on or reveal its location.
     is_folder = str(name_or_path) not in bundled() and Path(name_or_path).expanduser() == folder
     name = os.path.basename(os.path.abspath(folder)) if is_folder else str(name_or_path)
     return TorchNetwork(

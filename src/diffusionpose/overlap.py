@@ -1,6 +1,7 @@
-"""Stages of a stream side by side: one thread works ahead, another behind, over queues of fixed length.
+"""Pipelining of stream stages with threads: `ahead` prefetches items, `Behind` processes them late.
 
-What the stages do (decoding, detection, matrix products, encoding) lets go of Python's lock, so threads are enough.
+Queues have a fixed length. The stages (decoding, detection, matrix products, encoding) release the
+GIL, so threads are enough.
 """
 
 import queue
@@ -14,14 +15,14 @@ T = TypeVar("T")
 
 _END = object()
 _PATIENCE = 0.1
-"""Seconds between looks at whether the other side has gone."""
+"""Seconds between checks whether the consumer is gone."""
 
 
 def ahead(items: Iterable[T], length: int) -> Generator[T, None, None]:
-    """The items, in order, up to `length` of them made in advance by a thread.
+    """Yield the items in order, prefetching up to `length` of them in a thread.
 
-    Closing the generator, or an error in its consumer, stops the thread after the item that it is at and closes
-    `items`, if that is a generator. An error in `items` is raised where its item would have come.
+    Closing the generator, or an error in its consumer, stops the thread after its current item and
+    closes `items` if that is a generator. An error in `items` is raised in place of the item.
     """
     made: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(length)
     gone = threading.Event()
@@ -33,7 +34,7 @@ def ahead(items: Iterable[T], length: int) -> Generator[T, None, None]:
                 return
 
     def work() -> None:
-        """The thread: makes items until the end, an error, or nobody wants them."""
+        """Produce items until the end, an error, or the consumer is gone."""
         source = iter(items)
         try:
             for item in source:
@@ -41,7 +42,7 @@ def ahead(items: Iterable[T], length: int) -> Generator[T, None, None]:
                 if gone.is_set():
                     return
             put((_END, None))
-        # Whatever it is: the consumer raises it.
+        # Any error is re-raised in the consumer.
         except BaseException as error:  # noqa: BLE001
             put((_END, error))
         finally:
@@ -65,7 +66,7 @@ def ahead(items: Iterable[T], length: int) -> Generator[T, None, None]:
 
 
 def _join(worker: threading.Thread) -> None:
-    """Waits for a thread, also when a signal breaks off the waiting: what it works on is closed next."""
+    """Wait for a thread, even if a signal interrupts the wait: its resources are closed next."""
     try:
         worker.join()
     except BaseException:
@@ -74,10 +75,10 @@ def _join(worker: threading.Thread) -> None:
 
 
 class Behind(Generic[T]):
-    """Calls a function on items in a thread of its own, in order, at most `length` items late.
+    """Calls a function on items in order in a separate thread, lagging by at most `length` items.
 
-    A context: leaving it waits for all items, unless it is left by an error, which drops them. An error of the
-    function is raised at the next item, or when the context is left.
+    Use as a context manager: leaving it waits for all items, or drops them after an error. An error
+    of the function is raised at the next item, or on leaving the context.
     """
 
     def __init__(self, function: Callable[[T], object], length: int) -> None:
@@ -106,7 +107,7 @@ class Behind(Generic[T]):
         try:
             self._finish()
         except BaseException:
-            # A signal: what waits is dropped, but what the thread holds is not taken from under it.
+            # A signal: drop queued items, but let the thread finish its current one.
             self._dropped.set()
             self._finish()
             raise
@@ -120,11 +121,11 @@ class Behind(Generic[T]):
     def _work(self) -> None:
         while (item := self._waiting.get()) is not _END:
             if self._error is not None or self._dropped.is_set():
-                # Emptied on: the other side must not wait for room.
+                # Keep draining the queue, so that the producer does not block.
                 continue
             try:
                 self._function(item)
-            # Whatever it is: the other side raises it.
+            # Any error is re-raised in the producer.
             except BaseException as error:  # noqa: BLE001
                 self._error = error
 

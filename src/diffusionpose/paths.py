@@ -1,4 +1,4 @@
-"""What a name may stand for: strangers give pipes, devices and folders where files are meant."""
+"""File paths: known suffixes, checks for regular files, temporary folders."""
 
 import os
 import tempfile
@@ -15,42 +15,53 @@ VIDEO_SUFFIXES = frozenset((
     ".h264", ".h265", ".hevc", ".y4m", ".rm", ".rmvb",
 ))
 # fmt: on
-"""A file so named in a folder is meant as a video, also when it turns out to be none."""
+"""Files with these suffixes in a folder are taken for videos, even if they turn out not to be."""
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+EXPORTED = ".onnx"
+
+
+def is_exported(model: str | Path) -> bool:
+    """Whether the name of a model is that of an exported ONNX file, which may be missing."""
+    path = Path(model)
+    return path.suffix.lower() == EXPORTED and not path.is_dir()
 
 
 def check_regular(path: Path, error: type[DiffusionPoseError]) -> None:
-    """Lets regular files pass, and names that stand for nothing: a pipe or a device would be read without an end.
+    """Reject paths that exist but are not regular files: reading a pipe or device might never end.
+
+    Args:
+        path: May be missing.
+        error: Class to raise.
 
     Raises:
-        DiffusionPoseError: Of the given class, if there is anything else under that name.
+        DiffusionPoseError: Of the given class, if there is a folder, pipe or device at `path`.
     """
-    # Not the methods of `Path`, which raise on names too long for the system.
+    # Unlike these functions, the methods of `Path` raise if a name is too long for the system.
     if os.path.exists(path) and not os.path.isfile(path):
         kind = "a folder" if os.path.isdir(path) else "a pipe or device"
-        raise error(f"{path}: {kind}, not a regular file: give a file")
+        raise error(f"{path} is {kind}, not a regular file")
 
 
 @contextmanager
 def temporary_folder(prefix: str = "diffusionpose-") -> Iterator[Path]:
-    """A folder that is removed at the end of the block.
+    """Make a temporary folder that is removed at the end of the block.
 
     Raises:
-        DiffusionPoseError: If none can be made, as in a container that is all read-only.
+        DiffusionPoseError: If it cannot be made, e.g. in a read-only container.
     """
     try:
         made = tempfile.TemporaryDirectory(prefix=prefix)
     except OSError as error:
         raise DiffusionPoseError(
-            f"no temporary folder ({error.strerror}): set TMPDIR to a folder that can be written to",
-            plain=f"no temporary folder ({error.strerror})",
+            f"cannot make a temporary folder ({error.strerror}): set TMPDIR to a writable folder",
+            plain=f"cannot make a temporary folder ({error.strerror})",
         ) from error
     with made as folder:
         yield Path(folder)
 
 
 def bare_name(name: str) -> str:
-    """A frame's path without `images/` and the like in front, which files disagree about."""
+    """Strip `images/` and similar prefixes, on which data sets disagree, from a frame's path."""
     parts = PurePosixPath(name.replace("\\", "/")).parts
     while len(parts) > 1 and parts[0] in ("data", "images", "images_renamed", "/", "."):
         parts = parts[1:]

@@ -1,8 +1,8 @@
-"""Where poses do not look like a person's: limbs that change their length, joints bent further than joints go.
+"""Plausibility checks of poses: limbs of unusual length, and joints bent beyond their range.
 
-A limb that turns towards the camera looks shorter, never longer; so frames are flagged for long limbs, for jumps of length
-within one frame, and for angles out of their bands. A flag says where to look, not that something is wrong: who comes
-nearer to the camera grows, too.
+A limb that turns towards the camera looks shorter, never longer. Frames are therefore flagged for
+long limbs, for jumps in length from one frame to the next, and for angles outside their range. A
+flag is a hint where to look, not an error: a person who approaches the camera grows, too.
 """
 
 from dataclasses import dataclass
@@ -13,25 +13,26 @@ from diffusionpose.angles import ANGLES, joint_angles
 from diffusionpose.poses import VideoPoses
 
 SURE = 0.3
-"""Joints that score less are not judged."""
+"""Joints that score less are ignored."""
 LONGEST = 1.4
-"""Of a limb, in medians of its track."""
+"""Maximum length of a limb, relative to its median over the track."""
 LARGEST_JUMP = 0.5
-"""Of a limb's length from frame to frame, in medians of its track."""
+"""Maximum change of a limb's length between consecutive frames, relative to its median."""
 SHORTEST = 0.3
-"""Of the longest limb's median; shorter limbs are shown and not judged."""
+"""Limbs with a median below this fraction of the longest limb's median are reported but not
+flagged."""
 BANDS = {"elbow": (0.0, 165.0), "knee": (0.0, 165.0), "hip": (0.0, 160.0)}
-"""Degrees that a joint of that name reaches; shoulder and trunk go anywhere."""
+"""Range of each angle in degrees; shoulder and trunk are unlimited."""
 
 
 @dataclass(frozen=True)
 class Flag:
-    """One thing to look at.
+    """An implausible measurement.
 
     Args:
-        frame: Its index in the video.
-        what: Limb or angle, as people say it.
-        why: What it left, with figures.
+        frame: Index in the video.
+        what: Name of the limb or angle.
+        why: The measurement and the limit it exceeds.
     """
 
     frame: int
@@ -41,12 +42,13 @@ class Flag:
 
 @dataclass(frozen=True, eq=False)
 class Plausibility:
-    """One track, a row a frame.
+    """Measurements of one track, one row per frame.
 
     Args:
-        lengths: (num_frames, num_limbs) of limbs in medians of the track; NaN where an end is missing or unsure.
-        angles: (num_frames, len(ANGLES)) degrees, likewise.
-        flags: What leaves its band, in order of frames.
+        lengths: (num_frames, num_limbs) relative to the median over the track; NaN where an end is
+            missing or scores less than `SURE`.
+        angles: (num_frames, len(ANGLES)) degrees, with NaN likewise.
+        flags: Implausible measurements, sorted by frame.
     """
 
     lengths: np.ndarray
@@ -55,13 +57,13 @@ class Plausibility:
 
 
 def limb_names(poses: VideoPoses) -> tuple[str, ...]:
-    """`left_hip to left_knee`, in the order of the skeleton's limbs."""
+    """Names such as `left_hip to left_knee`, in the order of the skeleton's limbs."""
     joints = poses.header.joints
     return tuple(f"{joints[a]} to {joints[b]}" for a, b in poses.header.limbs)
 
 
 def judge(poses: VideoPoses, track_id: int) -> Plausibility:
-    """One person through the video.
+    """Check the poses of one track.
 
     Raises:
         KeyError: If there is no such track.
@@ -72,7 +74,7 @@ def judge(poses: VideoPoses, track_id: int) -> Plausibility:
     lengths = np.linalg.norm(points[:, limbs[:, 0]] - points[:, limbs[:, 1]], axis=-1)
     usual = _medians(lengths)
     lengths = lengths / usual
-    # Of a short limb, a few pixels are a large share.
+    # Of a short limb, a few pixels of error are a large fraction.
     judged = lengths.copy()
     judged[:, usual < SHORTEST * np.nanmax(usual, initial=0.0)] = np.nan
     angles = joint_angles(points, poses.header.joints)
@@ -86,7 +88,7 @@ def judge(poses: VideoPoses, track_id: int) -> Plausibility:
 
 
 def _medians(values: np.ndarray) -> np.ndarray:
-    """Of each column; NaN for columns without a positive one."""
+    """Median of each column, ignoring NaN; NaN where it is not positive."""
     out = np.full(values.shape[1], np.nan)
     for column in range(values.shape[1]):
         known = values[:, column][np.isfinite(values[:, column])]
@@ -103,7 +105,7 @@ def _long_limbs(lengths: np.ndarray, names: tuple[str, ...], indices: np.ndarray
 
 
 def _jumps(lengths: np.ndarray, names: tuple[str, ...], indices: np.ndarray) -> list[Flag]:
-    """Between frames that follow each other."""
+    """Flag large changes of length between consecutive frames."""
     steps = np.abs(np.diff(lengths, axis=0))
     steps[np.diff(indices) != 1] = np.nan
     return [

@@ -1,6 +1,6 @@
-"""What is done to a result after the network: weak joints dropped, short gaps in tracks filled, paths smoothed.
+"""Postprocessing of results: drop low-scoring joints, fill short gaps, smooth trajectories.
 
-By true times; filled joints are marked.
+Uses the true frame times. Filled joints are marked.
 """
 
 import math
@@ -17,45 +17,55 @@ from diffusionpose.errors import UsageError
 from diffusionpose.poses import Track, VideoPoses
 
 EVEN = 0.01
-"""Frames are evenly spaced when no interval differs from the middle one by a larger share."""
+"""Frames count as evenly spaced if no interval deviates from the median by more than this
+fraction."""
 _ORDER = 2
 _PADDING = 3 * (2 * _ORDER + 1)
 _NARROWED = (math.sqrt(2) - 1) ** (1 / (2 * _ORDER))
-"""Cut-off of two passes over that of each (Winter 2009)."""
+"""Cut-off frequency of two passes relative to that of each pass (Winter 2009)."""
 
 
 class Smoother(Protocol):
-    """Smooths one uninterrupted path."""
+    """Smooths one trajectory without gaps."""
 
     @property
     def name(self) -> str:
-        """As `parse_smoother` takes it."""
+        """Name and parameters, in the syntax of `parse_smoother`."""
         ...
 
     def check_rate(self, rate: float) -> None:
-        """Whether it can work on so many frames a second.
+        """Check that the frame rate (frames per second) is high enough.
 
         Raises:
-            UsageError: If they are too few.
+            UsageError: If it is too low.
         """
         ...
 
     def __call__(self, times: np.ndarray, points: np.ndarray, size: float) -> np.ndarray:
-        """(n, 2) pixels at (n,) seconds, increasing, of a person of that size in pixels -> (n, 2)."""
+        """Smooth a trajectory.
+
+        Args:
+            times: (n,) seconds, increasing.
+            points: (n, 2) pixels.
+            size: Of the person, in pixels.
+
+        Returns:
+            (n, 2) pixels.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class OneEuro:
-    """The 1 euro filter (Casiez et al., CHI 2012): an exponential average that gives way to movement. Needs no future.
+    """The 1 euro filter (Casiez et al., CHI 2012): causal low-pass, cut-off rises with speed.
 
     Args:
-        min_cutoff: Hz, of a joint at rest.
-        beta: Hz more for each body size a second that a joint moves at.
-        speed_cutoff: Hz, of the speed itself.
+        min_cutoff: Cut-off in Hz of a joint at rest.
+        beta: Increase of the cut-off in Hz for each body size per second of speed.
+        speed_cutoff: Cut-off in Hz of the speed estimate.
 
     Raises:
-        UsageError: If a cut-off is none.
+        UsageError: If a cut-off is not positive and finite, or `beta` is negative or not finite.
     """
 
     min_cutoff: float = 1.5
@@ -70,11 +80,11 @@ class OneEuro:
             raise UsageError(f"beta must be 0 or more, not {self.beta}")
 
     def check_rate(self, rate: float) -> None:
-        """Any will do."""
+        """Accept any frame rate."""
         del rate
 
     def __call__(self, times: np.ndarray, points: np.ndarray, size: float) -> np.ndarray:
-        """As `Smoother`."""
+        """Smooth a trajectory; see `Smoother`."""
         out = points.copy()
         speed = np.zeros(2)
         for n in range(1, len(points)):
@@ -93,19 +103,20 @@ def _check_cutoff(name: str, cutoff: float) -> None:
 
 
 def _share(cutoff: float, step: float) -> float:
-    """Of the new value, in an exponential average with that cut-off."""
+    """Weight of the new value in an exponential average, given cut-off (Hz) and step (s)."""
     return 1 / (1 + 1 / (2 * math.pi * cutoff * step))
 
 
 @dataclass(frozen=True)
 class Butterworth:
-    """A Butterworth filter of second order, forwards and backwards, so without lag: what biomechanics uses.
+    """Zero-lag second-order Butterworth filter (forwards and backwards), as in biomechanics.
 
     Args:
-        cutoff: Hz, of the two passes together; 6 serves walking, sprints and throws want more.
+        cutoff: Cut-off in Hz of both passes together; 6 suits walking, sprints and throws need
+            more.
 
     Raises:
-        UsageError: If the cut-off is none.
+        UsageError: If the cut-off is not positive and finite.
     """
 
     cutoff: float = 6.0
@@ -115,24 +126,24 @@ class Butterworth:
 
     @property
     def name(self) -> str:
-        """With its cut-off."""
+        """`butterworth:` and the cut-off in Hz."""
         return f"butterworth:{self.cutoff:g}"
 
     def check_rate(self, rate: float) -> None:
-        """As `Smoother`."""
+        """Check that each pass's cut-off is below half the frame rate; see `Smoother`."""
         if self.cutoff / _NARROWED >= rate / 2:
             raise UsageError(
-                f"--smooth butterworth:{self.cutoff:g} needs more than {rate:.4g} frames a second: take less than "
-                f"{_NARROWED * rate / 2:.3g} Hz",
-                plain=f"{rate:.4g} frames a second are too few for the Butterworth filter at "
-                f"{self.cutoff:g} Hz: take the 1 euro filter, or none",
+                f"--smooth butterworth:{self.cutoff:g} needs more than {rate:.4g} frames per second: use a cut-off "
+                f"below {_NARROWED * rate / 2:.3g} Hz",
+                plain=f"{rate:.4g} frames per second are too few for the Butterworth filter at "
+                f"{self.cutoff:g} Hz: use the 1 euro filter, or none",
             )
 
     def __call__(self, times: np.ndarray, points: np.ndarray, size: float) -> np.ndarray:
-        """As `Smoother`; paths too short for the filter's ends stay as they are.
+        """Smooth a trajectory (see `Smoother`), unless it is too short for the filter's padding.
 
         Raises:
-            UsageError: If the video has too few frames a second for the cut-off.
+            UsageError: If the frame rate is too low for the cut-off.
         """
         del size
         if len(points) <= _PADDING:
@@ -140,11 +151,11 @@ class Butterworth:
         steps = np.diff(times)
         middle = float(np.median(steps))
         is_even = bool((np.abs(steps - middle) <= EVEN * middle).all())
-        # From the first time to the last: beyond its ends a path cannot be told.
+        # Resample between the first and the last time only, to avoid extrapolation.
         num_steps = round((times[-1] - times[0]) / middle)
         even, step = np.linspace(times[0], times[-1], num_steps + 1, retstep=True)
         self.check_rate(1 / step)
-        # Two passes narrow the band; a wider one for each makes up for it.
+        # Two passes lower the overall cut-off, so each gets a higher one.
         sections = butter(_ORDER, self.cutoff / _NARROWED, fs=1 / step, output="sos")
         path = points if is_even else _at(even, times, points)
         if len(path) <= _PADDING:
@@ -154,15 +165,15 @@ class Butterworth:
 
 
 def _at(wanted: np.ndarray, times: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """A path at other times, straight between the known ones."""
+    """Interpolate a trajectory linearly at other times."""
     return np.column_stack([np.interp(wanted, times, column) for column in points.T])
 
 
 def parse_smoother(text: str) -> Smoother:
-    """`one-euro`, `butterworth` or `butterworth:HZ`.
+    """Parse `one-euro`, `butterworth` or `butterworth:HZ`.
 
     Raises:
-        UsageError: If it is none of them.
+        UsageError: If it is none of these.
     """
     if text == "one-euro":
         return OneEuro()
@@ -170,11 +181,16 @@ def parse_smoother(text: str) -> Smoother:
         cutoff = float(match[1] or Butterworth.cutoff)
         if cutoff > 0:
             return Butterworth(cutoff)
-    raise UsageError(f"--smooth {text!r}: there are one-euro, butterworth and butterworth:HZ")
+    raise UsageError(
+        f"unknown --smooth {text!r}; choose from one-euro, butterworth, butterworth:HZ"
+    )
 
 
 def smooth(poses: VideoPoses, smoother: Smoother) -> VideoPoses:
-    """Every joint of every track, from gap to gap, scene by scene. People without a track, and scores, stay as they are."""
+    """Smooth every joint of every track, separately between gaps and scenes.
+
+    People without a track, and scores, are unchanged.
+    """
     keypoints = poses.keypoints.copy()
     for track_id in poses.track_ids:
         track = poses.track(track_id)
@@ -189,13 +205,13 @@ def smooth(poses: VideoPoses, smoother: Smoother) -> VideoPoses:
 
 
 def _size(track: Track) -> float:
-    """The longer side of the person's box, in the middle of its track."""
+    """Median over the track of the longer side of the person's box, in pixels; at least 1."""
     box = track.box[track.present]
     return max(1.0, float(np.median((box[:, 2:] - box[:, :2]).max(1))))
 
 
 def _runs(known: np.ndarray, cuts: np.ndarray) -> list[slice]:
-    """Where `known` is true without interruption, in one scene."""
+    """Slices of the maximal runs of true values within a scene."""
     goes_on = known[1:] & known[:-1] & ~cuts[1:]
     starts = np.flatnonzero(known & ~np.concatenate([[False], goes_on]))
     ends = np.flatnonzero(known & ~np.concatenate([goes_on, [False]])) + 1
@@ -203,7 +219,7 @@ def _runs(known: np.ndarray, cuts: np.ndarray) -> list[slice]:
 
 
 def drop_weak(poses: VideoPoses, least: float) -> VideoPoses:
-    """Joints with a lower score become missing ones. Scores of people stay as they are."""
+    """Make joints that score less than `least` missing. Scores of people are unchanged."""
     weak = poses.keypoint_scores < least
     return replace(
         poses,
@@ -214,22 +230,22 @@ def drop_weak(poses: VideoPoses, least: float) -> VideoPoses:
 
 
 def fill_gaps(poses: VideoPoses, most: int) -> VideoPoses:
-    """Joints that are missing for a few frames get a path between their neighbours in time, and are marked.
+    """Interpolate joints and people that are missing for a few frames; filled joints are marked.
 
-    The path is monotone between known places (Fritsch and Carlson 1980); a filled joint has the lower score of the two that
-    the gap lies between. People who are missing for a few frames come back in them, with every joint whose own gap is not
-    longer than that.
+    Interpolation is monotone cubic (Fritsch and Carlson 1980). A filled joint gets the lower of the
+    scores at the two ends of its gap. A person who is missing for a few frames is restored with
+    every joint whose own gap is short enough.
 
     Args:
         poses: With tracks.
-        most: Frames of the longest gap that is filled.
+        most: Longest gap to fill, in frames.
     """
     known_rows = [np.flatnonzero(poses.track_id == track_id) for track_id in poses.track_ids]
     rows = [np.setdiff1d(np.arange(len(poses.frame_index)), np.concatenate([*known_rows, []]))]
     parts = [_rows_of(poses, rows[0].astype(int))]
     parts += [_filled_track(poses, track_id, most) for track_id in poses.track_ids]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    # People of one frame stay in their order; who comes back stands behind.
+    # The people of a frame keep their order; restored ones come last.
     order = np.lexsort([joined.pop("order"), joined["frame_index"]])
     return replace(poses, **{name: values[order] for name, values in joined.items()})
 
@@ -251,7 +267,7 @@ def _rows_of(poses: VideoPoses, rows: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _filled_track(poses: VideoPoses, track_id: int, most: int) -> dict[str, np.ndarray]:
-    """Rows of one track, in the frames where it is known or filled."""
+    """Columns of one track, in the frames where it is present or filled."""
     track = poses.track(track_id)
     rows = np.flatnonzero(poses.track_id == track_id)
     order = np.full(len(track), len(poses.frame_index) + rows[0])
@@ -272,7 +288,7 @@ def _filled_track(poses: VideoPoses, track_id: int, most: int) -> dict[str, np.n
         path, scores = track.keypoints[:, joint], track.keypoint_scores[:, joint]
         known = ~np.isnan(path[:, 0])
         gaps = _gaps(known, poses.cuts, most)
-        # Once a joint: it takes as long as the track.
+        # One interpolator per joint, as fitting takes time proportional to the track.
         between = PchipInterpolator(track.times[known], path[known]) if gaps else None
         for gap in gaps:
             assert between is not None
@@ -294,7 +310,7 @@ def _filled_track(poses: VideoPoses, track_id: int, most: int) -> dict[str, np.n
 
 
 def _gaps(known: np.ndarray, cuts: np.ndarray, most: int) -> list[slice]:
-    """Between known places of one scene, no longer than that."""
+    """Slices of the gaps between true values of one scene that are at most `most` long."""
     gaps = [slice(before.stop, after.start) for before, after in pairwise(_runs(known, cuts))]
     return [
         gap

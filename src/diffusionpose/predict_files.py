@@ -1,4 +1,4 @@
-"""A prediction as files: poses, tables and the annotated video appear together, or not at all."""
+"""Pose estimation to files, which are published together or not at all."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
@@ -29,12 +29,12 @@ from diffusionpose.structures import Frame, FramePoses, PosesHeader, VideoVerdic
 from diffusionpose.video import VideoReader, VideoWriter
 
 FRAMES_BEHIND = 8
-"""How far drawing and encoding may lag behind the network."""
+"""Maximum number of frames by which drawing and encoding lag behind the network."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `predict_files` made: the files, the verdict on the video, and what else is worth knowing."""
+    """Result of `predict_files`: the files, the verdict on the video, and notes for the user."""
 
     files: tuple[Path, ...]
     verdict: VideoVerdict
@@ -58,23 +58,26 @@ def predict_files(
     on_frame: Progress | None = None,
     also: Mapping[str, TextOf] | None = None,
 ) -> Outcome:
-    """Poses of an opened video as files in a folder; none stands under its final name before all are complete.
+    """Estimate the poses of an opened video and write result files.
+
+    No file gets its final name before all are complete.
 
     Args:
-        pipeline: What estimates.
+        pipeline: The pose estimator.
         reader: From `open_video`.
-        out: Folder, made if it is not there.
-        wanted: Formats, and what is done to tracks; JSON and nothing when left out.
+        out: Folder; created if missing.
+        wanted: Formats and postprocessing; by default JSON without postprocessing.
         video: Also write the annotated video.
-        hide_faces: Cover everybody's face in the annotated video.
-        overwrite: Replace files of the same names, though they are not of this video.
+        hide_faces: Cover faces in the annotated video.
+        overwrite: Replace existing files even if they are not results of this video.
         on_frame: Called with the poses of each finished frame.
-        also: Further text files: what their names end in, and what makes them of the whole result; needs the memory for it.
+        also: Further text files, as a function of the whole result for each file suffix; keeps the
+            whole result in memory.
 
     Raises:
-        UsageError: If the files cannot be written there, or files of those names are not results of this video, or it has
-            too few frames a second for the smoother.
-        DiffusionPoseError: If writing fails on the way; nothing is left behind.
+        UsageError: If the files cannot be written, files of these names are not results of this
+            video, or the frame rate is too low for the smoother.
+        DiffusionPoseError: If writing fails midway; nothing is left behind.
     """
     wanted, also = wanted or ResultOptions(), also or {}
     name = reader.info.stem
@@ -111,11 +114,11 @@ def predict_files(
 def _publish(
     writer: PosesWriter, exports: StagedExports, staged: list[AtomicFile]
 ) -> tuple[Path, ...]:
-    """All are complete: files only get their names, which are returned."""
+    """Give all completed files their final names, and return these."""
     exports.publish()
     for file in staged:
         file.publish()
-    # Last: whoever sees the keypoints finds the rest beside them.
+    # Keypoints last: once they appear, all other files are there.
     writer.publish()
     return (*writer.paths, *exports.paths, *(file.path for file in staged))
 
@@ -123,7 +126,7 @@ def _publish(
 def _finish_frames(
     pipeline: PosePipeline, reader: VideoReader, made: "_Finished", header: PosesHeader
 ) -> VideoPoses:
-    """Each frame is drawn and written while the next ones are estimated; then what is known of all."""
+    """Write and draw frames while the next are estimated; return the result if frames are kept."""
     with Behind(made, FRAMES_BEHIND) as behind, closing(pipeline.stream(reader)) as stream:
         for done in stream:
             behind(done)
@@ -131,7 +134,7 @@ def _finish_frames(
 
 
 class _Finished:
-    """Frames as they are finished: written everywhere, or kept for what needs them all."""
+    """Consumer of finished frames: writes, draws, and keeps them if the whole result is needed."""
 
     def __init__(
         self,
@@ -163,7 +166,10 @@ class _Finished:
             self._on_frame(poses)
 
     def whole(self, header: PosesHeader, reader: VideoReader) -> VideoPoses:
-        """The result, if frames were kept; where tracks are changed, written and drawn only now."""
+        """Return the result, empty unless frames were kept.
+
+        With postprocessing of tracks, frames are written and drawn only here.
+        """
         verdict = note_cuts(reader.verdict, self._cuts)
         found = VideoPoses.from_frames(header, self._kept, verdict).rounded()
         poses = found
@@ -179,19 +185,19 @@ class _Finished:
         try:
             return self._wanted.processed(poses)
         except UsageError as error:
-            # Only the true times could tell: no reason to lose what was estimated.
-            self.notes += (f"nothing was smoothed: {error.plain}",)
+            # The frame rate is only known now; keep the poses without smoothing.
+            self.notes += (f"not smoothed: {error.plain}",)
             return replace(self._wanted, smoother=None).processed(poses)
 
 
 class Drawing:
-    """Frames with their poses, into a film if there is one."""
+    """Draws poses on frames and encodes them into the annotated video, if there is one."""
 
     def __init__(self, film: "_Film | None", skeleton: Skeleton, *, hide_faces: bool) -> None:
         self._film, self._skeleton, self._hide_faces = film, skeleton, hide_faces
 
     def __call__(self, frame: Frame, poses: FramePoses, found: FramePoses | None = None) -> None:
-        """Draws and encodes one frame; faces are also where they were found, before weak joints were dropped."""
+        """Draw and encode one frame; faces of `found` (before postprocessing) are covered, too."""
         if self._film is not None:
             image = frame.image
             if self._hide_faces:
@@ -204,7 +210,7 @@ class Drawing:
         self(*one)
 
     def all(self, reader: VideoReader, poses: VideoPoses, found: VideoPoses) -> None:
-        """Every frame of a video that was read before, in another pass."""
+        """Draw and encode all frames in a second pass over the video."""
         if self._film is not None:
             with reader.again() as again, Behind(self._draw_one, FRAMES_BEHIND) as behind:
                 for one in zip(again, poses.frames(), found.frames(), strict=True):
@@ -220,35 +226,35 @@ def _guard_existing(
     video: bool,
     overwrite: bool,
 ) -> None:
-    """Results of the same video are replaced; another's of that name, or a video of the user's, are not."""
+    """Refuse to replace the source itself, or files that are not results of this video."""
     own = is_result_of(out / f"{name}.poses.json", reader.info)
     made = {*(one.suffix for one in FORMATS.values()), *suffixes, *([FILM] if video else [])}
     for path in files_of_result(out, name, made):
         if reader.is_same_file(path):
-            raise UsageError(f"{path} is the source itself: give another --out")
+            raise UsageError(f"{path} is the source itself: choose another --out")
         if not (own or overwrite):
             raise UsageError(
-                f"{path} is there and not of this video: give another --out, or --overwrite"
+                f"{path} exists and is not a result of this video: choose another --out, or pass --overwrite"
             )
 
 
 def _notes(detector: PersonDetector | BoxesFile, verdict: VideoVerdict) -> tuple[str, ...]:
     if isinstance(detector, BoxesFile) and detector.last_index >= verdict.num_frames:
         named, last = detector.last_index, verdict.num_frames - 1
-        return (f"{detector.name} has boxes for frame {named}, the video ends with frame {last}",)
+        return (f"{detector.name} has boxes for frame {named}, but the last frame is {last}",)
     return ()
 
 
 def _left_over(
     out: Path, name: str, files: tuple[Path, ...], reader: VideoReader
 ) -> tuple[str, ...]:
-    """Says that results of an earlier run stand beside those of this one, and do not belong to them."""
+    """Note files of an earlier run next to those of this one."""
     there = files_of_result(out, name, SUFFIXES)
     return left_over([one for one in there if not reader.is_same_file(one)], files)
 
 
 class _Film(NamedTuple):
-    """The annotated video in the making."""
+    """The annotated video while it is being written."""
 
     file: AtomicFile
     writer: VideoWriter
@@ -256,7 +262,7 @@ class _Film(NamedTuple):
 
 @contextmanager
 def _film(path: Path, reader: VideoReader) -> Iterator[_Film]:
-    """A video under a temporary name, removed unless it is published."""
+    """Open a video writer under a temporary name; the file is removed unless published."""
     file, info = AtomicFile(path), reader.info
     try:
         size = info.width, info.height

@@ -1,4 +1,4 @@
-"""What a process of our own may use, and sets up for itself before torch is imported."""
+"""CPU cores available to this process, and its setup before torch is imported."""
 
 import ctypes
 import math
@@ -7,11 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
-"""Of a container on Linux: microseconds of work in so many of time, or `max`."""
+"""CPU quota of a Linux container: microseconds of CPU time per period (or `max`), and the
+period."""
 
 
 def usable_cores() -> int:
-    """Cores that this process may keep busy; those of the machine may be more, for a container or a queue gives a part."""
+    """Number of cores that this process may use, given its CPU affinity and container quota."""
     has_affinity = hasattr(os, "sched_getaffinity")  # macOS and Windows do not
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     with suppress(OSError, ValueError, ZeroDivisionError):  # no such limit
@@ -21,11 +22,12 @@ def usable_cores() -> int:
 
 
 def prepare_process() -> None:
-    """What makes torch's threads and buffers fast in a process of our own; docs/decisions/007-process.md has figures."""
+    """Tune OpenMP threads and malloc for torch; docs/decisions/007-process.md has measurements."""
     if "OMP_WAIT_POLICY" not in os.environ:
-        # Read when torch is imported. GNU OpenMP's threads spin for this long, some 30 us, before they sleep.
+        # Read when torch is imported: GNU OpenMP threads spin this long, some 30 us, before
+        # sleeping.
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    # No glibc: Windows does not even take None.
+    # Without glibc there is no mallopt; on Windows, CDLL(None) itself fails.
     with suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         trim_threshold, top_pad, mmap_threshold = -1, -2, -3

@@ -1,6 +1,6 @@
-"""Every setting of training runs: data, augmentation, teachers, optimizer; one YAML a recipe, unknown keys are errors.
+"""Training recipes in YAML: data, augmentation, teachers, optimizer; no unknown keys.
 
-A recipe is changed from the command line by `--set a.b=c`; values are read as YAML.
+`--set a.b=c` on the command line overrides a setting; values are parsed as YAML.
 """
 
 from collections.abc import Sequence
@@ -27,46 +27,53 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class AugmentConfig(Frozen):
-    """Random changes of a training clip; one draw serves all of its frames. Probabilities and half-widths."""
+    """Random augmentation of training clips, drawn once for all frames of a clip.
+
+    Fields are probabilities, or half-widths of uniform distributions, unless they say otherwise.
+    """
 
     flip: Share = 0.5
     scale: float = Field(default=0.35, ge=0, lt=1)
-    """The window grows or shrinks by up to this share."""
+    """The crop window grows or shrinks by up to this fraction."""
     rotation: float = Field(default=45.0, ge=0, le=180)
     """Degrees to either side, in `rotation_share` of the clips."""
     rotation_share: Share = 0.6
     shift: Share = 0.08
-    """Of the window's sides."""
+    """As a fraction of the window's sides."""
     half_body: Share = 0.2
     truncation: Share = 0.0
-    """Share of clips whose picture ends within the person, who then fills the crop with what is left."""
+    """Share of clips whose image border cuts the person; the visible rest fills the crop."""
     colour: Share = 0.4
     """Strength of brightness, contrast, saturation and tint."""
     grey: Share = 0.1
     exposure: Share = 0.0
-    """Share of clips under- or overexposed, by a gamma of 3 at most."""
+    """Share of clips that are under- or overexposed, by a gamma of at most 3."""
     compression: Share = 0.0
-    """Share of clips as a small, strongly compressed video shows them."""
+    """Share of clips with low resolution and strong video compression."""
     blur: Share = 0.15
     """Share of clips with motion blur or defocus."""
     defocus: Share = 0.5
-    """Of the blurred clips, the share out of focus; the others have motion blur."""
+    """Share of the blurred clips that are out of focus; the others have motion blur."""
     blur_each: Share = 0.0
-    """Of the blurred clips, the share in which each frame has a blur of its own, and neighbours may be sharp."""
+    """Share of the blurred clips in which each frame is blurred differently, and neighbours may be
+    sharp."""
     occlusion: Share = 0.3
-    """Share of clips with patches that hide parts of the person."""
+    """Share of clips with patches that occlude parts of the person."""
     occluder_speed: float = Field(default=0.02, ge=0)
-    """Of these patches, in widths of the crop a frame (standard deviation): at 0.15, neighbours often show what they hide."""
+    """Standard deviation of the patches' speed in crop widths per frame; at 0.15, neighbour frames
+    often show what is occluded."""
     occluder_texture: Share = 0.0
-    """Of these patches, the share cut out of another example's picture, and larger; the others are coloured noise."""
+    """Share of patches that are cut from another example's image, and larger; the others are
+    coloured noise."""
     still_motion: Share = 0.04
-    """Speed of the motion made from a still, in window sides a frame."""
+    """Speed of the synthetic motion of still images, in window sides per frame."""
     frame_jitter: Share = 0.0
-    """Share of neighbour frames that give way to the frame behind them (t-2, t+2) or to the key frame."""
+    """Share of neighbour frames that are replaced by the next one outwards (t-2, t+2) or by the key
+    frame."""
 
 
 class CorruptionConfig(AugmentConfig):
-    """What makes a harder copy of a validation set; nothing but what is asked for."""
+    """Augmentation that makes a validation set harder; everything is off by default."""
 
     flip: Share = 0.0
     scale: float = Field(default=0.0, ge=0, lt=1)
@@ -81,58 +88,67 @@ class CorruptionConfig(AugmentConfig):
 
 
 class AnchorConfig(Frozen):
-    """What a pretrained stem knew is held while it learns: its old heatmap head must see on it what it saw before, if that was right."""
+    """Regularisation of a pretrained stem towards its original function.
+
+    The stem's original heatmap head, applied to the trained stem, must reproduce its original
+    heatmaps where they were correct.
+    """
 
     weights: Path
-    """Of `tools/make_stem.py`: the stem and its heatmap head."""
+    """File of `tools/make_stem.py` with the stem and its heatmap head."""
     weight: float = Field(default=0.05, gt=0)
-    """Of the loss."""
+    """Of the loss term."""
     share: Share = 0.5
-    """Of a batch's clips, by their key frames."""
+    """Share of a batch's clips, of which the key frames are used."""
 
 
 class TeacherConfig(Frozen):
-    """A network that teaches."""
+    """A teacher network for distillation."""
 
     weights: Path
-    """Folder or bundled name of a model, or a file of `tools/make_stem.py`, for MoveNet as it came."""
+    """Folder or bundled name of a model, or a file of `tools/make_stem.py` for the original
+    MoveNet."""
     share: float = Field(default=1.0, gt=0)
-    """Of the clips, in relation to the other teachers'."""
+    """Share of the clips, relative to those of the other teachers."""
 
 
 class DistillationConfig(Frozen):
-    """Other networks' heatmaps are learnt besides the labels: those of one of them for each clip, of every second one mirrored."""
+    """Distillation: train on heatmaps of teacher networks besides the labels.
+
+    Each clip has one randomly drawn teacher, which sees it mirrored with probability 0.5.
+    """
 
     teachers: tuple[TeacherConfig, ...] = Field(min_length=1)
     weight: float = Field(default=0.5, gt=0, le=1)
-    """Of what teachers say in the loss; labels have the rest."""
+    """Of the teachers in the loss; the labels have the rest."""
 
 
 class SourceConfig(Frozen):
-    """One data set: a PoseTrack17, 18 or 21 root with a split, or COCO annotations with their images (docs/data.md)."""
+    """A data set: split of a PoseTrack17, 18 or 21 root, or COCO annotations (docs/data.md)."""
 
     kind: Literal["posetrack", "coco"]
     root: Path
     split: str | None = None
-    """`posetrack`: the folder of annotation files; which PoseTrack it is, and where the images lie, is found out."""
+    """`posetrack`: folder of annotation files; version and location of the images are detected."""
     annotations: Path | None = None
     """`coco`: relative to the root."""
     images: Path | None = None
     """`coco`: relative to the root."""
     subset: Path | None = None
-    """Text file with a video, frame path or frame id a line, relative to the root: only these."""
+    """Text file, relative to the root, with one video, frame path or frame id to use per line."""
     stride: int = Field(default=1, ge=1)
-    """Every n-th annotated frame or picture."""
+    """Use every n-th annotated frame or image."""
     share: float = Field(default=1.0, gt=0, le=1_000)
-    """Share of its people that an epoch draws; above 1 they repeat, each time augmented anew."""
+    """Number of people per epoch relative to the data set; above 1 they repeat with new
+    augmentation."""
     corruption: CorruptionConfig | None = None
-    """Validation: changes drawn once for each clip, the same in every run, for a harder copy of the set (by PCK only)."""
+    """Validation: fixed corruption of each clip, the same in every run; measured by PCK only."""
     label: str | None = Field(default=None, pattern=r"^\w[\w.-]*$")
-    """Validation: its name in metrics, in place of root and split or annotation file."""
+    """Validation: name in metrics; by default made of the root and the split or annotation file."""
 
     @property
     def name(self) -> str:
-        """Stands for it in metrics."""
+        """Name of the source in metrics."""
         if self.label is not None:
             return self.label
         part = self.split or (self.annotations.stem if self.annotations else "")
@@ -141,17 +157,18 @@ class SourceConfig(Frozen):
 
 
 class OptimizerConfig(Frozen):
-    """AdamW, its rates by part of the model, their schedule, and the average of the weights."""
+    """AdamW with learning rates by part of the model, their schedule, and weight averaging."""
 
     learning_rate: float = Field(default=5e-4, gt=0)
     backbone_scale: float = Field(default=1.0, ge=0)
-    """Of the backbone's learning rate; 0 freezes it."""
+    """Factor of the backbone's learning rate; 0 freezes it."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
-    """Factor on the rate for each block of the backbone below the last, as ViTPose is fine-tuned."""
+    """Layer-wise decay: factor of the rate for each backbone block below the last, as in
+    ViTPose."""
     stem_scale: float = Field(default=0.3, ge=0)
     """`hybrid` backbones: further factor for the pretrained stem; 0 freezes it."""
     frozen_stem_blocks: int = Field(default=0, ge=0)
-    """`hybrid` backbones: blocks of the stem that stay as they are, counted from the image."""
+    """`hybrid` backbones: number of frozen stem blocks, counted from the image."""
     weight_decay: float = Field(default=0.05, ge=0)
     warmup_steps: int = Field(default=500, ge=0)
     schedule: Literal["step", "cosine"] = "step"
@@ -163,7 +180,7 @@ class OptimizerConfig(Frozen):
     @model_validator(mode="after")
     def _milestones_increase(self) -> Self:
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones {list(self.milestones)} must increase")
+            raise ValueError(f"milestones must be increasing, not {list(self.milestones)}")
         return self
 
 
@@ -175,34 +192,36 @@ class TrainConfig(Frozen):
     train: tuple[SourceConfig, ...] = Field(min_length=1)
     validation: tuple[SourceConfig, ...] = ()
     validation_metric: Literal["pck", "posetrack-ap"] = "pck"
-    """`posetrack-ap`, of `posetrack` sources, is what `diffusionpose evaluate` finds with true boxes; PCK comes besides."""
+    """`posetrack-ap` also measures PoseTrack AP on `posetrack` sources, as `diffusionpose evaluate`
+    does with ground-truth boxes; PCK is always measured."""
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
     anchor: AnchorConfig | None = None
     distillation: DistillationConfig | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     init_from: Path | None = None
-    """Folder or .safetensors with weights to start from; parts that are not in it start afresh."""
+    """Folder or .safetensors file with initial weights; parts that it lacks are initialised
+    randomly."""
     init_part: str = ""
-    """`backbone.`: of those, only the backbone's; any start of the tensors' names."""
+    """Prefix of the tensor names to take from `init_from`, such as `backbone.`; empty takes all."""
     backbone_weights: Path | None = None
-    """ViTPose weights: an original `.pth`, a safetensors file, or a folder in the Hugging Face layout."""
+    """ViTPose weights: an original `.pth`, a safetensors file, or a folder in the Hugging Face
+    layout."""
     feature_cache: Path | None = None
-    """Folder for the features of a frozen backbone, which then runs once for each record and draw, not in every step."""
+    """Folder that caches the features of a frozen backbone, computed once per record and draw."""
     feature_draws: Count = 1
-    """Augmentations of a record that the cache holds."""
+    """Number of augmented versions of each record in the cache."""
     epochs: int = Field(default=20, ge=1)
     batch_size: Count = 32
     accumulate: Count = 1
-    """Batches a step, whose gradients are averaged.
+    """Batches per optimizer step, whose gradients are averaged.
 
-    Nearly one batch of that many times the size: each is divided by its own number of labelled
-    joints, not by that of all, and an epoch's last step has those that are left, their sum still
-    divided by `accumulate`.
+    Not quite equivalent to one large batch: each batch is normalised by its own number of labelled
+    joints, and an incomplete last step of an epoch is still divided by `accumulate`.
     """
     precision: Annotated[Literal["32", "bf16"], BeforeValidator(str)] = "32"
     final_timestep_share: float = Field(default=0.3, ge=0, le=1)
-    """Share of a batch at t = T - 1, the step that one-step inference starts from."""
+    """Share of a batch at t = T - 1, where one-step inference starts."""
     workers: int = Field(default=1, ge=0, le=1_000)
     seed: Seed = 0
     checkpoint_minutes: float = Field(default=5.0, gt=0)
@@ -210,14 +229,16 @@ class TrainConfig(Frozen):
     @model_validator(mode="after")
     def _training_is_not_corrupted(self) -> Self:
         if any(source.corruption for source in self.train):
-            raise ValueError("corruption is for validation sources: set augment")
+            raise ValueError(
+                "corruption applies to validation sources only: use augment for training"
+            )
         return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         names = [source.name for source in self.validation]
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"two validation sources are called {twice}: give one a label")
+            raise ValueError(f"two validation sources are named {twice}: give one a label")
         return self
 
     @model_validator(mode="after")
@@ -228,14 +249,15 @@ class TrainConfig(Frozen):
             self.optimizer.backbone_scale and self.optimizer.stem_scale
         ):
             raise ValueError(
-                "anchor is for a stem that learns: leave it out, or set optimizer.stem_scale above 0"
+                "anchor needs a stem that is trained: leave it out, or set optimizer.backbone_scale and "
+                "optimizer.stem_scale above 0"
             )
         return self
 
     @model_validator(mode="after")
     def _teachers_need_pictures(self) -> Self:
         if self.distillation is not None and self.feature_cache is not None:
-            raise ValueError("distillation needs pictures: leave feature_cache out")
+            raise ValueError("distillation needs images: leave feature_cache out")
         return self
 
     @model_validator(mode="after")
@@ -248,24 +270,25 @@ class TrainConfig(Frozen):
 
 
 DATA = "DATA"
-"""What stands in recipes for the folder of the data sets."""
+"""Placeholder in recipes for the folder of the data sets."""
 
 
 def read_recipe(
     path: str | Path, settings: Sequence[str] = (), data: Path | None = None
 ) -> TrainConfig:
-    """A training recipe; `model` may be the name of a size.
+    """Read a training recipe; its `model` may be the name of a size.
 
     Args:
         path: The file.
-        settings: As `override`.
-        data: For `DATA` at the start of the sources' roots.
+        settings: Overrides; see `override`.
+        data: Replaces `DATA` at the start of the sources' roots.
 
     Raises:
-        ConfigError: As `parse`, `read_yaml` and `override`; and if the recipe has `DATA` and there is no `data`.
+        ConfigError: If the file or a setting is invalid, or the recipe has `DATA` and `data` is
+            None.
     """
     values = _with_model(read_yaml(path))
-    # A size may be set as well, and then parts of it.
+    # Sizes first, as other settings may change parts of them.
     sizes = [setting for setting in settings if setting.startswith("model=")]
     values = _with_model(override(values, sizes))
     others = [setting for setting in settings if setting not in sizes]
@@ -278,7 +301,7 @@ def read_recipe(
 
 
 def _with_model(values: dict[str, Any]) -> dict[str, Any]:
-    """With the settings of a size in place of its name."""
+    """Replace the name of a model size by its settings."""
     size = values.get("model")
     if not isinstance(size, str):
         return values
@@ -290,16 +313,16 @@ def _placed(source: SourceConfig, data: Path | None, origin: str) -> SourceConfi
         return source
     if data is None:
         raise ConfigError(
-            f"{origin}: {source.root}: say with --data which folder {DATA} stands for, or set another root"
+            f"{origin}: {source.root}: give the folder that {DATA} stands for as --data, or set another root"
         )
     return source.model_copy(update={"root": data.joinpath(*source.root.parts[1:])})
 
 
 def override(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
-    """A copy of `values` with each `a.b=c` of `settings` applied; `a.0.b=c` goes into a list.
+    """Return a copy of `values` with each `a.b=c` of `settings` applied; `a.0.b=c` indexes a list.
 
     Raises:
-        ConfigError: If a setting has no `=`, or its path runs through something that holds no keys.
+        ConfigError: If a setting has no `=`, or its path leads through a value without keys.
     """
     out = yaml.safe_load(yaml.safe_dump(values))
     for setting in settings:
@@ -311,7 +334,7 @@ def override(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
         for part in parents:
             node = _step_into(node, part, setting)
         if not isinstance(node, dict):
-            raise ConfigError(f"--set {setting!r}: there are no keys at {'.'.join(parents)!r}")
+            raise ConfigError(f"--set {setting!r}: {'.'.join(parents)!r} has no keys")
         node[last] = parse_yaml(text, f"--set {setting!r}")
     return out
 
@@ -321,4 +344,4 @@ def _step_into(node: Any, part: str, setting: str) -> Any:
         return node.setdefault(part, {})
     if isinstance(node, list) and part.isdigit() and int(part) < len(node):
         return node[int(part)]
-    raise ConfigError(f"--set {setting!r}: there is nothing under {part!r}")
+    raise ConfigError(f"--set {setting!r}: no such key or index: {part!r}")

@@ -1,8 +1,8 @@
-"""Drawing poses: skeletons that read on any background, and contact sheets.
+"""Drawing: skeletons that are legible on any background, and contact sheets.
 
-Every person is painted into the copy of a region that just holds it, and blended with the picture through a
-mask of opacities: the cost goes with the size of people, not with that of the picture. Shapes are polygons at
-sub-pixel places, for OpenCV's lines have whole widths only and its circles no smooth edge at small sizes.
+Each person is painted onto a copy of their bounding region and blended through an opacity mask, so
+the cost depends on the size of people, not of the image. Shapes are sub-pixel polygons, since OpenCV's
+lines have integer widths and its small circles are rough.
 """
 
 import math
@@ -22,14 +22,14 @@ Colour = tuple[int, int, int]
 """RGB, 0 to 255."""
 
 _SHIFT = 4
-"""OpenCV takes places as integers with so many bits after the point."""
+"""Fractional bits of OpenCV's fixed-point coordinates."""
 _FAR = 2**14
-"""Pixels beyond which a place is clipped, so that it fits OpenCV's integers."""
+"""Coordinates are clipped to this many pixels, so that they fit OpenCV's integers."""
 _FONT = cv2.FONT_HERSHEY_DUPLEX
 _CAP_POINTS = 9
 _DISC_POINTS = 20
 
-# Okabe and Ito's colours, told apart with any colour vision; orange and blue, a little brighter, for the sides.
+# Okabe and Ito's palette for any colour vision, with brighter orange and blue for the sides.
 LEFT_ORANGE: Colour = (245, 134, 20)
 RIGHT_BLUE: Colour = (60, 160, 240)
 CENTRE_WHITE: Colour = (240, 240, 235)
@@ -53,16 +53,16 @@ class RenderStyle:
         left: Colour of the person's left side.
         right: Colour of the person's right side.
         centre: Colour of head and neck, and of limbs from side to side.
-        joint_lightness: How far joints are lighter than their limbs: 0 not at all, 1 white.
+        joint_lightness: How much lighter joints are than limbs, from 0 (same colour) to 1 (white).
         halo: Colour of the outline.
-        halo_width: Of the outline, as a share of the limb's width; a pixel at least.
-        halo_opacity: Of the outline, relative to what it surrounds.
-        score_floor: Joints that score less are not drawn, nor are their limbs.
-        score_opaque: From this score on, joints are drawn at full opacity.
-        min_opacity: Of a joint at the floor.
-        thickness: Width of limbs as a share of the person's size.
-        min_thickness: In pixels.
-        max_thickness: In pixels.
+        halo_width: Width of the outline relative to the limb's width; at least one pixel.
+        halo_opacity: Opacity of the outline relative to the limb or joint.
+        score_floor: Joints that score less, and their limbs, are not drawn.
+        score_opaque: Joints that score at least this are fully opaque.
+        min_opacity: Opacity of a joint at `score_floor`.
+        thickness: Width of limbs relative to the person's size.
+        min_thickness: Minimum width of limbs in pixels.
+        max_thickness: Maximum width of limbs in pixels.
         show_tags: Whether to write each person's track id.
         show_boxes: Whether to draw each person's box.
     """
@@ -84,11 +84,11 @@ class RenderStyle:
     show_boxes: bool = False
 
     def limb_colour(self, side: str) -> Colour:
-        """The colour of limbs of a side, named as by `Skeleton.side`."""
+        """Colour of the limbs of a side, as named by `Skeleton.side`."""
         return {"left": self.left, "right": self.right}.get(side, self.centre)
 
     def joint_colour(self, side: str) -> Colour:
-        """The colour of joints of a side."""
+        """Colour of the joints of a side, as named by `Skeleton.side`."""
         red, green, blue = (
             round(channel + self.joint_lightness * (255 - channel))
             for channel in self.limb_colour(side)
@@ -96,7 +96,7 @@ class RenderStyle:
         return red, green, blue
 
     def opacity(self, scores: np.ndarray) -> np.ndarray:
-        """Opacity for scores: 0 below the floor, then rising evenly to 1."""
+        """Map scores to opacities: 0 below `score_floor`, then linear up to 1 at `score_opaque`."""
         rise = (scores - self.score_floor) / max(self.score_opaque - self.score_floor, 1e-6)
         shown = self.min_opacity + (1 - self.min_opacity) * np.clip(rise, 0, 1)
         return np.where(scores >= self.score_floor, shown, 0.0)
@@ -106,7 +106,7 @@ DEFAULT_STYLE = RenderStyle()
 
 
 def track_colour(track_id: int) -> Colour:
-    """The colour of a track: the same in every frame."""
+    """Colour of a track, which is the same in every frame."""
     return TRACK_COLOURS[track_id % len(TRACK_COLOURS)]
 
 
@@ -117,19 +117,19 @@ def draw_poses(
     *,
     style: RenderStyle = DEFAULT_STYLE,
 ) -> np.ndarray:
-    """The picture with skeletons, and tags if there are tracks.
+    """Draw skeletons, and tags of people with a track id, on a copy of the image.
 
     Args:
-        image: (height, width, 3) uint8 RGB; left as it is.
-        people: With keypoints in this picture's pixels, in the order of `skeleton`.
+        image: (height, width, 3) uint8 RGB; not modified.
+        people: With keypoints in pixels of this image, in the joint order of `skeleton`.
         skeleton: Joints and limbs.
         style: Colours, sizes, and what to show.
 
     Returns:
-        A new picture.
+        A new image.
 
     Raises:
-        ValueError: The picture is not RGB uint8, or keypoints do not fit the skeleton.
+        ValueError: If the image is not uint8 RGB, or keypoints do not fit the skeleton.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"expected (height, width, 3) uint8, found {image.shape} {image.dtype}")
@@ -138,11 +138,11 @@ def draw_poses(
     for person in everybody:
         if np.shape(person.keypoints) != (skeleton.num_joints, 3):
             raise ValueError(
-                f"keypoints are {np.shape(person.keypoints)}, {skeleton.name} has {skeleton.num_joints} joints"
+                f"keypoints of {skeleton.name} must be ({skeleton.num_joints}, 3), not {np.shape(person.keypoints)}"
             )
         _draw_skeleton(out, person, skeleton, style)
     tags: list[_Tag] = []
-    for person in everybody:  # above all skeletons
+    for person in everybody:  # tags go on top of all skeletons
         _draw_labels(out, person, skeleton, style, tags)
     return out
 
@@ -151,7 +151,7 @@ def draw_poses(
 
 
 class _Stroke(NamedTuple):
-    """A limb or joint: its outline and itself as polygons (points, 2) in `_fixed` places, and how it looks."""
+    """A limb or joint: fixed-point polygons (points, 2) of outline and body, and its look."""
 
     halo: np.ndarray
     core: np.ndarray
@@ -170,7 +170,7 @@ def _draw_skeleton(
     region = image[rows, columns]
     origin = _fixed(np.array([columns.start, rows.start]))
     painted, mask = region.copy(), np.zeros(region.shape[:2], np.uint8)
-    # All outlines before all bodies: a limb is not cut by the outline of the next one at their joint.
+    # All outlines first, so that none cuts through a neighbouring limb at their joint.
     for stroke in strokes:
         outline = stroke.halo - origin
         _fill(painted, outline, style.halo)
@@ -183,7 +183,7 @@ def _draw_skeleton(
 
 
 def _strokes(person: PersonPose, skeleton: Skeleton, style: RenderStyle) -> list[_Stroke]:
-    """Limbs, then joints, each the faintest first, so that the surer lies on top."""
+    """Strokes in drawing order: limbs, then joints, each by increasing opacity."""
     points, opacity = _visible(person, style)
     width = _limb_width(person, points[opacity > 0], style)
     edge = max(1.0, style.halo_width * width)
@@ -206,7 +206,7 @@ def _strokes(person: PersonPose, skeleton: Skeleton, style: RenderStyle) -> list
 
 
 def _visible(person: PersonPose, style: RenderStyle) -> tuple[np.ndarray, np.ndarray]:
-    """Places (num_joints, 2), all finite, and opacities (num_joints,), 0 for what is not drawn."""
+    """Coordinates (num_joints, 2), all finite, and opacities (num_joints,), 0 if not drawn."""
     keypoints = np.asarray(person.keypoints, np.float64)
     known = np.all(np.isfinite(keypoints), axis=1)
     keypoints = np.where(known[:, None], keypoints, 0.0)
@@ -220,15 +220,16 @@ def _faintest_first(opacity: np.ndarray) -> list[int]:
 
 
 def _limb_side(skeleton: Skeleton, limb: int) -> str:
-    """A limb belongs to the side of either end; one from side to side is central."""
+    """Side of a limb: that of its ends; `centre` if they are on different sides or on none."""
     sides = {skeleton.side(joint) for joint in skeleton.limbs[limb]} - {"centre"}
     return sides.pop() if len(sides) == 1 else "centre"
 
 
 def _limb_width(person: PersonPose, points: np.ndarray, style: RenderStyle) -> float:
-    """Pixels. A person's size is the longer side of the box or of the joints' extent, whichever is less.
+    """Width of limbs in pixels, proportional to the person's size.
 
-    A joint that is far off enlarges the extent, a careless box the box.
+    The size is the longer side of the box or of the joints' extent: the smaller one, as boxes may be
+    loose and joints stray.
     """
     spans = [float(np.ptp(points, axis=0).max())] if len(points) > 1 else []
     box = np.asarray(person.box, np.float64)
@@ -240,13 +241,13 @@ def _limb_width(person: PersonPose, points: np.ndarray, style: RenderStyle) -> f
 
 @lru_cache(maxsize=1)
 def _disc() -> np.ndarray:
-    """(points, 2) on the circle of radius 1."""
+    """Polygon (points, 2) of the unit circle."""
     angles = np.arange(_DISC_POINTS) * (2 * np.pi / _DISC_POINTS)
     return np.column_stack([np.cos(angles), np.sin(angles)])
 
 
 def _capsules(ends: np.ndarray, radius: float) -> np.ndarray:
-    """Outlines of all that is within `radius` of lines: (lines, 2, 2) to (lines, points, 2)."""
+    """Outlines of points within `radius` of segments: (lines, 2, 2) -> (lines, points, 2)."""
     start, end = ends[:, 0, None], ends[:, 1, None]
     along = np.arctan2(*(end - start)[..., ::-1].transpose(2, 0, 1))
     turn = along + np.linspace(-np.pi / 2, np.pi / 2, _CAP_POINTS)
@@ -255,7 +256,7 @@ def _capsules(ends: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _window(shapes: Sequence[np.ndarray], size: tuple[int, ...]) -> tuple[slice, slice] | None:
-    """Rows and columns of the picture that hold the shapes; None if nothing is inside."""
+    """Rows and columns of the image that contain the shapes; None if all are outside."""
     if not shapes:
         return None
     points = np.concatenate(shapes) / 2**_SHIFT
@@ -265,7 +266,7 @@ def _window(shapes: Sequence[np.ndarray], size: tuple[int, ...]) -> tuple[slice,
 
 
 def _fixed(places: np.ndarray) -> np.ndarray:
-    """Places as OpenCV takes them: integers, `_SHIFT` bits of them after the point."""
+    """Convert coordinates to OpenCV's fixed point with `_SHIFT` fractional bits."""
     return np.rint(places * 2**_SHIFT).astype(np.int32)
 
 
@@ -274,7 +275,7 @@ def _fill(canvas: np.ndarray, polygon: np.ndarray, colour: Sequence[float]) -> N
 
 
 def _blend(below: np.ndarray, above: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """`above` where the mask is 255, `below` where it is 0; in bytes, twice as fast as in float."""
+    """Alpha-blend `above` over `below` with a uint8 mask; twice as fast as in float."""
     weight = cv2.merge((mask, mask, mask))
     kept = cv2.multiply(below, cv2.bitwise_not(weight), scale=1 / 255)
     return cv2.add(kept, cv2.multiply(above, weight, scale=1 / 255))
@@ -284,7 +285,7 @@ def _blend(below: np.ndarray, above: np.ndarray, mask: np.ndarray) -> np.ndarray
 
 
 class _Tag(NamedTuple):
-    """The middle (x, y) of a tag, and how far it reaches to either side of it."""
+    """Centre (x, y) and half size (x, y) of a tag in pixels."""
 
     middle: np.ndarray
     reach: np.ndarray
@@ -297,7 +298,7 @@ def _draw_labels(
     style: RenderStyle,
     tags: list[_Tag],
 ) -> None:
-    """The box and the tag, in the colour of the track; the tag is added to those that are there."""
+    """Draw the box and the tag in the colour of the track; append the tag to `tags`."""
     tracked = person.track_id != NO_TRACK
     colour = track_colour(person.track_id) if tracked else CENTRE_WHITE
     box = np.asarray(person.box, np.float64)
@@ -310,7 +311,7 @@ def _draw_labels(
 
 
 def _extent(person: PersonPose, style: RenderStyle) -> np.ndarray | None:
-    """x0, y0, x1, y1 of the joints that are drawn, else the box; None if there is neither."""
+    """Bounds x0, y0, x1, y1 of the drawn joints, else the box; None if there is neither."""
     keypoints = np.asarray(person.keypoints, np.float64)
     shown = np.isfinite(keypoints).all(axis=1) & (keypoints[:, 2] >= style.score_floor)
     points = keypoints[shown, :2] if shown.any() else np.reshape(person.box, (2, 2))
@@ -334,7 +335,7 @@ def _draw_tag(
     style: RenderStyle,
     tags: list[_Tag],
 ) -> None:
-    """A pill above the head, kept inside the picture; none for people outside it."""
+    """Draw a pill-shaped tag above the head, inside the image; skip people outside the image."""
     x0, y0, x1, y1 = extent
     height, width = image.shape[:2]
     if x1 < 0 or y1 < 0 or x0 >= width or y0 >= height:
@@ -359,9 +360,9 @@ def _tag_place(
     reach: np.ndarray,
     size: tuple[int, int],
 ) -> tuple[float, float]:
-    """The middle of a tag that needs `reach` (x, y) around it: above the head, or above all joints.
+    """Centre of a tag of half size `reach` (x, y): above the head, or else above all joints.
 
-    Where the picture ends above a head, the tag slides down beside it: it must not leap as heads rise and fall.
+    At the top of the image, the tag slides around the head, so that it moves smoothly with it.
     """
     x0, y0, x1, _ = extent
     if head is None:
@@ -377,7 +378,7 @@ def _tag_place(
 
 
 def _beside_others(tag: _Tag, others: list[_Tag], size: tuple[int, int]) -> np.ndarray:
-    """Where the tag hides no other: moved up, or aside; where it is if the picture has no room."""
+    """Move a tag up or sideways until it overlaps no other; unchanged if the image has no room."""
     taken = np.array([other.middle for other in others]).reshape(-1, 2)
     room = np.array([other.reach for other in others]).reshape(-1, 2) + tag.reach
     for step in np.array([[0, -1], [1, 0], [-1, 0]]):
@@ -391,7 +392,7 @@ def _beside_others(tag: _Tag, others: list[_Tag], size: tuple[int, int]) -> np.n
 
 
 def _kept_within(place: float, margin: float, size: int) -> float:
-    """The place moved so that `margin` on both sides fits; the middle if it cannot."""
+    """Clamp a coordinate so that `margin` fits on both sides; the centre if that is impossible."""
     return min(max(place, margin), size - 1 - margin) if 2 * margin < size else (size - 1) / 2
 
 
@@ -403,11 +404,11 @@ def _readable_on(colour: Colour) -> Colour:
 
 @lru_cache(maxsize=1024)
 def _text_mask(text: str, height: int) -> np.ndarray:
-    """Coverage (uint8) of a line of text whose digits are `height` pixels high; they fill the middle rows.
+    """Render text as a uint8 coverage mask with vertically centred digits `height` pixels high.
 
-    Fonts differ between versions of OpenCV, so ink is measured, not asked for.
+    Fonts differ between versions of OpenCV, so the rendered pixels are measured.
     """
-    scale = height / 21  # near enough: the digits of OpenCV's fonts are about so high at scale 1
+    scale = height / 21  # digits of OpenCV's fonts are about 21 pixels high at scale 1
     (width, _), _ = cv2.getTextSize(text, _FONT, scale, 1)
     canvas = np.zeros((5 * height, width + 2 * height), np.uint8)
     rule = np.zeros_like(canvas)
@@ -421,7 +422,7 @@ def _text_mask(text: str, height: int) -> np.ndarray:
 
 
 def _stamp(image: np.ndarray, mask: np.ndarray, left: float, middle: float, colour: Colour) -> None:
-    """Text in a colour; what lies outside the picture is cut off."""
+    """Draw a text mask in a colour, cropped to the image."""
     top, left = round(middle) - mask.shape[0] // 2, round(left)
     rows = slice(max(top, 0), min(top + mask.shape[0], image.shape[0]))
     columns = slice(max(left, 0), min(left + mask.shape[1], image.shape[1]))
@@ -446,26 +447,26 @@ def contact_sheet(
     captions: Sequence[str] | None = None,
     title: str = "",
 ) -> np.ndarray:
-    """Small pictures of frames in rows, with a caption below each: a video at one glance.
+    """Arrange thumbnails of frames in a grid, with a caption below each.
 
     Args:
-        frames: At least one; all tiles get the shape of the first picture, others are fitted into it.
-        columns: Pictures a row; fewer if there are fewer frames.
-        tile_width: Pixels.
-        captions: One a frame; index and time if left out.
-        title: Above all.
+        frames: At least one; all tiles have the aspect ratio of the first frame.
+        columns: Tiles per row; fewer if there are fewer frames.
+        tile_width: In pixels.
+        captions: One per frame; by default its index and time.
+        title: Text above the grid.
 
     Returns:
         (height, width, 3) uint8 RGB.
 
     Raises:
-        ValueError: There are no frames, or no columns.
+        ValueError: If there are no frames, or `columns` or `tile_width` is not positive.
     """
     pictures = list(frames)
     captions = [_caption(frame) for frame in pictures] if captions is None else captions
     tiles = [(text, frame.image) for text, frame in zip(captions, pictures, strict=True)]
     if not tiles or columns < 1 or tile_width < 1:
-        raise ValueError(f"{len(tiles)} frames in {columns} columns of {tile_width} px")
+        raise ValueError(f"cannot tile {len(tiles)} frames in {columns} columns of {tile_width} px")
     height, width = tiles[0][1].shape[:2]
     tile_height = max(1, round(tile_width * height / width))
     gap, digits = max(4, tile_width // 32), max(7, tile_width // 32)
@@ -490,7 +491,7 @@ def _caption(frame: Frame) -> str:
 
 
 def _place(tile: np.ndarray, image: np.ndarray) -> None:
-    """The picture into the middle of the tile, as large as it fits."""
+    """Scale an image to fit into the tile, and centre it."""
     scale = min(tile.shape[1] / image.shape[1], tile.shape[0] / image.shape[0])
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC

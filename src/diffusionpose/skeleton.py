@@ -1,6 +1,6 @@
-"""Skeletons: named joints, the limbs between them, and how one skeleton maps onto another.
+"""Skeletons: named joints, limbs between them, and mapping from one skeleton to another.
 
-A skeleton is always passed, never guessed from a number of joints.
+A skeleton is always passed explicitly, never inferred from the number of joints.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ class Skeleton:
     """Joints (nodes) and limbs (edges) of one annotation convention.
 
     Args:
-        name: Identifier, written into every output.
-        joints: Joint names in storage order; a side is a `left_` or `right_` prefix.
-        limbs: Pairs of joint indices, 0-based.
+        name: Identifier, written to every output.
+        joints: Joint names in storage order; joints of a side have a `left_` or `right_` prefix.
+        limbs: Pairs of 0-based joint indices.
 
     Raises:
-        ValueError: On repeated joints or limbs that point outside the joints.
+        ValueError: On repeated joints, or limbs that do not connect two of the joints.
     """
 
     name: str
@@ -32,11 +32,11 @@ class Skeleton:
 
     def __post_init__(self) -> None:
         if len(set(self.joints)) != len(self.joints):
-            raise ValueError(f"skeleton {self.name!r} names a joint twice")
+            raise ValueError(f"skeleton {self.name!r} has duplicate joint names")
         for limb in self.limbs:
             if len(set(limb)) != 2 or not all(0 <= joint < len(self.joints) for joint in limb):
                 raise ValueError(
-                    f"skeleton {self.name!r}: limb {limb} does not join two of its joints"
+                    f"skeleton {self.name!r}: limb {limb} does not connect two of its joints"
                 )
 
     @property
@@ -45,7 +45,11 @@ class Skeleton:
         return len(self.joints)
 
     def index(self, joint: str) -> int:
-        """Index of the joint of that name; `KeyError` if the skeleton has none."""
+        """Index of a joint.
+
+        Raises:
+            KeyError: If the skeleton has no such joint.
+        """
         try:
             return self.joints.index(joint)
         except ValueError:
@@ -58,7 +62,7 @@ class Skeleton:
 
     @cached_property
     def flip_permutation(self) -> tuple[int, ...]:
-        """For each joint the index of its mirror image; `keypoints[flip_permutation]` swaps sides."""
+        """Index of each joint's mirror image; `keypoints[list(flip_permutation)]` swaps sides."""
         swap = {"left": "right", "right": "left"}
 
         def mirrored(joint: str) -> str:
@@ -69,7 +73,7 @@ class Skeleton:
 
     @cached_property
     def neighbours(self) -> tuple[tuple[int, ...], ...]:
-        """For each joint the joints that a limb ties it to."""
+        """For each joint, the sorted indices of the joints that it shares a limb with."""
         found: list[list[int]] = [[] for _ in self.joints]
         for a, b in self.limbs:
             found[a].append(b)
@@ -88,7 +92,7 @@ class Skeleton:
 
     @cached_property
     def is_tree(self) -> bool:
-        """Whether the limbs join all joints without a cycle, so that Eq. 1 ends at the leaves."""
+        """Whether the limbs connect all joints without cycles, so that Eq. 1 ends at the leaves."""
         reached, frontier = {0}, [0]
         while frontier:
             for joint in self.neighbours[frontier.pop()]:
@@ -105,7 +109,7 @@ def _skeleton(name: str, joints: Sequence[str], limbs: Sequence[tuple[str, str]]
 
 
 def _sided(*pairs: tuple[str, str]) -> list[tuple[str, str]]:
-    """Each pair once a side; joints without a side are written with a leading dot."""
+    """Expand each pair to both sides; a leading dot marks joints without a side."""
 
     def name(side: str, joint: str) -> str:
         return joint[1:] if joint.startswith(".") else f"{side}_{joint}"
@@ -129,14 +133,15 @@ POSETRACK15 = _skeleton(
         *_sided((".head_bottom", "shoulder"), (".head_bottom", "hip"), *_ARMS_LEGS),
     ],
 )
-"""Inside this project: PoseTrack18's joints without the ears, which nobody annotated. Its limbs are a tree."""
+"""The internal skeleton: PoseTrack18's joints without the unannotated ears. Its limbs form a
+tree."""
 
 POSETRACK17 = _skeleton(
     "posetrack17",
     ["nose", "head_bottom", "head_top", "left_ear", "right_ear", *_both(*_LIMBS)],
     [(POSETRACK15.joints[a], POSETRACK15.joints[b]) for a, b in POSETRACK15.limbs],
 )
-"""PoseTrack18 and PoseTrack21 files: 17 slots, of which the two ears are always (0, 0, 0)."""
+"""Skeleton of PoseTrack18 and PoseTrack21 files: 17 joints, with ears that are always (0, 0, 0)."""
 
 COCO17 = _skeleton(
     "coco17",
@@ -165,13 +170,16 @@ SKELETONS = {skeleton.name: skeleton for skeleton in (POSETRACK15, POSETRACK17, 
 def remap(
     values: np.ndarray, source: Sequence[str], target: Sequence[str], missing: float = np.nan
 ) -> np.ndarray:
-    """Joints by name from one order to another; what `source` lacks is `missing`.
+    """Reorder joints by name from one skeleton to another.
 
     Args:
         values: (..., len(source), channels).
+        source: Joint names of `values`.
+        target: Joint names of the result.
+        missing: Value for joints that `source` lacks.
 
     Returns:
-        (..., len(target), channels), floating point.
+        (..., len(target), channels) float64.
     """
     out = np.full((*values.shape[:-2], len(target), values.shape[-1]), missing, dtype=np.float64)
     for index, joint in enumerate(target):

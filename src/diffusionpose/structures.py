@@ -1,7 +1,7 @@
-"""What travels between the parts: boxes, frames, poses, and what is known of a video.
+"""Data structures shared by all parts: boxes, frames, poses, and facts about a video.
 
-Coordinates are pixels of the DISPLAYED image (after rotation), (x, y), with integers at pixel centres.
-Boxes are xyxy. Missing is NaN, never (0, 0). Times are exact fractions of seconds.
+Coordinates are (x, y) pixels of the DISPLAYED image (after rotation), with integers at pixel
+centres. Boxes are xyxy. Missing is NaN, never (0, 0). Times are exact fractions of seconds.
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ import numpy as np
 
 NO_TRACK = -1
 IMAGES = "images"
-"""The container of a video that is a folder of images."""
+"""Value of `VideoInfo.container` for a folder of images."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,10 @@ class Boxes:
     Args:
         boxes: (num_people, 4) float32, xyxy pixels.
         scores: (num_people,) float32 in [0, 1].
-        track_ids: (num_people,) int64, `NO_TRACK` where unknown; filled with it when left out.
+        track_ids: (num_people,) int64, `NO_TRACK` where unknown; by default unknown for all.
+
+    Raises:
+        ValueError: If the lengths differ.
     """
 
     boxes: np.ndarray
@@ -39,7 +42,8 @@ class Boxes:
         set_(self, "track_ids", ids if len(ids) else np.full(len(self.boxes), NO_TRACK, np.int64))
         if not len(self.boxes) == len(self.scores) == len(self.track_ids):
             raise ValueError(
-                f"{len(self.boxes)} boxes, {len(self.scores)} scores, {len(self.track_ids)} track ids"
+                f"numbers differ: {len(self.boxes)} boxes, {len(self.scores)} scores, "
+                f"{len(self.track_ids)} track ids"
             )
 
     def __len__(self) -> int:
@@ -56,12 +60,16 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Frame:
-    """One decoded picture: `image` is (height, width, 3) uint8 RGB, upright; `index` counts from 0 in display order.
+    """One decoded frame.
 
-    `cut` says that it is the first of another scene than the frame before.
+    Args:
+        index: Counts from 0 in display order.
+        time: Exact seconds.
+        image: (height, width, 3) uint8 RGB, upright.
+        cut: Whether this is the first frame of a new scene.
 
     Raises:
-        ValueError: If the image is none, or the time is not exact.
+        ValueError: If the image has another shape or type, or the time is not exact.
     """
 
     index: int
@@ -76,7 +84,7 @@ class Frame:
             found = type(self.image).__name__
             found = f"{self.image.dtype} {self.image.shape}" if is_array else found
             raise ValueError(
-                f"the image of frame {self.index} is {found}, not a uint8 array (height, width, 3) of RGB"
+                f"the image of frame {self.index} must be a (height, width, 3) uint8 RGB array, not {found}"
             )
 
 
@@ -85,18 +93,25 @@ def _is_picture(shape: tuple[int, ...]) -> bool:
 
 
 def _check_time(index: int, time: object) -> None:
-    # A whole number is as exact as a fraction.
+    # Rational covers int, too.
     if not isinstance(time, Rational):
         raise ValueError(
-            f"the time of frame {index} is {time!r}, not exact: give seconds as a Fraction, as Fraction({index}, 25)"
+            f"the time of frame {index} is {time!r}, which is not exact: give seconds as a Fraction, such as "
+            f"Fraction({index}, 25)"
         )
 
 
 @dataclass(frozen=True)
 class PersonPose:
-    """One person in one frame: `keypoints` is (num_joints, 3), x, y, score; NaN, NaN, 0 where missing.
+    """One person in one frame.
 
-    `filled` has the joints that nobody saw in this frame: their places come from the frames before and after.
+    Args:
+        track_id: `NO_TRACK` if unknown.
+        box: (4,) xyxy pixels.
+        box_score: Of the box.
+        score: Of the whole person.
+        keypoints: (num_joints, 3) x, y, score; NaN, NaN, 0 where missing.
+        filled: Indices of joints that were interpolated from other frames.
     """
 
     track_id: int
@@ -109,7 +124,13 @@ class PersonPose:
 
 @dataclass(frozen=True)
 class FramePoses:
-    """All people of one frame; `cut` as in `Frame`.
+    """All people of one frame.
+
+    Args:
+        index: Of the frame.
+        time: Exact seconds.
+        people: May be empty.
+        cut: Whether this is the first frame of a new scene.
 
     Raises:
         ValueError: If the time is not exact.
@@ -126,7 +147,7 @@ class FramePoses:
 
 @dataclass(frozen=True)
 class VideoIssue:
-    """Something lost, suspect or worth knowing: `code` is stable, `message` is for people."""
+    """Anything lost, suspicious or notable in a video; `code` is stable, `message` is not."""
 
     code: str
     message: str
@@ -136,9 +157,9 @@ class VideoIssue:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What the header of a source says, in display orientation. Unknown figures are None.
+    """Facts from the header of a source, in display orientation. Unknown values are None.
 
-    `fingerprint` tells videos apart that have all else in common, as those of two cameras do.
+    `fingerprint` distinguishes videos whose other facts are equal, such as those of two cameras.
     """
 
     name: str
@@ -154,16 +175,13 @@ class VideoInfo:
 
     @property
     def stem(self) -> str:
-        """What names of results begin with: a file's name without its suffix, a folder's as it is."""
+        """Stem of result file names: the file's name without suffix, or the folder's name."""
         return self.name if self.container == IMAGES else PurePath(self.name).stem
 
 
 @dataclass(frozen=True)
 class VideoVerdict:
-    """What reading a source to its end found.
-
-    `status` is `partial` as soon as one issue of severity `partial` is there.
-    """
+    """Outcome of reading a source to its end."""
 
     num_packets: int
     num_frames: int
@@ -172,13 +190,13 @@ class VideoVerdict:
 
     @property
     def status(self) -> Literal["ok", "partial"]:
-        """`partial` when an issue says that something is lost, else `ok`."""
+        """`partial` if any issue has severity `partial`, else `ok`."""
         return "partial" if any(issue.severity == "partial" for issue in self.issues) else "ok"
 
 
 @dataclass(frozen=True)
 class PosesHeader:
-    """All that a result says besides the poses themselves."""
+    """Metadata of a result."""
 
     video: VideoInfo
     skeleton: str

@@ -1,10 +1,11 @@
-"""Training: a recipe in, a run folder with checkpoints, metrics and the averaged model out.
+"""Training: runs a recipe and writes checkpoints, metrics and the averaged model to a run folder.
 
-The run folder holds `recipe.yaml` (everything resolved), `run.json` (fingerprints of the data; version and git state by session),
-`metrics.jsonl`, `tensorboard/`, `checkpoints/last.ckpt` to resume from, and `model/`, the averaged weights after the
-latest validation.
+The run folder holds `recipe.yaml` (fully resolved), `run.json` (fingerprints of the data; version
+and git state by session), `metrics.jsonl`, `tensorboard/`, `checkpoints/last.ckpt` to resume from,
+and `model/`, the averaged weights after the latest validation.
 
-A run that was killed and resumed ends with the weights of one that was not, bit for bit on the CPU: see `training.module`.
+A run that was killed and resumed ends with the same weights as an uninterrupted one, bit for bit on
+the CPU; see `training.module`.
 """
 
 import errno
@@ -62,11 +63,11 @@ from diffusionpose.version import __version__
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
 WITHOUT_EFFECT = frozenset({"workers", "checkpoint_minutes", "feature_cache"})
-"""Settings on whose values the weights do not depend; that there is a feature cache does matter."""
+"""Settings whose values do not affect the weights (but whether there is a feature cache does)."""
 CHANGEABLE = WITHOUT_EFFECT | {"epochs", "root"}
-"""Settings that a run may be resumed with otherwise; its data's fingerprint must be the same."""
+"""Settings that may change on resuming; the fingerprint of the data must still be the same."""
 LOCK_SECONDS = 10.0
-"""Loader workers of a killed run hold its lock until they notice, every five seconds."""
+"""Loader workers of a killed run hold its lock until they notice, which they check every 5 s."""
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -78,23 +79,23 @@ def train(
     progress: bool = True,
     on_warning: Callable[[str], None] = warnings.warn,
 ) -> Path:
-    """Runs a recipe, in one process or as one of torchrun's.
+    """Train a model, in a single process or in one of torchrun's.
 
     Args:
         config: The recipe.
-        run: Run folder; must be empty or new unless `resume`.
+        run: Run folder; must not hold a checkpoint unless `resume`.
         resume: Continue from `checkpoints/last.ckpt`.
         progress: Show a progress bar.
-        on_warning: Told of what is odd about going on with the run.
+        on_warning: Called with warnings about resuming the run.
 
     Returns:
         Folder of the averaged model.
 
     Raises:
-        ConfigError: If the run folder holds a run already, has nothing to resume from or a run of other settings, is
-            another process's, or cannot be made.
+        ConfigError: If the run folder already holds a run, has nothing to resume from or a run with
+            different settings, is in use by another process, or cannot be made.
         CheckpointError: If the checkpoint to resume from is damaged.
-        StoppedError: After SIGINT or SIGTERM, when everything is saved.
+        StoppedError: After SIGINT or SIGTERM, once everything is saved.
         DiffusionPoseError: If the disk is full, gradients are not finite, or a loader worker dies.
     """
     ranks, signals = Ranks.of_process(), StopSignals(run / CHECKPOINT)
@@ -110,7 +111,8 @@ def train(
                 check_inputs(run, inputs)
             _forget_after(run / METRICS, before["global_step"] if before else 0)
         if before is not None and not _take_up(run, before, module, data, config.epochs):
-            # Nothing is left to learn, and Lightning would not put the averaged weights in place.
+            # All epochs are done; Lightning would not restore the averaged weights without
+            # training.
             if ranks.rank == 0:
                 module.save(before["global_step"])
             return run / "model"
@@ -135,7 +137,7 @@ def train(
 def _take_up(
     run: Path, before: Mapping[str, Any], module: PoseTraining, data: RunData, epochs: int
 ) -> bool:
-    """Puts a run back to where its checkpoint was written; False if that is its end."""
+    """Restore the position of a run from its checkpoint; False if all epochs are done."""
     module.versions = tuple(one["version"] for one in sessions_of(run))
     epoch, batches = before["diffusionpose"]["position"]
     if epoch >= epochs:
@@ -147,17 +149,17 @@ def _take_up(
 
 
 class PoseTrackValidation:
-    """PoseTrack AP of a validation set with true boxes, each rank finding people in some of the videos.
+    """PoseTrack AP of a validation set with ground-truth boxes; the videos are split among ranks.
 
     Args:
-        source: The set.
+        source: The validation set.
         config: The recipe.
-        ranks: Which process of how many this is.
-        signals: What asks for an end.
+        ranks: Rank of this process, and the number of processes.
+        signals: Signals that ask the run to stop.
 
     Raises:
         DataError: If files are missing or malformed, or a person has no head box.
-        MissingExtraError: If there are ignore regions, and shapely is not installed.
+        MissingExtraError: If there are ignore regions and shapely is not installed.
     """
 
     def __init__(
@@ -176,7 +178,7 @@ class PoseTrackValidation:
         require_shapely(self._data.videos)
 
     def fingerprint(self) -> str:
-        """SHA-256 over the truth of every frame that counts: joints, head boxes, ignore regions."""
+        """SHA-256 over joints, head boxes and ignore regions of all frames with people."""
         digest = hashlib.sha256()
         for video in self._data.videos:
             for index, frame in enumerate(video.frames):
@@ -189,12 +191,12 @@ class PoseTrackValidation:
                     digest.update(f"{values.shape}".encode() + np.round(values, 3).tobytes())
         return digest.hexdigest()
 
-    def _heed(self) -> None:
+    def _check_signals(self) -> None:
         if self._ranks.world == 1:
             self._signals.end_validation()
 
     def __call__(self, model: DiffusionPose, device: torch.device, steps: int = 1) -> float:
-        """Mean over joints, 0 to 100.
+        """Compute the mean AP over joints, in percent.
 
         Args:
             model: The model.
@@ -202,7 +204,7 @@ class PoseTrackValidation:
             steps: DDIM steps.
 
         Raises:
-            StoppedError: After a signal, where this is the only process.
+            StoppedError: After a signal, if this is the only process.
         """
         data = self._data
         mine = range(self._ranks.rank, len(data.videos), self._ranks.world)
@@ -212,7 +214,7 @@ class PoseTrackValidation:
             clips=lambda video, frame: data.clips(mine[video], frame),
         )
         network = TorchNetwork(model, device, {}, num_inference_steps=steps)
-        found, _ = predict_truth(network, part, None, self._options, lambda _: self._heed)
+        found, _ = predict_truth(network, part, None, self._options, lambda _: self._check_signals)
         every = [found]
         if is_distributed():
             every = [[] for _ in range(self._ranks.world)]
@@ -225,7 +227,7 @@ class PoseTrackValidation:
 def make_evaluators(
     config: TrainConfig, ranks: Ranks, signals: StopSignals
 ) -> dict[str, PoseTrackValidation]:
-    """By name in the metrics, of the sources that are measured so."""
+    """Make the PoseTrack AP evaluators of the validation sources, by name in the metrics."""
     return {
         f"ap_{source.name}": PoseTrackValidation(source, config, ranks, signals)
         for source in config.validation
@@ -234,7 +236,7 @@ def make_evaluators(
 
 
 def has_precision(config: TrainConfig, source: SourceConfig) -> bool:
-    """Whether PoseTrack AP is asked for and can be had: images must be as they are."""
+    """Whether PoseTrack AP is requested and applies to a source, which must not be corrupted."""
     is_asked_for = config.validation_metric == "posetrack-ap"
     return is_asked_for and source.kind == "posetrack" and source.corruption is None
 
@@ -242,7 +244,7 @@ def has_precision(config: TrainConfig, source: SourceConfig) -> bool:
 def inputs_of(
     config: TrainConfig, data: RunData, evaluators: Mapping[str, PoseTrackValidation]
 ) -> dict[str, Any]:
-    """SHA-256 of what a run learns from, of what it is measured on, and of the weights that its recipe names."""
+    """SHA-256 of a run's training data, validation data, and the weights that its recipe names."""
     measured = [data.validation_fingerprint, *(one.fingerprint() for one in evaluators.values())]
     return {
         "data_sha256": data.fingerprint,
@@ -254,7 +256,7 @@ def inputs_of(
 def _cached(
     config: TrainConfig, model: DiffusionPose
 ) -> Callable[[ClipDataset, bool], Dataset[Any]]:
-    """Clips as they are, or as features of the frozen backbone."""
+    """Make a function that replaces clips by cached features, if the recipe has a cache."""
     folder = config.feature_cache
     if folder is None:
         return lambda clips, _: clips
@@ -265,7 +267,7 @@ def _cached(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Lightning's notes on devices, other products and its own workings are not for our users."""
+    """Silence Lightning's messages about devices, products and its internals."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
@@ -277,7 +279,7 @@ def _explained_workers(data: RunData) -> Iterator[None]:
     try:
         yield
     except DiffusionPoseError as error:
-        # From a worker it comes with the worker's traceback, whose last line is what was said.
+        # A loader worker's error carries its traceback; the last line is the message.
         said = str(error).strip().splitlines()[-1]
         if said == str(error):
             raise
@@ -294,7 +296,7 @@ def _explained_workers(data: RunData) -> Iterator[None]:
 
 @contextmanager
 def _held(run: Path, ranks: Ranks) -> Iterator[None]:
-    """Makes the run folder and keeps other processes out of it; a killed one leaves it free."""
+    """Make the run folder and hold its lock, which is released even if the process is killed."""
     if ranks.rank:
         yield
         return
@@ -303,9 +305,9 @@ def _held(run: Path, ranks: Ranks) -> Iterator[None]:
         lock = FileLock(run / ".lock", timeout=LOCK_SECONDS)
         lock.acquire()
     except Timeout:
-        raise ConfigError(f"{run}: another process is training there") from None
+        raise ConfigError(f"{run} is in use by another training process") from None
     except OSError as error:
-        raise ConfigError(f"{run} cannot be a run folder: {error.strerror}") from None
+        raise ConfigError(f"cannot use {run} as a run folder: {error.strerror}") from None
     try:
         yield
     finally:
@@ -314,53 +316,59 @@ def _held(run: Path, ranks: Ranks) -> Iterator[None]:
 
 @contextmanager
 def _explained_disk(run: Path) -> Iterator[None]:
-    """Of a full disk Lightning's loggers and ours say no more than the system does."""
+    """Turn a full-disk error into a user error that says what to do."""
     try:
         yield
     except OSError as error:
         if error.errno not in FULL_DISK:
             raise
-        raise DiffusionPoseError(f"{run}: {error.strerror}; make room, then --resume") from error
+        raise DiffusionPoseError(
+            f"{run}: {error.strerror}; free some space, then --resume"
+        ) from error
 
 
 def _check_run(
     run: Path, config: TrainConfig, ranks: Ranks, *, resume: bool
 ) -> dict[str, Any] | None:
-    """The checkpoint to resume from, if there is to be one."""
+    """Check that the run folder fits; return the checkpoint to resume from, or None."""
     checkpoint = run / CHECKPOINT
     if not resume:
-        # A run that has not come to its first checkpoint stands in nobody's way.
+        # A run without a checkpoint has nothing to lose.
         if checkpoint.exists():
-            raise ConfigError(f"{run} holds a run already: resume it, or name another folder")
+            raise ConfigError(f"{run} already holds a run: resume it, or choose another folder")
         return None
     if not checkpoint.is_file():
-        raise ConfigError(f"{checkpoint}: nothing to resume from; leave --resume out")
+        raise ConfigError(
+            f"nothing to resume from, {checkpoint} does not exist: leave --resume out"
+        )
     before = read_checkpoint(checkpoint)
     if not isinstance(before, dict) or "diffusionpose" not in before:
-        raise ConfigError(f"{checkpoint}: not a checkpoint of this release; start the run anew")
+        raise ConfigError(f"{checkpoint}: not a checkpoint of this release; start a new run")
     if changed := changed_settings(run / RECIPE, config):
         raise ConfigError(
-            f"{run} holds a run with other settings ({'; '.join(changed[:3])}): resume {run / RECIPE}, or name another "
-            "folder"
+            f"{run} holds a run with different settings ({'; '.join(changed[:3])}): resume with {run / RECIPE}, or "
+            "choose another folder"
         )
     processes = facts_of(run).get("processes", ranks.world)
     if processes != ranks.world:
-        raise ConfigError(f"{run} holds a run of {processes} processes, and here are {ranks.world}")
+        raise ConfigError(
+            f"{run} holds a run of {processes} processes, not {ranks.world}: resume with the same number"
+        )
     return before
 
 
 def changed_settings(
     recipe: Path, config: TrainConfig, but: frozenset[str] = CHANGEABLE
 ) -> list[str]:
-    """What of a run's resolved recipe is otherwise in another one, as `key: there, here`.
+    """List differences of a run's recipe to another one, as `key: A there, B here`.
 
     Args:
-        recipe: The run's.
+        recipe: File of the run's recipe.
         config: The other one.
-        but: Keys whose values may differ; that one has none of it is a difference all the same.
+        but: Last parts of keys to ignore, unless the setting is None in either recipe.
 
     Raises:
-        ConfigError: If there is no such recipe, or not of this release.
+        ConfigError: If the recipe is missing or not of this release.
     """
     before = parse(TrainConfig, read_yaml(recipe), str(recipe))
     return [
@@ -371,7 +379,7 @@ def changed_settings(
 
 
 def differing_settings(there: TrainConfig, here: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """By key, as `a.0.b`, what two recipes have there and here; None where one has no such key."""
+    """Map differing keys, such as `a.0.b`, to the values in both recipes; None if absent."""
     first, second = (dict(_leaves(one.model_dump(mode="json"))) for one in (there, here))
     return {
         key: (first.get(key), second.get(key))
@@ -381,7 +389,7 @@ def differing_settings(there: TrainConfig, here: TrainConfig) -> dict[str, tuple
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """`a.0.b` and the value there."""
+    """Yield (key, value) of all leaves, with keys such as `a.0.b`."""
     items = enumerate(value) if isinstance(value, list) else value.items()
     for key, child in items:
         if isinstance(child, dict | list):
@@ -391,7 +399,7 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _forget_after(metrics: Path, step: int) -> None:
-    """Leaves out the lines of epochs that are now run again, and one that a kill or a full disk cut short."""
+    """Remove metrics of epochs that will be run again, and any incomplete line."""
     if not metrics.is_file():
         return
     lines = [line for line in metrics.read_text().splitlines() if 0 < _step_of(line) <= step]
@@ -406,10 +414,10 @@ def _step_of(line: str) -> int:
 
 
 class Bar(RichProgressBar):
-    """Lightning's bar with rate and time left, without its number of the logger's version."""
+    """Lightning's progress bar without the logger's version number."""
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """What stands behind the bar."""
+        """Metrics shown after the bar."""
         found = super().get_metrics(trainer, pl_module)
         return {name: value for name, value in found.items() if name != "v_num"}
 
@@ -423,9 +431,9 @@ def make_trainer(
     *,
     progress: bool,
 ) -> L.Trainer:
-    """Lightning's trainer for a recipe."""
+    """Make Lightning's trainer for a recipe."""
     shows_bar = progress and ranks.rank == 0
-    # To look for weights without gradients in every step takes time, and most models have none.
+    # Searching for unused parameters costs time in every step, and most models have none.
     several = "ddp" if config.model.decoder.reads_position else "ddp_find_unused_parameters_true"
     return L.Trainer(
         max_epochs=config.epochs,

@@ -1,4 +1,4 @@
-"""Kernels of `triton_scan`; needs the package triton."""
+"""Triton kernels of `triton_scan`; requires the package triton."""
 
 import triton
 import triton.language as tl
@@ -14,23 +14,23 @@ def _sigmoid(x):
 
 @triton.jit
 def _row(at, inside):
-    """A step's values of the program's channels, in float32."""
+    """Load the program's channels at one time step, as float32."""
     return tl.load(at, mask=inside, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def _optional(at, inside, PRESENT: tl.constexpr, CHANNELS: tl.constexpr):
-    """A value a channel, 0 where the argument was left out."""
+    """Load one value per channel, or 0 if the argument was left out."""
     return _row(at, inside) if PRESENT else tl.zeros([CHANNELS], tl.float32)
 
 
 @triton.jit
 def _step(delta_at, bias, inside, SOFTPLUS: tl.constexpr):
-    """Step sizes, and what they were before the softplus."""
+    """Return step sizes, and their values before the softplus."""
     raw = _row(delta_at, inside) + bias
     step = raw
     if SOFTPLUS:
-        # log(1 + e), exact for small e too: the error of 1 + e is divided out.
+        # log1p(e), accurate for small e, too: the rounding error of 1 + e cancels.
         e = tl.exp2(-tl.abs(raw) * _LOG2E)
         one_e = 1.0 + e
         log1p = tl.where(one_e == 1.0, e, tl.log(one_e) * e / (one_e - 1.0))
@@ -46,7 +46,7 @@ def forward_kernel(
     HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr,
     KEEP: tl.constexpr, STATE: tl.constexpr, CHANNELS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Outputs of CHANNELS channels of a batch item, and the states at the beginning of tiles where KEEP."""
+    """Scan CHANNELS channels of a batch item; if KEEP, store the states at tile starts."""
     b = tl.program_id(1).to(tl.int64)
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < dim
@@ -77,7 +77,7 @@ def _recompute(
     h, u_at, delta_at, B_at, scratch_at, u_time, delta_time, scratch_time, steps, rate, bias, inside,
     SOFTPLUS: tl.constexpr, STATE: tl.constexpr,
 ):  # fmt: skip
-    """The states before each step of a tile, from that before the first, into the scratch."""
+    """Recompute the states before each step of a tile, starting from `h`, into the scratch."""
     for t in range(steps):
         tl.store(scratch_at + t * scratch_time, h)
         step, _ = _step(delta_at + t * delta_time, bias, inside, SOFTPLUS)
@@ -88,7 +88,7 @@ def _recompute(
 
 @triton.jit
 def _through_gate(grad, out, gate, grad_z_at, inside):
-    """Stores the gradient of the gate; returns that of what it let through."""
+    """Store the gradient of the gate; return that of the gated output."""
     opened = _sigmoid(gate)
     slope = opened * (1.0 + gate * (1.0 - opened))
     tl.store(grad_z_at, (grad * out * slope).to(grad_z_at.dtype.element_ty), mask=inside)
@@ -104,7 +104,7 @@ def backward_kernel(
     HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr,
     STATE: tl.constexpr, CHANNELS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of CHANNELS channels of a batch item, tile by tile from the last."""
+    """Compute gradients of CHANNELS channels of a batch item, tile by tile from the last."""
     b, block = tl.program_id(1).to(tl.int64), tl.program_id(0)
     channel = block * CHANNELS + tl.arange(0, CHANNELS)
     inside, n = channel < dim, tl.arange(0, STATE)

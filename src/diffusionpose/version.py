@@ -1,3 +1,3 @@
-"""The version, where everything can read it without loading anything else."""
+"""The package version, in a module without imports."""
 
 __version__ = "0.1.0"

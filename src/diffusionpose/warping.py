@@ -1,9 +1,10 @@
-"""Dynamic time warping of two sequences of angles, within a band, by the time that every frame lasts.
+"""Dynamic time warping of two sequences of angles within a band, weighted by frame durations.
 
-A path goes from the first pair of frames to the last, one frame on in one sequence or in both, and pays for each step the
-difference of the pair that it comes to, times the time that has passed in both: the symmetric form of Sakoe and Chiba (1978),
-with true durations for steps. So all paths have the same length in time, and neither rates of frames nor gaps favour one.
-docs/decisions/014-warping.md says why no library does this here.
+A path leads from the first to the last pair of frames, advancing by one frame in either sequence or
+in both. Each step costs the difference of the pair that it reaches, times the time that passes in
+both sequences: the symmetric form of Sakoe and Chiba (1978), with true durations as step weights.
+All paths thus have the same total duration, and neither frame rates nor gaps favour any of them.
+docs/decisions/014-warping.md explains why this is not left to a library.
 """
 
 from dataclasses import dataclass
@@ -14,12 +15,13 @@ import numpy as np
 from diffusionpose.errors import UsageError
 
 UNKNOWN = 30.0
-"""Degrees that an angle which is unknown in either frame counts as, so that a path gains nothing by what cannot be seen."""
+"""Difference in degrees assumed for an angle that is unknown in either frame, so that paths do not
+seek unknown angles."""
 MOST_PAIRS = 300_000_000
-"""Of frames, within the band: a byte and some 50 ns each."""
+"""Maximum number of pairs of frames within the band: each takes a byte and some 50 ns."""
 _TIE = 1e-9
 _BOTH, _FIRST, _SECOND = range(3)
-"""Which sequence a step goes one frame on in."""
+"""Which sequence advances in a step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,23 +38,24 @@ class AngleSequence:
 
     @cached_property
     def shares(self) -> np.ndarray:
-        """(n,) of each row's duration in the whole."""
+        """(n,) duration of each row as a fraction of the total."""
         return self.durations / self.durations.sum()
 
     @property
     def progress(self) -> np.ndarray:
-        """(n,) in [0, 1]: the middle of each row, as a share of the whole."""
+        """(n,) middle of each row in time, as a fraction of the total in [0, 1]."""
         return np.cumsum(self.shares) - self.shares / 2
 
 
 @dataclass(frozen=True, eq=False)
 class Warping:
-    """A path through two sequences.
+    """A warping path through two sequences.
 
     Args:
-        first: (k,) rows of the first sequence, each next one the same or one on.
-        second: (k,) likewise, of the second.
-        weights: (k,) that sum to 1: the time that passes on the way to each pair, as a share of both sequences.
+        first: (k,) rows of the first sequence; each is the previous one or the next.
+        second: (k,) rows of the second sequence, likewise.
+        weights: (k,) time that passes in the step to each pair, as a fraction of both sequences;
+            the sum is 1.
     """
 
     first: np.ndarray
@@ -61,34 +64,37 @@ class Warping:
 
 
 def angle_difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Degrees from one angle to the other, in [-180, 180], the short way round."""
+    """Signed difference `other - one` in degrees, wrapped to [-180, 180]."""
     difference = other - one
     return difference - 360 * np.rint(difference / 360)
 
 
 def warp(first: AngleSequence, second: AngleSequence, band: float = 1.0) -> Warping:
-    """The path with the least difference.
+    """Find the path with the lowest cost.
 
     Args:
         first: One sequence.
         second: The other, with the same angles.
-        band: How far the progress of a pair may differ, as a share of the whole; 1 is no limit.
+        band: Maximum difference in progress of a pair, as a fraction of the whole; 1 is no limit.
 
     Raises:
-        UsageError: If more pairs lie within the band than memory is meant to hold.
+        UsageError: If more than `MOST_PAIRS` pairs lie within the band.
     """
     low, high = _band(first.progress, second.progress, band)
     num_pairs = int((high - low + 1).sum())
     if num_pairs > MOST_PAIRS:
         raise UsageError(
-            f"{len(first.angles)} x {len(second.angles)} frames are too many to warp with --band {band:g}: take less "
-            f"than {band * MOST_PAIRS / num_pairs:.2g}, or cut the videos"
+            f"{len(first.angles)} x {len(second.angles)} frames are too many to align with --band {band:g}: use a "
+            f"band below {band * MOST_PAIRS / num_pairs:.2g}, or shorter videos"
         )
     return _traced(first, second, *_steps(first, second, low, high))
 
 
 def _band(first: np.ndarray, second: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
-    """For each row of the first the lowest and highest row of the second; neighbours always have a step between them."""
+    """For each row of the first sequence, the lowest and highest row of the second within the band.
+
+    Bands of consecutive rows are widened where needed, so that a path can always step between them.
+    """
     last = len(second) - 1
     low = np.searchsorted(second, first - width)
     high = np.searchsorted(second, first + width, side="right") - 1
@@ -102,21 +108,24 @@ def _band(first: np.ndarray, second: np.ndarray, width: float) -> tuple[np.ndarr
 def _steps(
     first: AngleSequence, second: AngleSequence, low: np.ndarray, high: np.ndarray
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """The step by which the cheapest path comes to each pair of the band.
+    """Find the last step of the cheapest path to each pair of the band.
 
-    Pairs (i, j) of one diagonal, i + j = d, know nothing of each other, so each diagonal is computed at once.
+    The pairs (i, j) of a diagonal i + j = d do not depend on each other, so diagonals are
+    vectorised.
 
     Returns:
-        For each diagonal the steps to its pairs by increasing i; for each diagonal its lowest i.
+        For each diagonal, the steps to its pairs by increasing i; and for each diagonal, its lowest
+        i.
     """
     rows = np.arange(len(low))
     diagonals = np.arange(len(first.angles) + len(second.angles) - 1)
     starts = np.searchsorted(rows + high, diagonals)
     ends = np.searchsorted(rows + low, diagonals, side="right")
-    # Paths' costs by i + 1, of the diagonal before and of that before it; there the path starts, before both sequences.
+    # Costs by i + 1 on the two previous diagonals; the path starts before both sequences, at i =
+    # -1.
     before, earlier = np.full((2, len(rows) + 1), np.inf)
     earlier[0] = 0
-    # Angle by angle and in single precision: this is where the time goes.
+    # Contiguous by angle and in single precision, as this dominates the run time.
     one = np.ascontiguousarray(first.angles.T, np.float32)
     backwards = np.ascontiguousarray(second.angles[::-1].T, np.float32)
     shares, last = second.shares[::-1], len(second.angles) - 1
@@ -133,7 +142,7 @@ def _steps(
                 before[start + 1 : end + 1] + other_on,
             ]
         )
-        # Of paths that differ by rounding only, the straight one.
+        # Prefer the diagonal step among paths that differ by rounding only.
         taken = np.argmin(totals - [[_TIE], [0], [0]], axis=0)
         steps.append(taken.astype(np.uint8))
         earlier, before = before, np.full(len(rows) + 1, np.inf)
@@ -142,7 +151,7 @@ def _steps(
 
 
 def _cost(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(num_angles, k) each -> (k,) mean difference of each pair in degrees."""
+    """Mean absolute difference of each pair in degrees: twice (num_angles, k) -> (k,)."""
     difference = np.abs(one - other)
     np.minimum(difference, 360 - difference, out=difference)
     difference[np.isnan(difference)] = UNKNOWN
@@ -152,7 +161,7 @@ def _cost(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def _traced(
     first: AngleSequence, second: AngleSequence, steps: list[np.ndarray], starts: np.ndarray
 ) -> Warping:
-    """The path from its end back to its start."""
+    """Trace the path back from its end to its start."""
     row, column = len(first.angles) - 1, len(second.angles) - 1
     path = []
     while row >= 0 and column >= 0:

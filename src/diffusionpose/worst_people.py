@@ -1,4 +1,4 @@
-"""The people that predictions miss most, as a contact sheet: truth and prediction over the picture."""
+"""Contact sheet of the worst predictions: ground truth and prediction on the image."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ LEGEND = "truth green; prediction orange (left), blue (right), white; OKS, video
 
 @dataclass(frozen=True, eq=False)
 class Miss:
-    """A person of the truth, the prediction that is theirs if any, and how alike they are (OKS)."""
+    """An annotated person, the matched prediction if there is one, and their OKS."""
 
     similarity: float
     video: int
@@ -42,12 +42,12 @@ class Miss:
 
     @property
     def caption(self) -> str:
-        """What stands below the picture."""
+        """Text below the tile: OKS, video, frame."""
         return f"{self.similarity:.2f}  {self.video_name}  {self.frame}"
 
 
 def worst_people(pairs: Sequence[VideoPair], number: int = 20) -> list[Miss]:
-    """The people with the lowest object keypoint similarity, the worst first; who has no prediction has 0."""
+    """Find the people with the lowest OKS, worst first; people without a prediction have 0."""
     misses = []
     for at, pair in enumerate(pairs):
         for index, (truth, predicted) in enumerate(pair.frames):
@@ -66,11 +66,11 @@ def worst_people(pairs: Sequence[VideoPair], number: int = 20) -> list[Miss]:
 
 
 def write_worst(misses: Sequence[Miss], image_of: Callable[[int, int], Path], path: Path) -> None:
-    """The contact sheet of these people as a PNG or JPEG file, replaced if it is there.
+    """Write the contact sheet as a PNG or JPEG file, replacing an existing one.
 
     Args:
         misses: From `worst_people`.
-        image_of: The file of a video's frame, by their numbers.
+        image_of: Maps indices of video and frame to the image file.
         path: Ends in one of `PICTURES`.
 
     Raises:
@@ -78,7 +78,7 @@ def write_worst(misses: Sequence[Miss], image_of: Callable[[int, int], Path], pa
         DataError: If there is nobody to show, or an image is missing.
     """
     if not misses:
-        raise DataError("there is nobody to show: the truth has no people with joints")
+        raise DataError("nobody to show: the ground truth has no people with joints")
     file = AtomicFile(path)
     try:
         frames = [
@@ -102,7 +102,7 @@ def write_worst(misses: Sequence[Miss], image_of: Callable[[int, int], Path], pa
 
 
 def _tile(miss: Miss, file: Path) -> np.ndarray:
-    """(height, width, 3) uint8 RGB: the person's surroundings, with both skeletons."""
+    """Crop around a person with both skeletons: (height, width, 3) uint8 RGB."""
     box = keypoint_box(miss.truth.keypoints) if miss.truth.box is None else miss.truth.box
     affine = crop_affine(crop_window(box, TILE), TILE)
     image = warp(read_image(file), affine, TILE)

@@ -63,7 +63,7 @@ def test_an_option_that_is_given_twice_is_refused():
 
 def test_a_format_whose_package_is_missing_is_refused(monkeypatch):
     monkeypatch.setattr(options, "_is_installed", lambda name: name != "parquet")
-    with pytest.raises(UsageError, match="parquet cannot be written"):
+    with pytest.raises(UsageError, match="parquet is not available"):
         parse_options({"formats": "parquet"})
 
 

@@ -134,7 +134,7 @@ def test_upload_progress_reload_second_tab_result_and_download(page, tmp_path):
     page.wait_for_selector("#start:not([hidden])")
     second.reload()
     second.wait_for_selector("#trouble:not([hidden])")
-    assert "no such video" in second.inner_text("#trouble-text")
+    assert "no such job" in second.inner_text("#trouble-text")
     second.close()
 
 
@@ -159,7 +159,7 @@ def test_results_leave_the_page_when_their_time_is_over(tmp_path):
         page.wait_for_selector("#result:not([hidden])")
         assert "in a minute" in page.inner_text("#expires")
         page.wait_for_selector("#trouble:not([hidden])")
-        assert "no such video" in page.inner_text("#trouble-text")
+        assert "no such job" in page.inner_text("#trouble-text")
         assert "#job=" not in page.url
         assert page.get_attribute("#film", "src") is None
     assert [told for told in complaints if "404" not in told] == []

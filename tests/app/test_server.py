@@ -178,7 +178,7 @@ def test_nobody_sees_a_job_without_its_id(idle, path):
     upload(client)
     method = "POST" if path == "/cancel" else "GET"
     answer = client.request(method, f"/api/jobs/guess{path}")
-    assert (answer.status_code, "no such video" in answer.json()["error"]) == (404, True)
+    assert (answer.status_code, "no such job" in answer.json()["error"]) == (404, True)
     assert client.get("/api/jobs").status_code == 405
 
 
@@ -217,15 +217,15 @@ def test_a_file_that_somebody_else_removed_is_told(tmp_path, path, file):
         wait(client, job_id, "done")
         next(tmp_path.rglob(file)).unlink()
         answer = client.get(f"/api/jobs/{job_id}/{path}")
-        assert (answer.status_code, "no longer here" in answer.json()["error"]) == (404, True)
+        assert (answer.status_code, "no longer exists" in answer.json()["error"]) == (404, True)
 
 
 FAILURES = [
     (works.refuse, AppSettings(), "walk.mp4: no video"),
-    (works.crash, AppSettings(), "broke off unexpectedly (signal 6)"),
-    (works.nonsense, AppSettings(), "not complete"),
-    (works.endless, AppSettings(time_limit=0.01), "longer than the 0.01 seconds"),
-    (works.greedy, AppSettings(memory_limit=0.3), "more than the 0.3 GiB of memory"),
+    (works.crash, AppSettings(), "ended unexpectedly (signal 6)"),
+    (works.nonsense, AppSettings(), "incomplete"),
+    (works.endless, AppSettings(time_limit=0.01), "longer than the limit of 0.01 seconds"),
+    (works.greedy, AppSettings(memory_limit=0.3), "more memory than the limit of 0.3 GiB"),
 ]
 
 

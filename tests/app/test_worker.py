@@ -68,8 +68,8 @@ def test_a_visitor_is_given_no_options_of_the_command_line(tmp_path):
         for index in range(5):
             writer.write(Frame(index, Fraction(index, 5), np.zeros((48, 64, 3), np.uint8)))
     asked = order(tmp_path, smooth="butterworth")
-    with pytest.raises(UsageError, match=r"--smooth butterworth:6 .* take less than") as error:
+    with pytest.raises(UsageError, match=r"--smooth butterworth:6 .* use a cut-off below") as error:
         predict_upload(asked, lambda _: None)
     told = _without_paths(error.value, asked)
-    assert told.startswith("5 frames a second are too few for the Butterworth filter at 6 Hz: ")
+    assert told.startswith("5 frames per second are too few for the Butterworth filter at 6 Hz: ")
     assert "--" not in told.replace(asked.name, "")

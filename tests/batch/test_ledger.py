@@ -54,12 +54,12 @@ def test_a_line_that_was_cut_off_anywhere_is_taken_away(tmp_path):
 @pytest.mark.parametrize("line", ["{}", "[]", "no JSON", '{"name": "a", "status": "fine"}', "1"])
 def test_lines_that_are_none_of_ours_are_named(tmp_path, line):
     (tmp_path / LEDGER).write_text(f"{line}\n")
-    with pytest.raises(DataError, match=r"ledger\.jsonl: line 1 is no entry"):
+    with pytest.raises(DataError, match=r"ledger\.jsonl: line 1 is not an entry"):
         read(tmp_path)
 
 
 def test_two_batches_in_one_folder_are_refused(tmp_path):
-    with open_ledger(tmp_path), pytest.raises(UsageError, match="another batch is at work"):
+    with open_ledger(tmp_path), pytest.raises(UsageError, match="in use by another batch"):
         read(tmp_path)
     assert read(tmp_path).last == {}
 

@@ -75,19 +75,21 @@ def test_a_file_that_the_machine_does_not_have_is_rejected(jobs, actor):
     job.source.unlink()
     entry = actor.do(job)
     assert (entry.status, entry.name) == ("rejected", "a.mp4")
-    assert "must be on a file system that all machines" in entry.message
+    assert (
+        "must be on a file system that is mounted at the same path on all machines" in entry.message
+    )
 
 
 def test_a_machine_with_another_release_can_do_nothing(jobs):
     (job,) = jobs(a="fine")
     answer = VideoActor("0.0", Limits(), work).do(job)
     assert isinstance(answer, DiffusionPoseError)
-    assert "install the same everywhere" in str(answer)
+    assert "install the same release everywhere" in str(answer)
 
 
 def test_a_machine_with_other_weights_or_without_the_folder_can_do_nothing(jobs, actor):
     (job,) = jobs(a="fine")
-    assert "other weights of tiny" in str(actor.do(replace(job, weights="w")))
+    assert "different weights of tiny" in str(actor.do(replace(job, weights="w")))
     (job.out / LEDGER).unlink()
     assert "does not have" in str(actor.do(job))
     assert names(job) == []

@@ -128,7 +128,7 @@ def test_a_video_that_takes_its_actor_along_is_named_and_sinks_nothing(tmp_path)
     assert [entry.status for entry in report.entries] == [
         "ok", "crashed", "timeout", "ok", "crashed"
     ]  # fmt: skip
-    assert report.entries[1].message.startswith("lost 3 times with its machine or actor: ")
+    assert report.entries[1].message.startswith("its machine or actor was lost 3 times: ")
     assert "SIGKILL" in report.entries[4].message
     assert there(plan) == ["a.poses.json", "d.poses.json", LEDGER]
 
@@ -150,6 +150,6 @@ def test_where_nothing_answers_is_one_line(tmp_path):
         closed.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{closed.getsockname()[1]}"
         plan = BatchPlan([tmp_path / "in"], tmp_path / "out", BatchOptions(), ray=address)
-        with pytest.raises(DiffusionPoseError, match="nothing answers there"):
+        with pytest.raises(DiffusionPoseError, match="cannot connect"):
             run_batch(plan, plan.videos(), work=work)
     assert ends(plan) == []

@@ -58,6 +58,6 @@ def test_other_settings_are_other_work(plan):
 
 def test_results_do_not_go_among_the_videos_of_a_folder(tmp_path):
     made(tmp_path, a="fine")
-    with pytest.raises(UsageError, match="holds the videos themselves"):
+    with pytest.raises(UsageError, match="is a folder of input videos"):
         BatchPlan([tmp_path], tmp_path, BatchOptions()).videos()
     assert BatchPlan([tmp_path], tmp_path, BatchOptions(video=False)).videos()

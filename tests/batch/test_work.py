@@ -89,8 +89,9 @@ def test_weights_are_known_by_what_they_hold(tmp_path):
     (tmp_path / "person.onnx").write_text("e")
     assert weights_of(replace(given, detector=str(tmp_path / "person.onnx"))) not in seen
     assert weights_of(PipelineOptions()) == weights_of(PipelineOptions(detector="nanodet"))
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        weights_of(PipelineOptions(model="nothing.onnx"))
+    for model in ("nothing.onnx", "nothing.ONNX"):
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            weights_of(PipelineOptions(model=model))
 
 
 @pytest.mark.parametrize("name", ["03_zero_bytes.mp4", "17_text.mp4", "not-there.mp4"])
@@ -122,7 +123,7 @@ def test_what_there_is_no_file_of_is_noted_and_the_video_ok(untrained, tmp_path,
     wanted = ResultOptions(("json", "trc"), export=ExportOptions(1.8))
     job = Job(CLIPS / "00_ok.mp4", tmp_path / "out", BatchOptions(wanted=wanted, video=False), "w")
     entry = process(job, nobody_at_all(untrained, tmp_path))
-    note = "nobody here has a track, so there is no trc file"
+    note = "no trc file was written: nobody has a track id"
     assert (entry.status, entry.message, list(entry.files)) == ("ok", note, ["00_ok.poses.json"])
     summarize(BatchReport((entry,), 0), quiet=False)
     assert capsys.readouterr().err == f"note: 00_ok.mp4: {note}\n"

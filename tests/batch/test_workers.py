@@ -38,7 +38,7 @@ def test_one_video_never_sinks_the_others(jobs):
         "a": "ok", "b": "crashed", "c": "crashed", "d": "crashed", "e": "ok", "f": "ok"
     }  # fmt: skip
     assert "SIGKILL" in ended["b"].message
-    assert "exit code 3" in ended["c"].message
+    assert "exited with code 3" in ended["c"].message
     assert ended["d"].message.startswith("KeyError in stubs.py:")
     assert files(given[0]) == ["a.poses.json", "e.poses.json", "f.poses.json"]
     pids = [(given[0].out / f"{stem}.poses.json").read_text() for stem in "aef"]
@@ -67,7 +67,7 @@ def test_a_process_that_is_killed_from_outside_is_named(jobs):
     def kill():
         while not files(given[0]):  # its temporary
             time.sleep(0.05)
-        os.kill(workers._there[0].process.pid, signal.SIGTERM)
+        os.kill(workers._workers[0].process.pid, signal.SIGTERM)
 
     threading.Thread(target=kill, daemon=True).start()
     ((_, entry),) = workers.run(given)
@@ -82,7 +82,7 @@ def test_leaving_ends_all_processes_and_removes_what_is_half_written(jobs):
     with closing(workers.run(given)) as ended:
         job, entry = next(ended)
         assert (job.stem, entry.status) == ("a", "ok")
-        pids = [worker.process.pid for worker in workers._there]
+        pids = [worker.process.pid for worker in workers._workers]
     assert files(given[0]) == ["a.poses.json"]
     for pid in pids:
         with pytest.raises(ProcessLookupError):

@@ -58,8 +58,11 @@ BOX = {"box": [1, 2, 3, 4]}
     [
         ("{", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
-        ('{"frames": [], "frames": []}', "key 'frames' stands twice"),
-        ('{"frames": [{"index": 0, "boxes": [{"box": [0, 0, NaN, 1]}]}]}', "NaN is no number"),
+        ('{"frames": [], "frames": []}', "duplicate key 'frames'"),
+        (
+            '{"frames": [{"index": 0, "boxes": [{"box": [0, 0, NaN, 1]}]}]}',
+            "NaN is not a valid number",
+        ),
         (
             '{"frames": [{"index": 0, "boxes": [{"box": [0, 0, 1e999, 1]}]}]}',
             r"boxes\[0\].box\[2\]",
@@ -73,7 +76,7 @@ BOX = {"box": [1, 2, 3, 4]}
         ({"frames": [frame(1.5)]}, r"frames\[0\]\.index"),
         ({"frames": [frame(True)]}, r"frames\[0\]\.index"),
         ({"frames": [frame("1")]}, r"frames\[0\]\.index"),
-        ({"frames": [frame(1), frame(2), frame(1)]}, "frame 1 is given twice"),
+        ({"frames": [frame(1), frame(2), frame(1)]}, "frame 1 is listed twice"),
         ({"frames": [frame(0, {"box": [1, 2, 3]})]}, r"frames\[0\]\.boxes\[0\]\.box"),
         ({"frames": [frame(0, {"box": [1, 2, 3, "4"]})]}, r"boxes\[0\]\.box\[3\]"),
         ({"frames": [frame(0, BOX, {"box": [3, 2, 3, 4]})]}, r"boxes\[1\]: .*x1 < x2"),
@@ -112,13 +115,13 @@ BOX = [[1, 1, 5, 7]]
 @pytest.mark.parametrize(
     ("frames", "match"),
     [
-        ({"0": Boxes(BOX, [1])}, "frame 0: frames are counted from 0"),
-        ({-1: Boxes(BOX, [1])}, "frame -1: frames are counted from 0"),
-        ({0: np.array(BOX)}, r"has ndarray, not Boxes\(boxes, scores\)"),
+        ({"0": Boxes(BOX, [1])}, "frame 0: the frame index must be an integer from 0"),
+        ({-1: Boxes(BOX, [1])}, "frame -1: the frame index must be an integer from 0"),
+        ({0: np.array(BOX)}, r"expected Boxes\(boxes, scores\), found ndarray"),
         ({2: Boxes([[5, 7, 1, 1]], [1])}, "frame 2: box .* is not"),
         ({2: Boxes(BOX, [7])}, "frame 2: score 7 is not in"),
         ({2: Boxes(BOX * 2, [1, 1], [3, 3])}, "frame 2: track_id 3 is given to two boxes"),
-        ({2: Boxes(BOX, [1], [3]), 3: Boxes(BOX, [1])}, "give all or none"),
+        ({2: Boxes(BOX, [1], [3]), 3: Boxes(BOX, [1])}, "give it for all or none"),
     ],
 )
 def test_boxes_given_in_python_are_held_to_the_same(frames: dict, match: str) -> None:

@@ -155,7 +155,9 @@ def test_a_spoiled_folder_is_refused(spoiled: Path, name: str, how: str) -> None
         (spoiled / name).unlink()
     else:
         (spoiled / name).write_bytes((spoiled / name).read_bytes()[:60])
-    with pytest.raises(CheckpointError, match="cannot be loaded as an object detector") as error:
+    with pytest.raises(
+        CheckpointError, match="cannot be loaded as a transformers object detector"
+    ) as error:
         load_detector(spoiled)
     assert "\n" not in str(error.value)
 

@@ -176,7 +176,7 @@ def test_angles_have_a_row_each(tmp_path):
 def test_metres_need_a_height_and_a_chain(tmp_path):
     with pytest.raises(UsageError, match="--height-m"):
         check_exports(["trc"], ExportOptions())
-    with pytest.raises(UsageError, match=r"0\.3 to 3, not 180"):
+    with pytest.raises(UsageError, match=r"between 0\.3 and 3 metres, not 180"):
         check_exports(["npz"], ExportOptions(180))
     headless = FramePoses(0, Fraction(0), (person(1, missing=("head_top",)),))
     poses = VideoPoses.from_frames(HEADER, [headless], VERDICT)
@@ -184,8 +184,8 @@ def test_metres_need_a_height_and_a_chain(tmp_path):
         staged.publish()
     assert [path.name for path in tmp_path.iterdir()] == ["clip.poses.npz"]
     (note,) = staged.notes
-    assert note.startswith("track 1: no frame has head")
-    assert note.endswith("there is no clip.person1.trc")
+    assert note.startswith("clip.person1.trc was not written: ")
+    assert "track 1: the scale is unknown, as no frame has head" in note
 
 
 def test_nobody_leaves_out_the_files_a_person_and_no_others(tmp_path):
@@ -194,8 +194,8 @@ def test_nobody_leaves_out_the_files_a_person_and_no_others(tmp_path):
         staged.publish()
         assert [path.name for path in staged.paths] == ["clip.poses.npz"]
     assert staged.notes == (
-        "nobody here has a track, so there is no trc file",
-        "nobody here has a track, so there is no c3d file",
+        "no trc file was written: nobody has a track id",
+        "no c3d file was written: nobody has a track id",
     )
     assert list(tmp_path.iterdir()) == list(staged.paths)
 
@@ -323,5 +323,5 @@ def test_angles_have_two_decimals(tmp_path):
 
 def test_nobody_is_smaller_than_0_3_metres():
     check_exports(["trc"], ExportOptions(0.3))
-    with pytest.raises(UsageError, match=r"0\.3 to 3, not 0\.2"):
+    with pytest.raises(UsageError, match=r"between 0\.3 and 3 metres, not 0\.2"):
         check_exports(["trc"], ExportOptions(0.2))

@@ -77,12 +77,12 @@ def test_a_joint_without_a_score_is_the_last_in_both(tmp_path):
 
 def test_nothing_is_replaced_unless_asked(tmp_path):
     (tmp_path / "000342_mpii_test.json").write_text("mine")
-    with pytest.raises(UsageError, match=r"000342_mpii_test\.json is there"):
+    with pytest.raises(UsageError, match=r"000342_mpii_test\.json already exists"):
         write_predictions([predictions()], tmp_path, "posetrack18")
     assert (tmp_path / "000342_mpii_test.json").read_text() == "mine"
     write_predictions([predictions()], tmp_path, "posetrack18", overwrite=True)
     assert read_posetrack(tmp_path / "000342_mpii_test.json").frames
-    with pytest.raises(UsageError, match="there are posetrack17, posetrack18"):
+    with pytest.raises(UsageError, match="choose from posetrack17, posetrack18"):
         write_predictions([predictions()], tmp_path, "coco")
 
 

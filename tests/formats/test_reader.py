@@ -82,20 +82,23 @@ def _with_verdict(**changes) -> str:
         (_edited(frames=None), "frames: "),
         (_edited(video={"name": "a"}), "video.width: Field required (and "),
         (_edited(skeleton={"name": "s", "joints": ["a"], "limbs": [[0, 1]]}), "limb (0, 1)"),
-        (_with_frame(index=0), "frame 0 comes after frame 1"),
-        (_with_frame(time=9.5), "frame 2: time is 9.5, time_exact 1001/15000"),
+        (_with_frame(index=0), "frame 0 follows frame 1"),
+        (_with_frame(time=9.5), "frame 2: time is 9.5, but time_exact 1001/15000"),
         (_with_frame(time_exact="0.5"), "frames.2.time_exact: "),
         (_with_frame(time_exact="1/0"), "expected an exact fraction such as"),
         (_with_person(keypoints=[[1.0, 2.0, 0.5]]), "frame 0: 1 keypoints for 3 joints"),
-        (_with_person(keypoints=[[None, 2.0, 0.5]] * 3), "one of x and y is null"),
+        (
+            _with_person(keypoints=[[None, 2.0, 0.5]] * 3),
+            "x and y must both be numbers or both be null",
+        ),
         (_with_person(box=[1, 2, 3]), "frames.0.people.0.box"),
         (_with_person(score="0.5"), "frames.0.people.0.score: "),
         (_with_person(track_id=10**30), "frames.0.people.0.track_id: "),
         (
             _with_person(track_id=5).replace('"track_id": null', '"track_id": 5'),
-            "frame 0: two people have one track id: [5, 5]",
+            "frame 0: two people have the same track id: [5, 5]",
         ),
-        (_with_verdict(status="ok"), "status is 'ok', its issues say 'partial'"),
+        (_with_verdict(status="ok"), "status is 'ok', but its issues say 'partial'"),
     ],
 )
 def test_malformed_files_are_refused_with_what_was_found(tmp_path, text, said):
@@ -133,7 +136,7 @@ def test_filled_joints_are_written_and_read_back(tmp_path):
     rows = written(tmp_path / "a.csv", "csv", frames).splitlines()[1:]
     assert [row[-1] for row in rows] == ["0", "0", "0", "1", "0", "1"]
     (tmp_path / "b.json").write_text(text.replace('"filled": [0, 2]', '"filled": [0, 3]'))
-    with pytest.raises(DataError, match="frame 0: filled names joint 3 of 3"):
+    with pytest.raises(DataError, match="frame 0: filled has joint 3, but there are 3 joints"):
         read_poses(tmp_path / "b.json")
 
 
@@ -147,7 +150,7 @@ def test_times_that_differ_by_a_microsecond_and_more_are_refused(tmp_path):
 def test_one_of_y_missing_is_refused_as_one_of_x_is(tmp_path):
     text = written(tmp_path / "a.json", "json")
     (tmp_path / "b.json").write_text(text.replace("[10.0, 20.0, 0.9]", "[10.0, null, 0.9]"))
-    with pytest.raises(DataError, match="one of x and y is null"):
+    with pytest.raises(DataError, match="x and y must both be numbers or both be null"):
         read_poses(tmp_path / "b.json")
 
 
@@ -165,5 +168,5 @@ def test_times_that_do_not_increase_are_refused(tmp_path, time, exact):
     )
     assert changed != text
     (tmp_path / "b.json").write_text(changed)
-    with pytest.raises(DataError, match=r"frame 1: time \S+ s does not come after 0\.0 s"):
+    with pytest.raises(DataError, match=r"frame 1: time \S+ s is not after 0\.0 s"):
         read_poses(tmp_path / "b.json")

@@ -80,7 +80,9 @@ def test_published_figures_from_yaml(tmp_path):
     )
     assert math.isnan(row.values[1])
     assert PublishedFigures.read(None).table_rows(("Head",)) == ()
-    with pytest.raises(ConfigError, match=r"figures\.yaml: rows\.Theirs\.Head: .*are AP, Mean"):
+    with pytest.raises(
+        ConfigError, match=r"figures\.yaml: rows\.Theirs\.Head: .*choose from AP, Mean"
+    ):
         found.table_rows(("AP", "Mean"))
 
 
@@ -89,8 +91,8 @@ def test_published_figures_from_yaml(tmp_path):
     [
         ("rows: {A: {Head: x}}", r"rows\.A\.Head"),
         ("rows: {A: {Head: .nan}}", r"rows\.A\.Head"),
-        ("row: {}", "no such key|rows"),
-        ("[", "no valid YAML"),
+        ("row: {}", "unknown key|rows"),
+        ("[", "invalid YAML"),
     ],
 )
 def test_malformed_published_files_are_named(tmp_path, text, message):

@@ -91,13 +91,13 @@ def _frame(index: int = 5, **person) -> FramePoses:
 @pytest.mark.parametrize(
     ("frame", "said"),
     [
-        (FRAMES[0], "frame 0 comes after frame 0"),
-        (_frame(keypoints=np.zeros((2, 3))), r"keypoints are \(2, 3\), not \(3, 3\)"),
+        (FRAMES[0], "frame 0 follows frame 0"),
+        (_frame(keypoints=np.zeros((2, 3))), r"keypoints have shape \(2, 3\), not \(3, 3\)"),
         (_frame(box=np.array([0, 0, NAN, 1])), "not finite"),
         (_frame(score=np.inf), "not finite"),
         (_frame(box_score=NAN), "not finite"),
-        (FramePoses(5, Fraction(0)), r"frame 5: time 0\.0 s does not come after 0\.0 s"),
-        (FramePoses(5, Fraction(1), (make_person(1), make_person(1))), "one track id"),
+        (FramePoses(5, Fraction(0)), r"frame 5: time 0\.0 s is not after 0\.0 s"),
+        (FramePoses(5, Fraction(1), (make_person(1), make_person(1))), "the same track id"),
     ],
 )
 def test_frames_that_no_reader_could_use_are_refused(tmp_path, frame, said):
@@ -108,12 +108,14 @@ def test_frames_that_no_reader_could_use_are_refused(tmp_path, frame, said):
 
 @pytest.mark.parametrize("name", ["", "a/b", "/a", "a\0b"])
 def test_names_that_are_no_file_names_are_refused(tmp_path, name):
-    with pytest.raises(UsageError, match="cannot name a file"):
+    with pytest.raises(UsageError, match="is not a valid file name"):
         open_writers(["json"], tmp_path, name, HEADER)
 
 
 def test_a_format_that_is_none_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="format 'xml': there are json, csv, posetrack, coco"):
+    with pytest.raises(
+        UsageError, match="unknown format 'xml'; choose from json, csv, posetrack, coco"
+    ):
         write_poses(tmp_path / "a.xml", "xml", HEADER, FRAMES, VERDICT)
     assert list(tmp_path.iterdir()) == []
 
@@ -127,7 +129,7 @@ def test_targets_that_cannot_be_written_are_refused_at_once(tmp_path):
         open_writers(["json", "csv"], tmp_path, "clip", HEADER)
     with pytest.raises(UsageError, match="File name too long"):
         open_writers(["json"], tmp_path, "x" * 300, HEADER)
-    with pytest.raises(UsageError, match="'xml': there are json, csv"):
+    with pytest.raises(UsageError, match="'xml'; choose from json, csv"):
         open_writers(["json", "xml"], tmp_path, "clip", HEADER)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.poses.csv", "file"]
 

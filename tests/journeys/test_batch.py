@@ -180,7 +180,7 @@ def test_what_predict_put_in_their_place_is_not_replaced(start, run, untrained, 
     assert (out / "0000.poses.json").read_bytes() == content
     line = ledger(out)["0000.mp4"]
     assert line["status"] == "rejected"
-    assert "not of this video" in line["message"]
+    assert "not a result of this video" in line["message"]
     assert finish(start(one, out, "--overwrite"))[0] == 0
     assert ledger(out)["0000.mp4"]["status"] == "ok"
 

@@ -74,7 +74,7 @@ def test_the_report_of_a_partial_video_is_delivered_named_and_ends_with_4(run, u
     code, out, err = run("report", source, "--model", untrained, "-o", page, "--look-at", 3)
     assert (code, out) == (4, f"{page}\n")
     assert "diffusionpose: partial: TRUNCATED: " in err
-    assert "note: nobody is in frame 3, nor in another" in err
+    assert "note: the report does not show denoising: there is nobody in frame 3" in err
     assert page.exists()
 
 
@@ -93,12 +93,12 @@ def test_options_that_change_nothing_are_refused(run, predict, made_video, tmp_p
     predict(made_video, "--no-video")
     code, _, err = predict(made_video, "--look-at", 5)
     assert (code, err.count("\n")) == (2, 1)
-    assert "--look-at goes with --report" in err
+    assert "--look-at needs --report" in err
     assert predict(made_video, "--report", "--look-at", -1)[0] == 2
     for option in (("--look-at", 5), ("--seed", 0), ("--model", "tiny"), ("--device", "cpu"), ("--fps", 5)):  # fmt: skip
         code, _, err = run("report", result, *option, "-o", tmp_path / "a.html")
         assert (code, err.count("\n")) == (2, 1)
-        assert f"{option[0]} goes with a video, not with a result" in err
+        assert f"{option[0]} applies to a video, not to a result" in err
     assert not (tmp_path / "a.html").exists()
     assert run("report", result, "-o", tmp_path / "a.html")[0] == 0
 
@@ -135,7 +135,7 @@ def test_refused_sources_end_with_3_one_line_and_no_files(predict, tmp_path, sou
         (["--detector", "x.onnx"], "leave --detector out"),
         (
             ["--smooth", "butterworth:20"],
-            "needs more than 25 frames a second: take less than 10 Hz",
+            "needs more than 25 frames per second: use a cut-off below 10 Hz",
         ),
         (["--fps", "25"], "fps"),
         (["--fps", "nan"], "fps"),
@@ -175,7 +175,7 @@ def test_a_person_s_file_of_another_stays_unless_asked_for(predict, made_video, 
     wanted = ["--format", "trc", "--height-m", "1.7", "--no-video"]
     code, _, err = predict(made_video, *wanted)
     assert (code, mine.read_text()) == (2, "mine")
-    assert "figure.person4.trc is there and not of this video" in err
+    assert "figure.person4.trc exists and is not a result of this video" in err
     assert predict(made_video, *wanted, "--overwrite")[0] == 0
     assert mine.read_text() != "mine"
 
@@ -192,7 +192,7 @@ def test_another_camera_s_video_of_the_same_name_does_not_take_the_place_of_resu
     content = result.read_bytes()
     code, _, err = predict(other)
     assert code == 2
-    assert "not of this video" in err
+    assert "not a result of this video" in err
     assert result.read_bytes() == content
     assert predict(other, "--overwrite")[0] == 0
     assert result.read_bytes() != content
@@ -262,7 +262,7 @@ def test_boxes_that_cannot_be_meant_are_named(run, untrained, made_video, tmp_pa
     boxes.write_text('{"frames": [{"index": 999, "boxes": [{"box": [5, 5, 60, 90]}]}]}')
     code, _, err = run("predict", made_video, *arguments)
     assert code == 0
-    assert err == "note: far.json has boxes for frame 999, the video ends with frame 11\n"
+    assert err == "note: far.json has boxes for frame 999, but the last frame is 11\n"
 
 
 def test_weights_that_are_no_numbers_end_with_1(run, untrained, made_video, tmp_path):
@@ -360,7 +360,7 @@ def test_train_names_a_wrong_key(run, tmp_path):
     recipe.write_text("name: x\nmodel: tiny\ntrain: []\n")
     code, _, err = run("train", recipe, "--set", "model.decoder.depht=3")
     assert code == 2
-    assert "model.decoder.depht: no such key" in err
+    assert "model.decoder.depht: unknown key" in err
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ def test_train_names_a_wrong_key(run, tmp_path):
         ("batch_size=0", "batch_size"),
         ("seed=-1", "seed"),
         ("model.backbone.depth=1000000000", "depth"),
-        ("augment.rotation=[", "no valid YAML"),
+        ("augment.rotation=[", "invalid YAML"),
         ("name=../../x", "name"),
     ],
 )
@@ -470,7 +470,7 @@ def test_evaluate_prints_a_table_and_writes_what_was_asked_for(evaluate, run, tm
     files = ("--truth", truth, "--predictions", written, "--json", report)
     code, _, err = run("evaluate", *files)
     assert (code, err.count("\n")) == (2, 1)
-    assert "all.json is there: give another name, or --overwrite" in err
+    assert "all.json already exists: choose another name, or pass --overwrite" in err
     code, out, _ = run("evaluate", *files, "--overwrite", "--format", "latex", "--resamples", 20)
     assert code == 0
     assert "\\toprule" in out
@@ -480,7 +480,7 @@ def test_evaluate_prints_a_table_and_writes_what_was_asked_for(evaluate, run, tm
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--metric", "map"], 2, "there are posetrack-ap, oks"),
+        (["--metric", "map"], 2, "choose from posetrack-ap, oks"),
         (["--format", "html"], 2, "text, markdown, latex"),
         (["--truth", "x"], 2, "give either --model and --data, or --truth and --predictions"),
         (["--boxes", "nothing.json"], 1, "nothing.json: no such file"),
@@ -500,4 +500,4 @@ def test_evaluate_names_the_extra_that_is_missing(evaluate, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     code, _, err = evaluate("--metric", "oks")
     assert code == 1
-    assert err.endswith("'faster-coco-eval': pip install 'diffusionpose[eval]'\n")
+    assert err.endswith("'faster-coco-eval'; install it with: pip install 'diffusionpose[eval]'\n")

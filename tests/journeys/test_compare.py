@@ -41,13 +41,16 @@ def test_files_stay_unless_asked_for_and_sources_always(compare, tmp_path, targe
     (tmp_path / "mine").write_text("mine")
     code, out, err = compare("a.poses.json", "b.poses.json", target, "mine")
     assert (code, out) == (2, "")
-    assert err == f"diffusionpose: error: mine is there: give another {target}, or --overwrite\n"
+    assert (
+        err
+        == f"diffusionpose: error: mine already exists: choose another {target}, or pass --overwrite\n"
+    )
     source = (tmp_path / "b.poses.json").read_bytes()
     (tmp_path / "link").symlink_to("b.poses.json")
     for name in ("b.poses.json", "link"):
         code, _, err = compare("a.poses.json", "b.poses.json", target, name, "--overwrite")
         assert (code, err.count("\n")) == (2, 1)
-        assert f"{name} is the source itself: give another {target}" in err
+        assert f"{name} is the source itself: choose another {target}" in err
     assert (tmp_path / "b.poses.json").read_bytes() == source
     assert compare("a.poses.json", "b.poses.json", target, "mine", "--overwrite")[0] == 0
     assert (tmp_path / "mine").read_text() != "mine"
@@ -68,9 +71,9 @@ def test_one_file_that_cannot_be_written_takes_the_other_along(compare, tmp_path
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--person-b", "4"], 2, "b.mp4 has no person 4: there are 1"),
-        (["--band", "0"], 2, "--band is a share, 0.01 to 1, not 0"),
-        (["--band", "nan"], 2, "--band is a share"),
+        (["--person-b", "4"], 2, "b.mp4 has no person 4: choose from 1"),
+        (["--band", "0"], 2, "--band must be between 0.01 and 1, not 0"),
+        (["--band", "nan"], 2, "--band must be between"),
         (["--out", "x", "--html", "x"], 2, "name the same file"),
     ],
 )

@@ -57,9 +57,9 @@ def test_order_stays_and_ends_are_finite():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"scale": (1.0,) * 15, "shift": (0.0,) * 14}, "one value a joint"),
+        ({"scale": (1.0,) * 15, "shift": (0.0,) * 14}, "one value per joint"),
         ({"scale": (0.0,) * 15, "shift": (0.0,) * 15}, "above 0"),
-        ({"scale": (1.0,) * 3, "shift": (0.0,) * 3}, "of 3 joints, not 15"),
+        ({"scale": (1.0,) * 3, "shift": (0.0,) * 3}, "has 3 joints, not 15"),
     ],
 )
 def test_impossible_calibrations_are_refused(fields, message):

@@ -186,7 +186,7 @@ def test_sizes(size):
         ({"skeleton": "coco17"}, "not a tree"),
         ({"skeleton": "cat"}, "posetrack15"),
         ({"encoder": {"num_heads": 7}}, "encoder.num_heads"),
-        ({"encoder": {"dept": 7}}, "encoder.dept: no such key"),
+        ({"encoder": {"dept": 7}}, "encoder.dept: unknown key"),
     ],
 )
 def test_impossible_configurations(change, message):

@@ -262,9 +262,9 @@ def test_of_a_video_of_unknown_length_few_frames_are_kept():
     [
         (None, 12, 6, []),
         (5, 12, 5, []),
-        (2, 12, 3, ["nobody is in frame 2: the report looks into frame 3, the nearest with people"]),
-        (999, 12, 7, ["the video has no frame 999, the last one is 11: the report looks into frame 7, the nearest with people"]),
-        (0, 3, None, ["nobody is in frame 0, nor in another: the report has no look inside the model"]),
+        (2, 12, 3, ["there is nobody in frame 2: the report shows frame 3, the nearest with people"]),
+        (999, 12, 7, ["the video has no frame 999, the last one is 11: the report shows frame 7, the nearest with people"]),
+        (0, 3, None, ["the report does not show denoising: there is nobody in frame 0, and nobody in any other"]),
     ],
 )  # fmt: skip
 def test_where_the_look_inside_is_and_why(untrained, made_video, made_boxes, asked, frames, looked_into, notes, tmp_path):  # fmt: skip
@@ -299,7 +299,7 @@ def test_another_video_of_the_same_size_is_refused(made_video, tmp_path):
         poses = VideoPoses.from_frames(
             replace(POSES.header, video=other.info), POSES.frames(), POSES.verdict
         )
-        with pytest.raises(DataError, match="another video than figure"):
+        with pytest.raises(DataError, match="differs from figure"):
             make_report(poses, tmp_path / "a.html", reader)
 
 

@@ -80,5 +80,5 @@ def test_an_anchor_that_does_not_fit_or_has_nothing_to_hold_is_refused(anchored,
         PoseTraining(config, tmp_path)
     fields = anchored.model_dump(mode="json")
     fields["optimizer"]["stem_scale"] = 0
-    with pytest.raises(ValueError, match="a stem that learns"):
+    with pytest.raises(ValueError, match="a stem that is trained"):
         TrainConfig.model_validate(fields)

@@ -174,5 +174,5 @@ def test_teachers_that_do_not_fit_or_are_not_there_are_refused(config, saved, tm
     fields = taught_by(config, saved).model_dump(mode="json")
     fields |= {"feature_cache": "cache"}
     fields["optimizer"]["backbone_scale"] = 0
-    with pytest.raises(ValueError, match="distillation needs pictures"):
+    with pytest.raises(ValueError, match="distillation needs images"):
         TrainConfig.model_validate(fields)

@@ -1,5 +1,6 @@
-"""A page of one's own: drop a video, watch the progress, take the results. docs/app.md describes it for users.
+"""Local web app: upload a video, watch the progress, download the results (docs/app.md).
 
-options -> orders of work (`options`) -> a process a job (`worker`) -> the queue that watches them (`jobs`) -> HTTP
-(`server`, described in `description`, guarded in `guard`) -> the address (`serve`). The page itself is in `assets/app`.
+`options` parses requests, `worker` runs one job in a process, `jobs` queues and supervises them,
+`server` is the HTTP API (`description` its OpenAPI document, `guard` its access control), and
+`serve` runs it on an address. The page itself is in `assets/app`.
 """

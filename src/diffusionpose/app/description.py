@@ -1,4 +1,4 @@
-"""The OpenAPI description of the server, from the models that it checks with."""
+"""OpenAPI description of the server, derived from the models that validate its data."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ _REFERENCES = "#/components/schemas/{model}"
 
 
 class ErrorView(BaseModel):
-    """What went wrong, as a sentence."""
+    """An error message for users."""
 
     error: str
 
 
 class SettingsView(BaseModel):
-    """What the page needs to know before a job."""
+    """Settings of the server that the page needs."""
 
     formats: tuple[FormatName, ...]
     max_upload_bytes: int
@@ -28,14 +28,18 @@ class SettingsView(BaseModel):
 
 
 def description() -> Json:
-    """OpenAPI 3.1."""
+    """Build the OpenAPI 3.1 document."""
     one, ok = "/api/jobs/{id}", _answer("The job.", "JobView")
     paths: Json = {
-        "/api/settings": {"get": _operation("settings", {"200": _answer("Set.", "SettingsView")})},
+        "/api/settings": {
+            "get": _operation("settings", {"200": _answer("The settings.", "SettingsView")})
+        },
         "/api/jobs": {"post": _create()},
         one: {
             "get": _of_job("job", {"200": ok}),
-            "delete": _of_job("delete", {"204": {"description": "Everything of it is removed."}}),
+            "delete": _of_job(
+                "delete", {"204": {"description": "The job and its files are deleted."}}
+            ),
         },
         f"{one}/cancel": {"post": _of_job("cancel", {"200": ok})},
         f"{one}/video": {"get": _file("video", "video/mp4")},
@@ -70,7 +74,7 @@ def _operation(name: str, answers: Json, **more: object) -> Json:
 
 def _of_job(name: str, answers: Json, *parameters: Json) -> Json:
     job_id = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
-    missing = {"404": _answer("There is no such job, or no longer.", "ErrorView")}
+    missing = {"404": _answer("There is no such job, or it was deleted.", "ErrorView")}
     return _operation(name, {**answers, **missing}, parameters=[job_id, *parameters])
 
 
@@ -79,25 +83,25 @@ def _file(name: str, media_type: str) -> Json:
     binary = {"content": {media_type: {"schema": {"type": "string", "format": "binary"}}}}
     plain = {"content": {"text/plain": {"schema": {"type": "string"}}}}
     answers = {
-        "200": {"description": "All of it.", **binary},
-        "206": {"description": "The range that was asked for.", **binary},
-        "400": {"description": "That is no range.", **plain},
+        "200": {"description": "The whole file.", **binary},
+        "206": {"description": "The requested range.", **binary},
+        "400": {"description": "The range is malformed.", **plain},
         "409": _answer("The job is not done.", "ErrorView"),
-        "416": {"description": "The file ends before.", **plain},
+        "416": {"description": "The range is beyond the end of the file.", **plain},
     }
     return _of_job(name, answers, wanted)
 
 
 def _create() -> Json:
     answers = {
-        "201": _answer("The job, waiting.", "JobView"),
-        "408": _answer("The upload came to a halt.", "ErrorView"),
-        "413": _answer("The video is larger than is taken here.", "ErrorView"),
+        "201": _answer("The queued job.", "JobView"),
+        "408": _answer("The upload stalled.", "ErrorView"),
+        "413": _answer("The video is too large.", "ErrorView"),
         "422": _answer(
-            "An option is unknown, out of range or there twice, or the upload is empty.",
+            "An option is unknown, repeated or out of range, or the upload is empty.",
             "ErrorView",
         ),
-        "429": _answer("Too many jobs are here.", "ErrorView"),
+        "429": _answer("There are too many jobs.", "ErrorView"),
         "507": _answer("The disk is full.", "ErrorView"),
     }
     body = {"schema": {"type": "string", "format": "binary", "minLength": 1}}
@@ -114,7 +118,7 @@ def _option_parameters() -> list[Json]:
             items = {"type": "string", "enum": list(FORMAT_NAMES)}
             parameter["schema"] = {"type": "array", "items": items, "minItems": 1}
             parameter |= {"style": "form", "explode": False}
-        if option == "height_m":  # a query has no null
+        if option == "height_m":  # queries have no null
             parameter["schema"] = {"type": "number", "minimum": 0.3, "maximum": 3}
         found.append(parameter)
     return found

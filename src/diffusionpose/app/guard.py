@@ -1,4 +1,4 @@
-"""Who may speak to the server: a page of another site, or a name that another site points here, may not."""
+"""Access control of the server: rejects cross-origin requests and DNS rebinding."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ _ANY = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
 
 @dataclass(frozen=True)
 class Hosts:
-    """Which `Host` headers are ours: those of this machine, and of the address that is listened on."""
+    """Allowed `Host` headers: names of this machine, and the address that the server listens on."""
 
     host: str
     port: int
 
     def allow(self, header: str) -> bool:
-        """Whether a request that says so came here by a name of ours."""
+        """Whether a `Host` header names this server."""
         try:
             parts = urlsplit(f"//{header}")
             name, port = parts.hostname, parts.port or 80
@@ -38,7 +38,7 @@ class Hosts:
         if name is None or port != self.port or parts.username is not None or parts.path:
             return False
         if self.host in _ANY and _is_address(name):
-            return True  # names can be pointed here by others, addresses cannot
+            return True  # DNS rebinding needs a name, so addresses are safe
         return name in ("localhost", "127.0.0.1", "::1", self.host.lower())
 
 
@@ -51,7 +51,7 @@ def _is_address(name: str) -> bool:
 
 
 class Guard:
-    """Answers 403 to who may not speak; puts the headers on every answer that keep pages and results private."""
+    """Middleware that rejects disallowed requests with 403, and adds security headers."""
 
     def __init__(self, app: ASGIApp, hosts: Hosts) -> None:
         self._app, self._hosts = app, hosts
@@ -62,7 +62,7 @@ class Guard:
             return
 
         async def send_with_headers(message: Message) -> None:
-            """`send`, the headers put on where an answer starts."""
+            """Add the headers to the start of a response."""
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in ALWAYS.items():
@@ -78,5 +78,5 @@ class Guard:
         if len(hosts) != 1 or not self._hosts.allow(hosts[0]):
             return "This address is not served here: open the one that diffusionpose printed."
         if any(origin.lower() != f"http://{hosts[0].lower()}" for origin in origins):
-            return "A page of another site may not use this one."
+            return "Pages of other sites may not use this server."
         return None

@@ -1,6 +1,7 @@
-"""Jobs: one works, the others wait their turn; all are watched, and removed when their time has come.
+"""Job queue: runs one job at a time, enforces its limits, and deletes old jobs.
 
-Everything here runs in one thread, the event loop's: `Jobs.tick` is called some times a second and never waits.
+Everything runs in the event loop's thread: `Jobs.tick` is called several times per second and never
+blocks on a worker.
 """
 
 import os
@@ -34,27 +35,27 @@ from diffusionpose.errors import UsageError
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 MAX_JOBS = 32
-"""Jobs, uploads on their way included, that are there at a time."""
+"""Maximum number of jobs that hold files, including uploads in progress."""
 MAX_LIMIT = 1e12
-"""Of all settings; what is beyond is meant as no limit, and could not be counted with."""
+"""Maximum value of all limits; larger ones could overflow."""
 MAX_SPENT = 256
-"""Failed and cancelled jobs that are remembered, to say what became of them."""
+"""Number of failed and cancelled jobs that are remembered, so that their status can be queried."""
 
 
 @dataclass(frozen=True)
 class AppSettings:
-    """Limits, and what is run.
+    """Limits of the server, and the model it runs.
 
     Args:
-        max_upload_mb: Of one video, in units of 10^6 bytes.
-        keep_minutes: Results are deleted so long after a job's end.
-        time_limit: Seconds that a job may work.
-        memory_limit: GiB of memory that a worker may hold; heeded on Linux.
-        model: As `PosePipeline.from_pretrained` takes it.
-        device: Likewise.
+        max_upload_mb: Maximum size of a video in units of 10^6 bytes.
+        keep_minutes: Results are deleted this long after the end of a job.
+        time_limit: Maximum run time of a job in seconds.
+        memory_limit: Maximum memory of a worker in GiB; enforced on Linux only.
+        model: As in `PosePipeline.from_pretrained`.
+        device: As in `PosePipeline.from_pretrained`.
 
     Raises:
-        UsageError: If a limit is none.
+        UsageError: If a limit is not positive, or above `MAX_LIMIT`.
     """
 
     max_upload_mb: float = 500
@@ -66,27 +67,27 @@ class AppSettings:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            # Not a number is in no range.
+            # Also rejects NaN, for which comparisons are false.
             if isinstance(value, int | float) and not 0 < value <= MAX_LIMIT:
                 option = f"--{name.replace('_', '-')}"
                 raise UsageError(
-                    f"{option} must be above 0 and no more than {MAX_LIMIT:g}, not {value:g}"
+                    f"{option} must be above 0 and at most {MAX_LIMIT:g}, not {value:g}"
                 )
 
     @property
     def max_upload_bytes(self) -> int:
-        """Of one video."""
+        """Maximum size of a video in bytes."""
         return int(self.max_upload_mb * 1e6)
 
 
 class JobView(BaseModel):
-    """A job as its owner sees it."""
+    """A job as reported to its owner."""
 
     id: str
     name: str
     state: State
     position: int = 0
-    """Jobs before it."""
+    """Number of jobs ahead in the queue."""
     frames: int = 0
     expected_frames: int | None = None
     frames_per_second: float | None = None
@@ -94,7 +95,7 @@ class JobView(BaseModel):
     message: str = ""
     result: Facts | None = None
     deleted_in: float | None = None
-    """Seconds."""
+    """Seconds until the job is deleted; None until it has ended."""
 
 
 @dataclass
@@ -106,7 +107,7 @@ class _Worker:
 
 @dataclass
 class Job:
-    """An upload and what becomes of it."""
+    """An upload and the state of its processing."""
 
     id: str
     name: str
@@ -117,27 +118,27 @@ class Job:
     progress: Report = field(default_factory=lambda: Report(kind="frames"))
     facts: Facts | None = None
     first: tuple[float, int] | None = None
-    """When frames were first reported, and how many."""
+    """Time of the first report with frames, and their number."""
     rate: float | None = None
     ended: float | None = None
 
     @property
     def holds_files(self) -> bool:
-        """Whether it takes room on the disk."""
+        """Whether the job has files on disk."""
         return self.state in ("queued", "running", "done")
 
     @property
     def film(self) -> Path:
-        """The annotated video."""
+        """Path of the annotated video."""
         return self.folder / FILM
 
     @property
     def archive(self) -> Path:
-        """The zip."""
+        """Path of the zip archive of the results."""
         return self.folder / ZIP
 
-    def heed(self, report: Report, now: float) -> None:
-        """Takes in how far the worker is."""
+    def record_progress(self, report: Report, now: float) -> None:
+        """Update the progress and the frame rate from a worker's report."""
         if report.frames > 0 and self.first is None:
             self.first = now, report.frames
         elif self.first is not None and now > self.first[0]:
@@ -145,7 +146,7 @@ class Job:
         self.progress = report
 
     def seconds_left(self) -> float | None:
-        """By the mean rate so far."""
+        """Estimate the remaining time from the mean frame rate so far; None if unknown."""
         expected, done = self.progress.expected_frames, self.progress.frames
         if self.state != "running" or not self.rate or not expected:
             return None
@@ -156,10 +157,10 @@ class Jobs:
     """All jobs of a server.
 
     Args:
-        root: Private folder; a job's folder is in it.
-        settings: Limits, and what is run.
-        work: What a worker does.
-        clock: Seconds.
+        root: Private folder that contains the jobs' folders.
+        settings: Limits of the server, and the model it runs.
+        work: Function that a worker runs.
+        clock: Returns the time in seconds.
     """
 
     def __init__(
@@ -176,25 +177,25 @@ class Jobs:
         self._working: Job | None = None
 
     def is_full(self) -> bool:
-        """Whether no further upload is taken."""
+        """Whether further uploads must be refused."""
         held = sum(job.holds_files for job in self._jobs.values())
         return held + len(self._uploads) >= MAX_JOBS
 
     def begin_upload(self) -> Path:
-        """A private folder of its own; then `add` or `discard_upload`."""
+        """Make a private folder for an upload; call `add` or `discard_upload` afterwards."""
         folder = self._root / secrets.token_hex(16)
         folder.mkdir(mode=0o700)
         self._uploads.add(folder)
         return folder
 
     def discard_upload(self, folder: Path) -> None:
-        """Removes what came of an upload, unless it has become a job."""
+        """Remove an upload, unless it has become a job."""
         if folder in self._uploads:
             self._uploads.remove(folder)
             _remove(folder)
 
     def add(self, folder: Path, name: str, options: JobOptions) -> Job:
-        """The complete upload in a folder becomes a job and waits its turn."""
+        """Queue a job for the complete upload in a folder."""
         spent = [job for job in self._jobs.values() if not job.holds_files]
         for old in spent[: len(spent) + 1 - MAX_SPENT]:
             del self._jobs[old.id]
@@ -204,11 +205,11 @@ class Jobs:
         return job
 
     def find(self, job_id: str) -> Job | None:
-        """A job by its id, which only its owner knows."""
+        """Find a job by its id, which only its owner knows."""
         return self._jobs.get(job_id)
 
     def view(self, job: Job) -> JobView:
-        """What its owner may know."""
+        """Describe a job for its owner."""
         keep = 60 * self.settings.keep_minutes
         return JobView(
             id=job.id,
@@ -229,25 +230,25 @@ class Jobs:
         return next((n for n, other in enumerate(waiting) if other is job), 0)
 
     def cancel(self, job: Job) -> None:
-        """Ends a job that waits or works; another stays as it is."""
+        """Cancel a job that is queued or running; others are unchanged."""
         if job.state in ("queued", "running"):
             self._end(job, "cancelled", "Cancelled.")
 
     def delete(self, job: Job) -> None:
-        """Ends a job if need be, and removes everything of it."""
+        """Cancel a job if it has not ended, and delete it with its files."""
         self.cancel(job)
         self._jobs.pop(job.id, None)
         _remove(job.folder)
 
     def close(self) -> None:
-        """Ends the worker and removes everything."""
+        """Stop the worker and delete all jobs and uploads."""
         for job in list(self._jobs.values()):
             self.delete(job)
         for folder in list(self._uploads):
             self.discard_upload(folder)
 
     def tick(self) -> None:
-        """Hears the worker, heeds the limits, starts the next job, removes old ones."""
+        """Process reports, enforce limits, start the next job, delete old ones."""
         if self._working is not None and self._worker is not None:
             self._watch(self._working, self._worker)
         if self._working is None:
@@ -268,7 +269,7 @@ class Jobs:
             process.start()
         except OSError as error:
             pipe.close()
-            self._end(job, "failed", f"The work could not be started: {error.strerror or error}.")
+            self._end(job, "failed", f"The job could not be started: {error.strerror or error}.")
             return
         finally:
             theirs.close()
@@ -279,60 +280,60 @@ class Jobs:
         )
 
     def _watch(self, job: Job, worker: _Worker) -> None:
-        # Asked before the pipe is emptied, so that a last report is not missed.
+        # Checked before reading the pipe, so that a last report is not missed.
         is_gone = not worker.process.is_alive()
         for report in _reports(worker.pipe):
             if report is None or (report.kind == "done" and report.facts is None):
-                self._end(job, "failed", "The work ended with an answer that makes no sense.")
+                self._end(job, "failed", "The job sent an invalid report.")
             elif report.kind == "failed":
                 self._end(job, "failed", report.message)
             elif report.kind == "done":
                 job.facts = report.facts
                 self._end(job, "done", "")
             else:
-                job.heed(report, self._clock())
+                job.record_progress(report, self._clock())
             if job.state != "running":
                 return
         limits = self.settings
         if is_gone:
             self._end(job, "failed", _why_gone(worker.process.exitcode))
         elif self._clock() > worker.deadline:
-            text = f"Stopped: it took longer than the {limits.time_limit:g} seconds allowed here."
+            text = f"Stopped: it took longer than the limit of {limits.time_limit:g} seconds."
             self._end(job, "failed", text)
         elif _memory_of(worker.process.pid) > limits.memory_limit * 2**30:
-            text = f"Stopped: it needed more than the {limits.memory_limit:g} GiB of memory allowed here."
+            text = f"Stopped: it needed more memory than the limit of {limits.memory_limit:g} GiB."
             self._end(job, "failed", text)
 
     def _end(self, job: Job, state: State, message: str) -> None:
-        """The worker is ended; the upload, and the results of what is not done, are removed."""
+        """Stop the worker; remove the upload, and the results unless the job is done."""
         if job is self._working and self._worker is not None:
             _end_process(self._worker)
             self._worker = self._working = None
         job.state, job.message, job.ended = state, message, self._clock()
         if state == "done" and not (job.film.is_file() and job.archive.is_file()):
-            job.state, job.message, job.facts = "failed", "The results are not complete.", None
+            job.state, job.message, job.facts = "failed", "The results are incomplete.", None
         if job.state == "done":
             _remove(job.folder / UPLOAD)
-            _remove(job.folder / "results")  # the zip has them
+            _remove(job.folder / "results")  # they are in the zip
         else:
             _remove(job.folder)
 
 
 def _reports(pipe: Connection) -> "list[Report | None]":
-    """What has come; None stands for what is no report."""
+    """Read all pending reports; None stands for an invalid one."""
     found: list[Report | None] = []
     try:
         while pipe.poll():
             found.append(Report.model_validate_json(pipe.recv_bytes(MAX_REPORT)))
     except ValidationError:
         found.append(None)
-    except (EOFError, OSError):  # the other end is gone: `_watch` sees to it
+    except (EOFError, OSError):  # the worker is gone, which `_watch` handles
         pass
     return found
 
 
 def _end_process(worker: _Worker) -> None:
-    # Everything that it writes lies in the job's folder, so there is nothing that it would have to clean up.
+    # It only writes to the job's folder, so killing it leaves nothing to clean up.
     worker.process.kill()
     worker.process.join()
     worker.process.close()
@@ -341,11 +342,11 @@ def _end_process(worker: _Worker) -> None:
 
 def _why_gone(exit_code: int | None) -> str:
     how = f"signal {-exit_code}" if exit_code is not None and exit_code < 0 else f"code {exit_code}"
-    return f"The work broke off unexpectedly ({how}). The video may be damaged in a way that is not foreseen."
+    return f"The job ended unexpectedly ({how}). The video may be damaged in an unforeseen way."
 
 
 def _memory_of(pid: int | None) -> int:
-    """Bytes that a process holds; 0 where there is no /proc, or the process is gone."""
+    """Resident memory of a process in bytes; 0 if there is no /proc or the process is gone."""
     with suppress(OSError, IndexError, ValueError):
         pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""What a visitor may ask for: the query of `POST /api/jobs`."""
+"""Options of a job, from the query of `POST /api/jobs`, and safe file names."""
 
 import importlib.util
 import os
@@ -22,10 +22,10 @@ FormatName = Literal[
 FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
 MAX_NAME = 80
 MAX_STEM_BYTES = 120
-"""Of names of files: their endings must fit in 255, too."""
+"""Maximum length of a file's stem; with all suffixes, a name must fit into 255 bytes."""
 _SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES | {".gif"}
 _DEVICES = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])", re.IGNORECASE)
-"""Windows takes files of such names for devices, whatever their ending."""
+"""File stems that Windows reserves for devices, whatever the suffix."""
 
 
 def _split(value: object) -> object:
@@ -33,7 +33,7 @@ def _split(value: object) -> object:
 
 
 class JobOptions(Frozen):
-    """Options of a job, as the page offers them. JSON and the annotated video are always made."""
+    """Options of a job, as offered by the page. JSON and the annotated video are always written."""
 
     formats: Annotated[tuple[FormatName, ...], BeforeValidator(_split)] = ("json",)
     smooth: Literal["none", "one-euro", "butterworth"] = "none"
@@ -51,11 +51,13 @@ class JobOptions(Frozen):
             if export is not None and export.in_metres and self.height_m is None:
                 raise ValueError(f"{name.upper()} is in metres: give the person's height")
             if name not in available_formats():
-                raise ValueError(f"{name} cannot be written: a package is not installed here")
+                raise ValueError(
+                    f"{name} is not available: a package is not installed on the server"
+                )
         return self
 
     def wanted(self) -> ResultOptions:
-        """As `predict_files` takes them."""
+        """Convert to the options of `predict_files`."""
         names: list[str] = ["json", *self.formats, *(["angles"] if self.angles else [])]
         return ResultOptions(
             formats=tuple(dict.fromkeys(names)),
@@ -67,7 +69,7 @@ class JobOptions(Frozen):
 
 
 def available_formats() -> tuple[FormatName, ...]:
-    """Formats whose packages are installed."""
+    """List the formats whose packages are installed."""
     return tuple(name for name in FORMAT_NAMES if _is_installed(name))
 
 
@@ -77,25 +79,25 @@ def _is_installed(name: str) -> bool:
 
 
 def each_once(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Names and values of a query.
+    """Convert a query to a dictionary.
 
     Raises:
-        UsageError: If a name stands there twice: only one of its values could be heeded.
+        UsageError: If a name is repeated.
     """
     query: dict[str, str] = {}
     for name, value in pairs:
         if name in query:
-            text = "is given more than once: give it once, several values with commas between"
+            text = "is given more than once: give it once, with several values separated by commas"
             raise UsageError(f"{shown(name)} {text}")
         query[name] = value
     return query
 
 
 def parse_options(query: Mapping[str, str]) -> JobOptions:
-    """Options of a query.
+    """Parse and validate the options of a query.
 
     Raises:
-        UsageError: If one is unknown or out of range; one line that names it.
+        UsageError: If an option is unknown or out of range; the message names it.
     """
     try:
         return JobOptions.model_validate(dict(query))
@@ -107,19 +109,19 @@ def parse_options(query: Mapping[str, str]) -> JobOptions:
 
 
 def shown(text: str, most: int = MAX_NAME) -> str:
-    """A stranger's text on one line, without what would steer a terminal or turn the direction of writing."""
+    """Make untrusted text safe to display: one line without control and bidi characters."""
     visible = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
     return " ".join(visible.split())[:most]
 
 
 def display_name(name: str) -> str:
-    """The last part of the name that a client gives, to be shown, never opened; its ending stays."""
+    """Shorten a client's file name for display, keeping its suffix; it is never used as a path."""
     stem, suffix = _split_suffix(shown(re.split(r"[/\\]", name)[-1], len(name)))
     return f"{stem[: MAX_NAME - len(suffix)].rstrip()}{suffix}" or "video"
 
 
 def file_name(name: str) -> str:
-    """A display name as one of a file, on every system; its only dot is that of the ending."""
+    """Make a file name that is valid on every system; its only dot is that of the suffix."""
     stem, suffix = _split_suffix(display_name(name))
     stem = re.sub(r"[^\w-]+", "-", stem).encode()[:MAX_STEM_BYTES].decode(errors="ignore")
     stem = stem.strip("-") or "video"
@@ -127,6 +129,6 @@ def file_name(name: str) -> str:
 
 
 def _split_suffix(name: str) -> tuple[str, str]:
-    """Only endings that videos have are taken for one: `Trial 1.5 kmh` has none."""
+    """Split off the suffix if it is one of a video or image: `Trial 1.5 kmh` has none."""
     stem, suffix = os.path.splitext(name)
     return (stem, suffix) if suffix.lower() in _SUFFIXES else (name, "")

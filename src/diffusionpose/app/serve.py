@@ -1,4 +1,4 @@
-"""The server on an address, until a signal ends it."""
+"""Running the server on an address until a signal stops it."""
 
 import ipaddress
 import os
@@ -17,14 +17,14 @@ from diffusionpose.app.server import create_app
 from diffusionpose.app.worker import Work, predict_upload
 from diffusionpose.errors import CheckpointError, UsageError
 from diffusionpose.model.pretrained import CONFIG, WEIGHTS, find_pretrained
-from diffusionpose.paths import check_regular, temporary_folder
+from diffusionpose.paths import check_regular, is_exported, temporary_folder
 
 _PATIENCE = 2
-"""Seconds that downloads get to end when the server does."""
+"""Seconds that running downloads get to finish on shutdown."""
 
 
 def is_local(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Whether an address can only be reached from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -32,15 +32,14 @@ def is_local(host: str) -> bool:
 
 
 def check_work(model: str, device: str) -> None:
-    """Says at once what every job would say: whether the model and the device are there.
+    """Check on start-up that the model and the device exist; downloads a model from the hub.
 
     Raises:
-        CheckpointError: If the model cannot be had; one of the hub is fetched.
+        CheckpointError: If the model is not found.
         UsageError: If there is no such device.
     """
-    path = Path(model)
-    if path.suffix == ".onnx" and not path.is_dir():
-        files = [path]
+    if is_exported(model):
+        files = [Path(model)]
     else:
         folder = find_pretrained(model)
         files = [folder / CONFIG, folder / WEIGHTS]
@@ -48,7 +47,7 @@ def check_work(model: str, device: str) -> None:
         check_regular(file, CheckpointError)
         if not file.is_file():
             raise CheckpointError(f"{file}: no such file")
-    if device not in ("auto", "cpu"):  # which are everywhere, and cost the server no torch
+    if device not in ("auto", "cpu"):  # always valid; avoids importing torch in the server
         from diffusionpose.predict import choose_device
 
         choose_device(device)
@@ -62,21 +61,21 @@ def serve(
     on_ready: Callable[[str], None],
     work: Work = predict_upload,
 ) -> None:
-    """Serves the page until SIGINT or SIGTERM, which then take the course that they took before.
+    """Serve the page until SIGINT or SIGTERM, which are then passed to the previous handlers.
 
     Args:
-        settings: Limits, and what is run.
+        settings: Limits of the server, and the model it runs.
         host: Address to listen on.
-        port: 0 takes a free one.
-        on_ready: Called with the address once it answers.
-        work: What a worker does.
+        port: 0 selects a free port.
+        on_ready: Called with the URL once the server is listening.
+        work: Function that a worker runs.
 
     Raises:
-        UsageError: If the address cannot be listened on.
+        UsageError: If it cannot listen on the address.
     """
     os.umask(0o077)
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        # By default the process would end on the spot, and the folder stay.
+        # The default action would end the process without removing the folder.
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with (
         _listen(host, port) as listener,
@@ -87,7 +86,7 @@ def serve(
         config = uvicorn.Config(
             create_app(jobs, Hosts(host, number)),
             log_level="warning",
-            access_log=False,  # ids of jobs are their keys
+            access_log=False,  # job ids give access, so they must not be logged
             server_header=False,
             timeout_graceful_shutdown=_PATIENCE,
         )
@@ -102,7 +101,7 @@ def _listen(host: str, port: int) -> socket.socket:
         )[0]
         listener = socket.socket(family, kind, protocol)
         try:
-            if os.name == "posix":  # elsewhere it would share the port with whoever has it
+            if os.name == "posix":  # on Windows it would allow sharing a port that is in use
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
             listener.listen(128)

@@ -1,4 +1,4 @@
-"""The HTTP side: uploads in, jobs and their files out. Errors are JSON with one sentence."""
+"""HTTP API: takes uploads, returns jobs and their files. Errors are JSON with a message."""
 
 import importlib.resources
 import os
@@ -37,13 +37,13 @@ PAGE = {
     "/icon.svg": "icon.svg",
 }
 TICK = 0.2
-"""Seconds between two looks at the worker."""
+"""Seconds between calls of `Jobs.tick`."""
 UPLOAD_PAUSE = 60
-"""Seconds after which an upload that stands still is given up."""
+"""Seconds without data after which an upload is aborted."""
 
 
 def create_app(jobs: Jobs, hosts: Hosts) -> Starlette:
-    """The server; while it runs, it keeps jobs going. Who made `jobs` closes them."""
+    """Create the ASGI app, which drives `jobs` while it runs; the caller closes them."""
 
     @asynccontextmanager
     async def watched(_: Starlette) -> AsyncIterator[None]:
@@ -89,17 +89,17 @@ async def _as_json(_: Request, error: Exception) -> Response:
 
 
 class _Api:
-    """What can be asked of the server."""
+    """Request handlers."""
 
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
 
     async def description(self, _: Request) -> Response:
-        """The OpenAPI description."""
+        """Return the OpenAPI description."""
         return JSONResponse(description())
 
     async def settings(self, _: Request) -> Response:
-        """What the page needs to know before a job."""
+        """Return the settings that the page needs."""
         limits = self._jobs.settings
         view = SettingsView(
             formats=available_formats(),
@@ -110,7 +110,7 @@ class _Api:
         return JSONResponse(view.model_dump())
 
     async def create(self, request: Request) -> Response:
-        """Takes an upload, whose bytes are the body and whose options are the query."""
+        """Create a job from an upload: the body is the video, the query has the options."""
         try:
             query = each_once(request.query_params.multi_items())
             name = display_name(query.pop("name", ""))
@@ -118,14 +118,14 @@ class _Api:
         except UsageError as error:
             raise HTTPException(422, str(error)) from error
         if self._jobs.is_full():
-            raise HTTPException(429, "Too many videos are here already. Try again later.")
+            raise HTTPException(429, "There are too many videos in the queue. Try again later.")
         with _stored():
             folder = self._jobs.begin_upload()
         try:
             await _receive(request, folder / UPLOAD, self._jobs.settings.max_upload_bytes)
             job = self._jobs.add(folder, name, options)
         except ClientDisconnect:
-            return Response(status_code=408)  # nobody reads it
+            return Response(status_code=408)  # the client is gone
         finally:
             self._jobs.discard_upload(folder)
         return self._view(job, 201)
@@ -156,9 +156,7 @@ class _Api:
         job = self._jobs.find(request.path_params["id"])
         if job is None:
             keep = f"{self._jobs.settings.keep_minutes:g} minutes"
-            raise HTTPException(
-                404, f"There is no such video here. Results are deleted after {keep}."
-            )
+            raise HTTPException(404, f"There is no such job. Results are deleted after {keep}.")
         return job
 
     def _view(self, job: Job, status: int = 200) -> Response:
@@ -166,19 +164,19 @@ class _Api:
 
 
 def _file(job: Job, path: Path, media_type: str, name: str | None) -> Response:
-    """A file of a finished job; parts of it when a range is asked for."""
+    """Send a file of a finished job, or the requested range of it."""
     if job.state != "done":
-        raise HTTPException(409, "There are no results: this video is not done.")
+        raise HTTPException(409, "There are no results: this job is not done.")
     try:
         found = path.stat()
-    except OSError as error:  # somebody cleaned up the folder for temporary files
-        raise HTTPException(404, "This file is no longer here: do the video again.") from error
+    except OSError as error:  # e.g. temporary files were cleaned up
+        raise HTTPException(404, "This file no longer exists: upload the video again.") from error
     return FileResponse(path, media_type=media_type, filename=name, stat_result=found)
 
 
 @contextmanager
 def _stored() -> Iterator[None]:
-    """A full disk is no bug."""
+    """Report storage errors, such as a full disk, to the client."""
     try:
         yield
     except OSError as error:
@@ -187,8 +185,8 @@ def _stored() -> Iterator[None]:
 
 
 async def _receive(request: Request, target: Path, most: int) -> None:
-    """Writes the body to a file that nobody else can read, and stops at the first byte too many."""
-    too_large = HTTPException(413, f"The video is larger than the {most / 1e6:g} MB taken here.")
+    """Write the body to a file that only this user can read; abort if it exceeds `most` bytes."""
+    too_large = HTTPException(413, f"The video is larger than the limit of {most / 1e6:g} MB.")
     announced = request.headers.get("content-length", "0")
     if len(announced) > 15 or (
         announced.isascii() and announced.isdecimal() and int(announced) > most
@@ -210,7 +208,7 @@ async def _receive(request: Request, target: Path, most: int) -> None:
 
 
 async def _next_chunk(stream: AsyncIterator[bytes]) -> bytes:
-    """Bytes, none at the end."""
+    """Next chunk of the body; empty at the end."""
     with anyio.move_on_after(UPLOAD_PAUSE):
         return await anext(stream, b"")
-    raise HTTPException(408, "The upload came to a halt.")
+    raise HTTPException(408, "The upload stalled.")

@@ -1,6 +1,7 @@
-"""The process of one job: it reads the upload, writes the results and a zip of them, and reports over a pipe.
+"""Worker process of one job: reads the upload, writes the results, reports over a pipe.
 
-Reports are JSON, never pickles: the worker reads strangers' videos, and what it says is checked like any input.
+Reports are JSON, never pickles: the worker decodes untrusted videos, so its reports are validated
+like any other input.
 """
 
 import os
@@ -27,19 +28,20 @@ if TYPE_CHECKING:
     from diffusionpose.predict_files import Outcome
 
 UPLOAD, FILM, ZIP = "upload", "film.mp4", "results.zip"
-"""Files of a job, in its folder, never named by the client."""
+"""Names of a job's files in its folder; independent of the client."""
 MAX_REPORT = 1 << 16
-"""Bytes of one report."""
+"""Maximum size of a report in bytes."""
 _REPORT_EVERY = 0.1
+"""Minimum time between progress reports in seconds."""
 
 MAX_TEXT = 500
-"""Characters of a message."""
+"""Maximum length of a message in characters."""
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Count = Annotated[int, Field(ge=0)]
 
 
 class Facts(Frozen):
-    """What a finished job found: `seconds` is the length of the video, `warnings` what was lost or noticed."""
+    """Summary of a finished job; `seconds` is the duration of the video."""
 
     frames: Count
     people: Count
@@ -49,7 +51,7 @@ class Facts(Frozen):
 
 
 class Report(Frozen):
-    """What a worker says: how far it is, that it is done, or why it is not."""
+    """Message of a worker: progress, completion or failure."""
 
     kind: Literal["frames", "done", "failed"]
     frames: Count = 0
@@ -60,7 +62,15 @@ class Report(Frozen):
 
 @dataclass(frozen=True)
 class WorkOrder:
-    """What a worker is told: the job's folder with the upload in it, a safe name for that, and how."""
+    """A job for a worker.
+
+    Args:
+        folder: Of the job; holds the upload.
+        name: Safe file name for the video.
+        options: Chosen by the client.
+        model: As in `PosePipeline.from_pretrained`.
+        device: As in `PosePipeline.from_pretrained`.
+    """
 
     folder: Path
     name: str
@@ -74,18 +84,18 @@ Work = Callable[[WorkOrder, Send], Facts]
 
 
 def run_order(work: Work, order: WorkOrder, pipe: Connection) -> None:
-    """Entry point of the process."""
+    """Entry point of the worker process."""
     os.umask(0o077)
-    # Ctrl-C reaches the whole group of processes; the server is the one to end its workers.
+    # Ctrl-C reaches the whole process group, but only the server stops its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     prepare_process()
 
     def send(report: Report) -> None:
-        """Over the pipe; ends the process when nobody listens any more."""
+        """Send a report to the server; exit if the server is gone."""
         try:
             pipe.send_bytes(report.model_dump_json().encode())
         except OSError:
-            # The server was killed: nobody is left to hear of the results, or to remove them.
+            # The server was killed, so nobody else would remove the files.
             shutil.rmtree(order.folder, ignore_errors=True)
             os._exit(1)
 
@@ -96,7 +106,7 @@ def run_order(work: Work, order: WorkOrder, pipe: Connection) -> None:
 
 
 def _without_paths(error: DiffusionPoseError, order: WorkOrder) -> str:
-    """What a visitor is told: nothing of where files lie here, and no options of the command line."""
+    """Error message for the client, without local paths or command-line options."""
     text = next(iter(error.plain.strip().splitlines()), type(error).__name__)
     results = order.folder / "results"
     named = {
@@ -112,15 +122,15 @@ def _without_paths(error: DiffusionPoseError, order: WorkOrder) -> str:
 
 
 def _cut(text: str) -> str:
-    """As much as a report holds, up to the end of a word."""
+    """Shorten a text to `MAX_TEXT` characters at a word boundary."""
     return shorten(text, MAX_TEXT, placeholder=" …") if len(text) > MAX_TEXT else text
 
 
 def predict_upload(order: WorkOrder, send: Send) -> Facts:
-    """Poses of the upload; the folder then holds the annotated video and the zip of everything.
+    """Estimate the poses of an upload; write the annotated video and a zip of all results.
 
     Raises:
-        DiffusionPoseError: If the upload is no video that can be read, or something of the results cannot be made.
+        DiffusionPoseError: If the video cannot be read, or results cannot be written.
     """
     from diffusionpose.predict import PosePipeline
     from diffusionpose.predict_files import predict_files
@@ -137,7 +147,7 @@ def predict_upload(order: WorkOrder, send: Send) -> Facts:
         )
 
         def on_frame(poses: FramePoses) -> None:
-            """Reports now and then, and at the end."""
+            """Report progress at intervals, and at the last frame."""
             nonlocal last
             done, now = poses.index + 1, time.monotonic()
             if now - last >= _REPORT_EVERY or done == expected:
@@ -171,10 +181,10 @@ def _facts(outcome: "Outcome") -> Facts:
 
 
 def write_zip(results: Path, target: Path) -> None:
-    """Everything in a folder."""
+    """Zip all files of a folder."""
     with zipfile.ZipFile(target, "x", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(path for path in results.rglob("*") if path.is_file()):
-            # Of 1980: the same results are the same bytes.
+            # Default timestamp (1980), so that equal results give equal bytes.
             entry = zipfile.ZipInfo(path.relative_to(results).as_posix())
             entry.external_attr = 0o600 << 16
             is_film = path.suffix == FILM_SUFFIX

@@ -1,5 +1,6 @@
-"""Many videos: each in a process that can be killed, and a ledger of what is done.
+"""Batch processing of videos in worker processes, with a ledger of finished work.
 
-`videos` says which files they are, `work` does one of them, `workers` runs several side by side within limits, `ledger`
-remembers, `run` puts them together. Nothing here imports torch until a video needs it.
+`videos` finds the files, `work` processes one of them, `workers` runs several in parallel within
+limits, `ledger` records outcomes, `run` puts these together. torch is only imported once a video
+needs it.
 """

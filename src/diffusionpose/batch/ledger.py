@@ -1,6 +1,7 @@
-"""What a batch has done: one line of JSON a video, on the disk before the next video is asked after.
+"""Ledger of a batch: one line of JSON per outcome, synced to disk before the next one is processed.
 
-A video's last line says what became of it. A line that a kill cut off is taken away when the ledger is opened again.
+The last line of a video holds its outcome. A line that was cut off by a kill is removed when the
+ledger is opened again.
 """
 
 import json
@@ -24,22 +25,23 @@ LEDGER, LOCK = "ledger.jsonl", ".ledger.lock"
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """What became of a video.
+    """Outcome of a video.
 
     Args:
         name: Of the input file.
-        status: `ok`; `partial`: delivered, but the video is damaged; `rejected`: no video that can be read, or not with
-            these options; `crashed`; `timeout`. `started` stands until one of them is known.
-        key: SHA-256 of all that the results depend on: input, its name, settings, weights, release.
+        status: `ok`; `partial` if there are results, but the video is damaged; `rejected` if the
+            video cannot be read, or not with these options; `crashed`; `timeout`. `started` until
+            then.
+        key: SHA-256 of all that the results depend on: input, its name, settings, weights, version.
         input_sha256: Of the input file.
-        message: Why it is not ok, and what else is worth knowing.
-        files: Results, relative to the ledger's folder, with their SHA-256.
-        seconds: That the work took.
-        frames: In the results.
-        people: In the results.
+        message: Why the status is not `ok`, and notes.
+        files: SHA-256 of each result by its path relative to the ledger's folder.
+        seconds: Processing time.
+        frames: Number of frames in the results.
+        people: Number of people in the results.
 
     Raises:
-        ValueError: If there is no such status.
+        ValueError: If the status is unknown.
     """
 
     name: str
@@ -54,11 +56,11 @@ class LedgerEntry:
 
     def __post_init__(self) -> None:
         if self.status not in get_args(Status):
-            raise ValueError(f"status {self.status!r}")
+            raise ValueError(f"unknown status {self.status!r}")
 
     @property
     def stem(self) -> str:
-        """Name of the results."""
+        """Stem of the result files."""
         return Path(self.name).stem
 
     @property
@@ -67,7 +69,7 @@ class LedgerEntry:
         return self.status in ("ok", "partial")
 
     def stands(self, key: str, folder: Path) -> bool:
-        """Whether it is what would be made again: of the same key, with every file there as it was written."""
+        """Whether the results are up to date: the key is the same, and all files are unchanged."""
         return (
             self.is_delivered
             and self.key == key
@@ -83,9 +85,9 @@ class Ledger:
     """The ledger of a folder, from `open_ledger`.
 
     Attributes:
-        last: By name of the results, the last entry of each video whose work ended.
-        delivered: Likewise, the last that had results: they stay until others take their place.
-        owned: Names of results whose files are the batch's own, complete or not.
+        last: By stem, the last entry of each video whose processing ended.
+        delivered: By stem, the last entry with results, which stay until they are replaced.
+        owned: Stems whose result files belong to the batch, complete or not.
     """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
@@ -95,10 +97,10 @@ class Ledger:
         self._path, self._file = path, file
 
     def append(self, entry: LedgerEntry) -> None:
-        """Writes a line, to the disk.
+        """Append a line and sync it to disk.
 
         Raises:
-            DiffusionPoseError: If the disk does not take it.
+            DiffusionPoseError: If it cannot be written.
         """
         data = _line(entry)
         with explained(self._path):
@@ -108,10 +110,10 @@ class Ledger:
         self._take(entry)
 
     def read(self) -> None:
-        """Takes what is there; a last line that was cut off is removed.
+        """Read all entries; an incomplete last line is removed from the file.
 
         Raises:
-            DataError: If a line is none of ours.
+            DataError: If a line is invalid.
         """
         with explained(self._path):
             self._file.seek(0)
@@ -124,7 +126,7 @@ class Ledger:
                 self._take(LedgerEntry(**json.loads(line)))
             except (ValueError, TypeError) as error:
                 raise DataError(
-                    f"{self._path}: line {number} is no entry of this release: move the file away to do all anew"
+                    f"{self._path}: line {number} is not an entry of this release: move the file away to start anew"
                 ) from error
 
     def _take(self, entry: LedgerEntry) -> None:
@@ -135,12 +137,12 @@ class Ledger:
         if entry.is_delivered or entry.status == "started":
             self.owned.add(entry.stem)
         elif entry.status == "rejected" and entry.stem not in self.delivered:
-            # Nothing was written: what stands under its names later is somebody else's.
+            # Nothing was written, so files of these names that appear later are not the batch's.
             self.owned.discard(entry.stem)
 
 
 def _line(entry: LedgerEntry) -> bytes:
-    """Letters of any script stay readable; of a name that is not UTF-8, the bytes come back when it is read."""
+    """Serialise an entry as UTF-8; surrogates of file names that are not UTF-8 are escaped."""
     record: dict[str, Any] = asdict(entry)
     text = json.dumps(record, ensure_ascii=False, allow_nan=False)
     text = re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
@@ -149,11 +151,11 @@ def _line(entry: LedgerEntry) -> bytes:
 
 @contextmanager
 def open_ledger(folder: Path) -> Iterator[Ledger]:
-    """The ledger of a folder, made if it is not there, and held: no other batch works there meanwhile.
+    """Open the ledger of a folder, creating it if missing, and lock the folder for other batches.
 
     Raises:
-        UsageError: If another batch is at work there, or the folder cannot be written.
-        DataError: If the ledger holds what is none of ours.
+        UsageError: If another batch uses the folder, or it cannot be written.
+        DataError: If the ledger has an invalid line.
     """
     path = folder / LEDGER
     with explained(path, UsageError):
@@ -163,7 +165,7 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
             lock.acquire()
         except Timeout:
             raise UsageError(
-                f"{folder}: another batch is at work there: wait for it, or give another --out"
+                f"{folder} is in use by another batch: wait for it, or choose another --out"
             ) from None
     try:
         with explained(path, UsageError):

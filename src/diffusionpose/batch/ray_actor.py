@@ -1,6 +1,7 @@
-"""What `ray_workers` puts on the machines of a cluster: an actor that has a process for videos, as a local batch has several.
+"""The actor that `ray_workers` runs on machines of a cluster, with one worker process.
 
-The actor itself only watches: limits hold, and a process dies alone, on whatever machine it is. Nothing here imports ray.
+The actor itself only supervises, so that limits and crashes are handled as in a local batch. This
+module does not import ray.
 """
 
 import os
@@ -18,12 +19,12 @@ _weights_here = lru_cache(maxsize=1)(weights_of)
 
 
 class VideoActor:
-    """Does one video after another; its process keeps the model loaded.
+    """Processes one video after another; its worker process keeps the model loaded.
 
     Args:
-        version: Release that the batch was started with.
+        version: Of diffusionpose in the driver.
         limits: Of each video.
-        work: What is done with it; importable by name on every machine.
+        work: Function that processes a job; importable by name on every machine.
     """
 
     def __init__(self, version: str, limits: Limits, work: Work) -> None:
@@ -33,7 +34,7 @@ class VideoActor:
         self._free = threading.Lock()
 
     def do(self, job: Job) -> LedgerEntry | DiffusionPoseError:
-        """What became of a video; an error, if this machine can do none."""
+        """Process a video; return its outcome, or an error if this machine cannot process any."""
         with self._free:
             try:
                 self._check(job)
@@ -45,32 +46,32 @@ class VideoActor:
                 return error
 
     def end(self) -> None:
-        """Ends the process and the video that it is at; on return nothing of it is half-written. The last call.
+        """Stop the worker process and clean up the current video; may be called while `do` runs.
 
-        Is called while `do` runs in another thread.
+        The actor cannot be used afterwards.
         """
         while not self._free.acquire(timeout=POLL_SECONDS):
             self._workers.kill()
         self._ended.close()
 
     def _check(self, job: Job) -> None:
-        """Results must be what the driver's key says, and lie where the driver looks for them."""
+        """Check that results will match the driver's key, and lie where it looks for them."""
         if self._version != __version__:
             raise DiffusionPoseError(
-                f"{socket.gethostname()} has release {__version__} of diffusionpose, the batch {self._version}: "
-                "install the same everywhere"
+                f"{socket.gethostname()} has diffusionpose {__version__}, but the batch was started with "
+                f"{self._version}: install the same release everywhere"
             )
         if not (job.out / LEDGER).is_file():
             raise DiffusionPoseError(_not_here(str(job.out)))
         if _weights_here(job.options.pipeline) != job.weights:
             raise DiffusionPoseError(
-                f"{socket.gethostname()} has other weights of {job.options.pipeline.model} or of the detector: copy the "
-                "same to every machine"
+                f"{socket.gethostname()} has different weights of {job.options.pipeline.model} or of the detector: copy "
+                "the same files to every machine"
             )
 
 
 def _not_here(what: str) -> str:
     return (
-        f"{socket.gethostname()} does not have {what}: videos and --out must be on a file system that all machines of the "
-        "cluster have under the same path"
+        f"{socket.gethostname()} does not have {what}: videos and --out must be on a file system that is mounted at the "
+        "same path on all machines of the cluster"
     )

@@ -1,7 +1,8 @@
-"""Several videos side by side on the machines of a Ray cluster: `RayWorkers` stands where `Workers` does.
+"""Parallel processing of videos on a Ray cluster; `RayWorkers` has the interface of `Workers`.
 
-The driver hands out jobs, hears what became of them and alone writes the ledger. A video whose machine is lost is given
-to another. Why actors, and not Ray Data: docs/decisions/013-batch.md.
+The driver assigns jobs, collects outcomes, and is the only one to write the ledger. A video whose
+machine is lost is given to another. docs/decisions/013-batch.md explains why this uses actors, not
+Ray Data.
 """
 
 import importlib
@@ -28,14 +29,14 @@ from diffusionpose.model.pretrained import bundled
 from diffusionpose.version import __version__
 
 ATTEMPTS = 3
-"""Machines or actors that a video may lose before it is to blame."""
+"""Number of lost actors after which a video counts as crashed."""
 STARTS = 10
-"""Actors in a row that may be lost before they serve."""
+"""Number of consecutive actors lost on start-up after which the batch fails."""
 CONNECT_SECONDS = 5
 END_SECONDS = 20
-"""For machines to kill processes and remove what is half-written; whoever is silent longer is left to Ray."""
+"""Time for machines to stop processes and clean up; later ones are left to Ray."""
 _STORE_BYTES = 100 << 20
-"""Of a cluster of our own: jobs and ledger entries are small."""
+"""Object store of a local cluster: jobs and ledger entries are small."""
 
 
 @dataclass(eq=False)
@@ -46,25 +47,27 @@ class _Task:
 
 @dataclass(eq=False)
 class _Seat:
-    """An actor, and what it is at; `task` is None while it comes up."""
+    """An actor and its current task, which is None while it starts."""
 
     actor: Any
     task: _Task | None = None
 
 
 class RayWorkers:
-    """Actors on a cluster, with a process each that does jobs.
+    """Actors on a cluster, each with a worker process.
 
     Args:
-        address: `auto` for the cluster that this machine is part of, its HOST:PORT, or `local` for one of our own.
-        number: How many at a time; None for one for two cores of the cluster, or one a GPU.
-        most: Actors that can be of use: jobs that there will be.
-        limits: Of each job, kept on the machine that does it.
-        work: What a job is; importable by name on every machine.
-        device: As in `predict`. Unless it is `cpu`, each actor has a GPU to itself where the cluster has any.
+        address: `auto` for the cluster that this machine is part of, HOST:PORT of a cluster, or
+            `local` to start one on this machine.
+        number: Number of actors; None for one per two cores of the cluster, or one per GPU.
+        most: Maximum number of actors: the number of jobs.
+        limits: Of each job, enforced on the machine that runs it.
+        work: Function that processes a job; importable by name on every machine.
+        device: As in `predict`. Unless it is `cpu`, each actor has its own GPU if the cluster has
+            any.
 
     Raises:
-        UsageError: If the address is none.
+        UsageError: If the address is invalid.
         MissingExtraError: If ray is not installed.
     """
 
@@ -78,34 +81,35 @@ class RayWorkers:
         device: str = "auto",
     ) -> None:
         if address not in ("auto", "local") and _host_and_port(address) is None:
-            raise UsageError(f"--ray takes auto, local or HOST:PORT, not {address!r}")
+            raise UsageError(f"--ray must be auto, local or HOST:PORT, not {address!r}")
         self._ray = _import_ray(address)
         self._address, self._device = address, device
         self._number, self._most = number, most
         self._given = __version__, limits, work
         self._busy: dict[Future[Any], _Seat] = {}
         self._idle: list[Any] = []
-        self._again: deque[_Task] = deque()
+        self._retries: deque[_Task] = deque()
         self._touched: dict[str, Path] = {}
         self._failed_starts = 0
 
     def run(self, jobs: Iterable[Job]) -> Generator[tuple[Job, LedgerEntry], None, None]:
-        """Jobs with what became of them, as they end; the next is taken from `jobs` when there is an actor for it.
+        """Yield jobs with their outcomes as they end; `jobs` is consumed as actors become idle.
 
-        Closing the generator, or an error, ends all actors and their processes; nothing half-written stays.
+        Closing the generator, or an error, stops all actors and their processes, and removes
+        incomplete files.
 
         Raises:
-            DiffusionPoseError: If there is no cluster, or no job can be done: the options are impossible, the model is
-                broken, or a machine lacks what is needed.
+            DiffusionPoseError: If there is no cluster, or no job can succeed: the options are
+                impossible, the model is broken, or a machine lacks what is needed.
         """
         try:
             self._connect()
-            self._hire(min(self._room(), self._most))
+            self._start_actors(min(self._room(), self._most))
             waiting = iter(jobs)
             while self._hand_out(waiting):
                 done, _ = wait(self._busy, return_when=FIRST_COMPLETED)
                 for future in done:
-                    yield from self._hear(future)
+                    yield from self._receive(future)
         finally:
             self._end()
 
@@ -125,45 +129,49 @@ class RayWorkers:
                 self._ray.init(address=self._address, **options)
         except (OSError, RuntimeError, ValueError, self._ray.exceptions.RayError) as error:
             raise DiffusionPoseError(
-                f"--ray {self._address}: no cluster to work with: {first_line(error)}"
+                f"--ray {self._address}: cannot connect to a cluster: {first_line(error)}"
             ) from error
 
     def _room(self) -> int:
-        """Actors to begin with; of a number that was asked for, those that find no room wait for it."""
+        """Number of actors to start; those that exceed the cluster's size wait for room."""
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         if self._on_gpus():
             room = int(sum(node.get("GPU", 0) for node in nodes))
         else:
             room = sum(max(1, int(node["CPU"]) // 2) for node in nodes if node.get("CPU", 0) >= 1)
         if room == 0:
-            raise DiffusionPoseError(f"--ray {self._address}: no machine there has cores to give")
+            raise DiffusionPoseError(
+                f"--ray {self._address}: no machine of the cluster has free cores"
+            )
         return self._number or room
 
     def _on_gpus(self) -> bool:
         return self._device != "cpu" and self._ray.cluster_resources().get("GPU", 0) >= 1
 
-    def _hire(self, number: int) -> None:
+    def _start_actors(self, number: int) -> None:
         actor_class = self._ray.remote(VideoActor).options(
             num_cpus=1,
             num_gpus=int(self._on_gpus()),
             scheduling_strategy="SPREAD",
-            max_concurrency=2,  # `end` while `do` is at work
+            max_concurrency=2,  # for `end` while `do` runs
         )
         for _ in range(number):
             actor = actor_class.remote(*self._given)
             self._busy[actor.__ray_ready__.remote().future()] = _Seat(actor)
 
     def _hand_out(self, waiting: Iterator[Job]) -> bool:
-        """Gives idle actors something to do; whether there is anything to wait for."""
+        """Assign tasks to idle actors; return whether any task is left to wait for."""
         while self._idle:
-            task = self._again.popleft() if self._again else _next_task(waiting)
+            task = self._retries.popleft() if self._retries else _next_task(waiting)
             if task is None:
                 return any(seat.task for seat in self._busy.values())
             actor = self._idle.pop()
-            self._busy[actor.do.remote(_anywhere(task.job)).future()] = _Seat(actor, task)
+            self._busy[actor.do.remote(_with_absolute_paths(task.job)).future()] = _Seat(
+                actor, task
+            )
         return True
 
-    def _hear(self, future: "Future[Any]") -> Iterator[tuple[Job, LedgerEntry]]:
+    def _receive(self, future: "Future[Any]") -> Iterator[tuple[Job, LedgerEntry]]:
         seat = self._busy.pop(future)
         try:
             answer = future.result()
@@ -178,8 +186,8 @@ class RayWorkers:
             yield seat.task.job, answer
 
     def _lost(self, seat: _Seat, error: Exception) -> Iterator[tuple[Job, LedgerEntry]]:
-        """Another actor takes its place, another attempt that of its task."""
-        # It may only be out of reach: no two shall be at one video for longer than need be.
+        """Replace a lost actor, and retry its task or report it as crashed."""
+        # It may only be unreachable, and must not work on a video that is given to another.
         self._ray.kill(seat.actor)
         task = seat.task
         if task is None:
@@ -187,11 +195,11 @@ class RayWorkers:
         else:
             task.num_lost += 1
             self._touched[task.job.stem] = task.job.out
-        self._hire(1)
+        self._start_actors(1)
         if task is not None and task.num_lost < ATTEMPTS:
-            self._again.append(task)
+            self._retries.append(task)
         elif task is not None:
-            message = f"lost {ATTEMPTS} times with its machine or actor: {first_line(error)}"
+            message = f"its machine or actor was lost {ATTEMPTS} times: {first_line(error)}"
             yield task.job, LedgerEntry(task.job.source.name, "crashed", message=message)
 
     def _check_start(self, error: Exception) -> None:
@@ -199,12 +207,12 @@ class RayWorkers:
         if getattr(error, "actor_init_failed", False) or self._failed_starts == STARTS:
             why = str(error).strip().splitlines()[-1]
             raise DiffusionPoseError(
-                f"--ray {self._address}: a machine there cannot do videos ({why[:200]}): every one needs this release of "
-                "diffusionpose"
+                f"--ray {self._address}: a machine cannot process videos ({why[:200]}): install this release of "
+                "diffusionpose on all of them"
             ) from error
 
     def _end(self) -> None:
-        """Asks those that are up to end their processes, takes leave of the cluster, removes what lost ones left."""
+        """Stop all actors, disconnect from the cluster, remove incomplete files of lost actors."""
         seats = [seat for seat in self._busy.values() if seat.task]
         asked = [actor.end.remote() for actor in (*self._idle, *(seat.actor for seat in seats))]
         if asked:
@@ -220,8 +228,8 @@ def _next_task(waiting: Iterator[Job]) -> _Task | None:
     return None if job is None else _Task(job)
 
 
-def _anywhere(job: Job) -> Job:
-    """With paths that mean the same in another working folder."""
+def _with_absolute_paths(job: Job) -> Job:
+    """Make the paths of a job independent of the working folder."""
     pipeline = job.options.pipeline
     model = pipeline.model if pipeline.model in bundled() else _absolute(pipeline.model)
     detector = None if pipeline.detector is None else _absolute(pipeline.detector)
@@ -230,7 +238,7 @@ def _anywhere(job: Job) -> Job:
 
 
 def _absolute(name: str) -> str:
-    """Of what is there; another name is one of the hub."""
+    """Absolute path if it exists; other names are repositories on the hub."""
     path = Path(name).expanduser()
     return str(path.absolute()) if path.exists() else name
 
@@ -241,7 +249,7 @@ def _host_and_port(address: str) -> tuple[str, int] | None:
 
 
 def _check_listens(address: str) -> None:
-    """At once, where Ray would try for minutes."""
+    """Fail fast if nothing listens at the address, which Ray would retry for minutes."""
     given = os.environ.get("RAY_ADDRESS", "auto") if address == "auto" else address
     place = _host_and_port(given)
     if place is None:
@@ -250,21 +258,21 @@ def _check_listens(address: str) -> None:
         socket.create_connection(place, CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise DiffusionPoseError(
-            f"--ray {given}: nothing answers there ({error}): give the address that `ray start --head` printed"
+            f"--ray {given}: cannot connect ({error}): give the address that `ray start --head` printed"
         ) from None
 
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Ray takes SIGTERM for itself; ours removes what is half-written and has its exit code."""
+    """Keep our SIGTERM handler, which cleans up, when Ray installs its own."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # nobody can take it there
+        yield  # only the main thread can set handlers
         return
     ours = signal.getsignal(signal.SIGTERM)
 
     def give_back() -> bool:
-        """Puts our handler back; whether it was ours to put back."""
-        # Ignored: Ctrl-C came, and is being answered.
+        """Restore our handler, unless the signal is ignored; return whether it was restored."""
+        # It is ignored while Ctrl-C is being handled.
         is_taken = signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
         if is_taken:
             signal.signal(signal.SIGTERM, ours)
@@ -281,7 +289,7 @@ def _own_sigterm() -> Iterator[None]:
 
 
 def _import_ray(address: str) -> Any:
-    """Ray, told before its import not to phone home, and not to try for minutes where there is no cluster."""
+    """Import Ray with telemetry disabled, and without long retries if there is no cluster."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if address != "local":
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")

@@ -1,4 +1,4 @@
-"""A whole batch: what is not done yet is done, and every end is in the ledger before the next one is heard of."""
+"""Running a batch: processes what is not done yet, and records each outcome in the ledger."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from diffusionpose.batch.ray_workers import RayWorkers
 
 OnDone = Callable[[LedgerEntry, bool], None]
-"""Told of each video that ended, and whether it was done before."""
+"""Called with the outcome of each video, and whether it was kept from an earlier run."""
 
 
 @dataclass(frozen=True)
 class BatchReport:
-    """What became of a batch's videos.
+    """Outcomes of a batch.
 
     Args:
-        entries: One a video, in the order of the videos.
-        num_kept: How many of them were done before.
+        entries: One per video, in the order of the videos.
+        num_kept: Number of videos whose results were kept from an earlier run.
     """
 
     entries: tuple[LedgerEntry, ...]
@@ -34,27 +34,27 @@ class BatchReport:
 
     @property
     def counts(self) -> Counter[str]:
-        """Videos of each status."""
+        """Number of videos by status."""
         return Counter(entry.status for entry in self.entries)
 
     @property
     def not_ok(self) -> tuple[LedgerEntry, ...]:
-        """What a person has to look at."""
+        """Entries whose status is not `ok`."""
         return tuple(entry for entry in self.entries if entry.status != "ok")
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What is to be done.
+    """Inputs and settings of a batch.
 
     Args:
-        given: Files and folders of videos.
+        given: Video files, and folders of videos.
         out: Folder of the results and of the ledger.
-        options: What is made of every video.
-        num_workers: Videos side by side; changes speed, not results. None for one for two cores.
+        options: Settings for every video.
+        num_workers: Videos in parallel; changes speed, not results. None for one per two cores.
         limits: Of every video.
         overwrite: Replace files that are not results of these videos.
-        ray: Address of a Ray cluster whose machines do the work, as in `RayWorkers`; None for this machine.
+        ray: Address of a Ray cluster to run on, as in `RayWorkers`; None for this machine.
     """
 
     given: Sequence[Path]
@@ -66,15 +66,16 @@ class BatchPlan:
     ray: str | None = None
 
     def videos(self) -> tuple[Path, ...]:
-        """The files.
+        """Find the video files.
 
         Raises:
-            UsageError: As `find_videos`; or if the results would lie among the videos of a folder.
+            UsageError: As in `find_videos`, or if annotated videos would be written into a folder
+                of input videos.
         """
         if self.options.video and any(
             path.is_dir() and self.out.exists() and path.samefile(self.out) for path in self.given
         ):
-            raise UsageError(f"{self.out} holds the videos themselves: give another --out")
+            raise UsageError(f"{self.out} is a folder of input videos: choose another --out")
         return find_videos(self.given)
 
 
@@ -84,19 +85,20 @@ def run_batch(
     on_done: OnDone | None = None,
     work: Work = process,
 ) -> BatchReport:
-    """Does what the ledger does not have yet, or what is not as the ledger has it; the rest is kept.
+    """Process all videos whose results are missing, outdated or changed; keep the others.
 
     Args:
-        plan: What.
-        videos: From the plan.
-        on_done: Told of each video.
-        work: Does one job.
+        plan: Inputs and settings.
+        videos: From `plan.videos()`.
+        on_done: Called for each video.
+        work: Function that processes a job.
 
     Raises:
-        UsageError: If another batch is at work there, or an option is impossible.
-        DataError: If the ledger is none of ours.
-        MissingExtraError: If Ray is asked for and not installed.
-        DiffusionPoseError: If the model or the cluster cannot be had, or the ledger cannot be written.
+        UsageError: If another batch uses the folder, or an option is impossible.
+        DataError: If the ledger has an invalid line.
+        MissingExtraError: If Ray is requested but not installed.
+        DiffusionPoseError: If the model or the cluster is not available, or the ledger cannot be
+            written.
     """
     workers = _workers(plan, len(videos), work)
     weights = weights_of(plan.options.pipeline)
@@ -117,7 +119,7 @@ def run_batch(
 
 
 def _workers(plan: BatchPlan, most: int, work: Work) -> "Workers | RayWorkers":
-    """Who does jobs, at most so many at a time."""
+    """Create the workers of a plan, at most `most`."""
     if plan.ray is None:
         return Workers(min(plan.num_workers or default_number(), most), plan.limits, work)
     from diffusionpose.batch.ray_workers import RayWorkers
@@ -127,7 +129,7 @@ def _workers(plan: BatchPlan, most: int, work: Work) -> "Workers | RayWorkers":
 
 
 def _jobs(plan: BatchPlan, videos: Sequence[Path], weights: str, ledger: Ledger) -> Iterator[Job]:
-    """Says of each, before it begins, that what will stand under its names is the batch's own."""
+    """Yield a job per video, after recording that its result files belong to the batch."""
     for video in videos:
         job = Job(
             video,

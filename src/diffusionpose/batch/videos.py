@@ -1,4 +1,4 @@
-"""Which files a batch is about."""
+"""Finding the video files of a batch."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -12,12 +12,13 @@ _HEAD_BYTES = 4096
 
 
 def find_videos(given: Sequence[Path]) -> tuple[Path, ...]:
-    """Files as they are given, and of folders the videos directly in them, by name; each file once.
+    """List the given files, and the videos directly in the given folders by name; each once.
 
-    In a folder a video is a file that is not hidden and begins as a video does, or is named like one.
+    In a folder, videos are files that are not hidden and have a video's suffix or first bytes.
 
     Raises:
-        UsageError: If nothing is found, a folder cannot be read, or two videos would have results of the same name.
+        UsageError: If nothing is found, a folder cannot be read, or two videos would have results
+            of the same name.
     """
     found: dict[Path, Path] = {}
     for path in given:
@@ -25,7 +26,7 @@ def find_videos(given: Sequence[Path]) -> tuple[Path, ...]:
             found.setdefault(video.absolute().resolve(), video)
     videos = tuple(found.values())
     if not videos:
-        raise UsageError("no videos: give files, or folders with videos directly in them")
+        raise UsageError("no videos: give video files, or folders with videos directly in them")
     _check_names(videos)
     return videos
 
@@ -37,7 +38,7 @@ def _in_folder(folder: Path) -> Iterator[Path]:
         raise UsageError(f"{folder}: cannot be read: {error.strerror}") from None
     videos = [folder / name for name in names if _is_meant_as_video(folder / name)]
     if not videos:
-        raise UsageError(f"{folder}: there are no videos directly in it")
+        raise UsageError(f"{folder} has no videos directly in it")
     yield from videos
 
 
@@ -50,18 +51,18 @@ def _is_meant_as_video(path: Path) -> bool:
         with path.open("rb") as file:
             return sniff_container(file.read(_HEAD_BYTES)) is not None
     except OSError:
-        # Whether it is a video nobody can say: no reason to stop at the others.
+        # An unreadable file must not stop the batch.
         return False
 
 
 def _check_names(videos: Sequence[Path]) -> None:
-    """Two results of one name would overwrite each other."""
+    """Refuse videos whose results would overwrite each other."""
     seen: dict[str, Path] = {}
     for video in videos:
-        # Folders of some systems do not tell letters of different case apart.
+        # Some file systems are case-insensitive.
         other = seen.setdefault(video.stem.casefold(), video)
         if other is not video:
             raise UsageError(
-                f"{other} and {video} would both become {video.stem}.poses.json: rename one, or give "
-                "them to two batches with an --out each"
+                f"{other} and {video} would both become {video.stem}.poses.json: rename one, or process "
+                "them in two batches with different --out"
             )

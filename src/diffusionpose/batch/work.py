@@ -1,6 +1,7 @@
-"""One video of a batch: `process(job)` gives its ledger entry. Any scheduler may call it, in any process, in any order.
+"""Processing one video of a batch: `process(job)` returns its ledger entry.
 
-What a result's bytes depend on is in the job's key; where, when and beside what else it runs is not.
+Any scheduler may call it, in any process and order. All that the results depend on is in the job's
+key.
 """
 
 import hashlib
@@ -32,7 +33,7 @@ from diffusionpose.model.pretrained import (
     find_pretrained,
     sha256_of,
 )
-from diffusionpose.paths import check_regular
+from diffusionpose.paths import check_regular, is_exported
 from diffusionpose.results import FILM, PAGE, SUFFIXES, ResultOptions, files_of_result
 from diffusionpose.version import __version__
 from diffusionpose.video import VideoReader, open_video
@@ -43,9 +44,10 @@ if TYPE_CHECKING:
     from diffusionpose.predict_files import Outcome
 
 THREADS = 1
-"""Of torch in each process: sums may come out otherwise in the last bits with more, and results must not."""
+"""Torch threads per process: more could change the last bits of sums, and so the results."""
 WITHOUT_EFFECT = ("model", "detector", "device", "batch_size")
-"""Settings that are not in the key: the first two are there by what they hold, the last two change speed."""
+"""Settings that are not in the key: the first two enter by their contents, the last two only affect
+speed."""
 _CHUNK_BYTES = 1 << 20
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.tmp-[0-9a-f]{8}", re.DOTALL)
 _PERSON = re.compile(r"\.person\d+(?=\.\w+\Z)")
@@ -53,7 +55,7 @@ _PERSON = re.compile(r"\.person\d+(?=\.\w+\Z)")
 
 @dataclass(frozen=True)
 class PipelineOptions:
-    """What `load_pipeline` makes; names and meaning as in `PosePipeline.from_pretrained` and `PredictOptions`."""
+    """Arguments of `PosePipeline.from_pretrained`; see there and `PredictOptions`."""
 
     model: str = "tiny"
     detector: str | None = None
@@ -72,13 +74,13 @@ class PipelineOptions:
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """What is made of every video.
+    """Settings for every video of a batch.
 
     Args:
-        pipeline: How poses are estimated.
-        wanted: Formats, and what is done to tracks.
+        pipeline: Settings of pose estimation.
+        wanted: Formats and postprocessing.
         video: Also write the annotated video.
-        hide_faces: Cover everybody's face there.
+        hide_faces: Cover faces in the annotated video.
     """
 
     pipeline: PipelineOptions = field(default_factory=PipelineOptions)
@@ -87,7 +89,7 @@ class BatchOptions:
     hide_faces: bool = False
 
     def facts(self) -> dict[str, Any]:
-        """What of it changes results, or which there are."""
+        """Settings that affect the results, or which files there are."""
         pipeline = {k: v for k, v in asdict(self.pipeline).items() if k not in WITHOUT_EFFECT}
         smoother = self.wanted.smoother
         return pipeline | {
@@ -103,16 +105,16 @@ class BatchOptions:
 
 @dataclass(frozen=True)
 class Job:
-    """One video.
+    """One video to process.
 
     Args:
-        source: The file.
+        source: The video file.
         out: Folder for the results.
-        options: What is made of it.
+        options: Settings.
         weights: From `weights_of`.
-        before: The last results of its name in a ledger; if they stand, nothing is done.
-        is_owned: Whether files of the results' names are the batch's own, complete or not.
-        overwrite: Whether the user allows to replace what is not of this video.
+        before: Last entry with results in the ledger; if still valid, nothing is done.
+        is_owned: Whether existing files with the names of the results belong to the batch.
+        overwrite: Whether files that are not results of this video may be replaced.
     """
 
     source: Path
@@ -125,11 +127,11 @@ class Job:
 
     @property
     def stem(self) -> str:
-        """Name of the results."""
+        """Stem of the result files."""
         return self.source.stem
 
     def key(self, input_sha256: str) -> str:
-        """SHA-256 of all that the results depend on."""
+        """Compute the SHA-256 of all that the results depend on."""
         parts = {
             "input": input_sha256,
             "name": self.source.name,
@@ -140,22 +142,22 @@ class Job:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def is_anything_there(self) -> bool:
-        """Whether a file stands under a name that the results can have."""
+        """Whether any file exists under a name that the results can have."""
         others = {PAGE} if self.options.video else {PAGE, FILM}
         suffixes = [suffix for suffix in SUFFIXES if suffix not in others]
         return bool(files_of_result(self.out, self.stem, suffixes))
 
 
 def weights_of(options: PipelineOptions) -> str:
-    """What a model and a detector hold, as one SHA-256; a model of the hub is fetched.
+    """Compute one SHA-256 over model and detector; a model on the hub is downloaded.
 
-    A detector on the hub counts by its name, the bundled one by the release.
+    A detector on the hub is identified by its name, the bundled one by the release.
 
     Raises:
-        CheckpointError: If the model cannot be had.
+        CheckpointError: If the model is not found, or a file cannot be read.
     """
-    model = Path(options.model)
-    if model.suffix == ".onnx" and not model.is_dir():
+    if is_exported(options.model):
+        model = Path(options.model)
         parts = [model.name, _digest(model)]
     else:
         folder = find_pretrained(options.model)
@@ -180,10 +182,10 @@ def _digest(path: Path) -> str:
 
 @lru_cache(maxsize=1)
 def load_pipeline(options: PipelineOptions) -> "PosePipeline":
-    """The pipeline, loaded once in a process.
+    """Load the pipeline, once per process.
 
     Raises:
-        DiffusionPoseError: If the options are impossible or the model is broken; that is no single video's fault.
+        DiffusionPoseError: If the options are impossible or the model is broken, for any video.
     """
     import torch
 
@@ -198,17 +200,17 @@ Load = Callable[[PipelineOptions], "PosePipeline"]
 
 
 def process(job: Job, load: Load = load_pipeline) -> LedgerEntry:
-    """Makes the results of one video, unless they are there.
+    """Process one video, unless its results are up to date.
 
     Args:
-        job: Which, and how.
-        load: Gives the pipeline; called only when the video can be opened.
+        job: The video and its settings.
+        load: Loads the pipeline; called only if the video can be opened.
 
     Returns:
-        What goes into the ledger; `job.before` itself, if it still stands.
+        The entry for the ledger; `job.before` itself if it is still valid.
 
     Raises:
-        DiffusionPoseError: If the pipeline cannot be had.
+        DiffusionPoseError: If the pipeline cannot be loaded.
     """
     start = time.monotonic()
     entry = LedgerEntry(job.source.name, "rejected")
@@ -226,7 +228,7 @@ def process(job: Job, load: Load = load_pipeline) -> LedgerEntry:
         try:
             outcome = _predict(pipeline, reader, job)
             if _read_state(job.source) != state:
-                raise InputRefusedError(f"{job.source}: changed while it was read: run again")
+                raise InputRefusedError(f"{job.source}: changed while being read: run again")
         except (InputRefusedError, UsageError, DataError) as error:
             return _ended(entry, job, start, str(error))
         except DiffusionPoseError as error:
@@ -235,13 +237,14 @@ def process(job: Job, load: Load = load_pipeline) -> LedgerEntry:
 
 
 def _check_replaced(job: Job, digest: str) -> None:
-    """Videos of the same name, perhaps of two cameras, must not take each other's results."""
+    """Refuse to replace results of another video with the same name, e.g. of another camera."""
     before = job.before
     if before is None or before.input_sha256 == digest or job.overwrite:
         return
     if any(os.path.lexists(job.out / name) for name in before.files):
         raise UsageError(
-            f"{job.stem}.poses.json is there of another video of that name: give another --out, or --overwrite"
+            f"{job.stem}.poses.json is the result of another video of that name: choose another --out, or pass "
+            "--overwrite"
         )
 
 
@@ -255,7 +258,7 @@ def _predict(pipeline: "PosePipeline", reader: VideoReader, job: Job) -> "Outcom
         job.options.wanted,
         video=job.options.video,
         hide_faces=job.options.hide_faces,
-        # Somebody else may have put another video's results there since.
+        # Another program may have replaced the files since.
         overwrite=job.overwrite or (job.is_owned and not _is_of_another(job, reader)),
     )
 
@@ -266,7 +269,7 @@ def _is_of_another(job: Job, reader: VideoReader) -> bool:
 
 
 def _read(source: Path) -> tuple[str, tuple[int, ...]]:
-    """SHA-256 of an input, and its state before."""
+    """Compute the SHA-256 of a file; also return its state before reading."""
     file, _ = open_regular(source)
     digest = hashlib.sha256()
     with file:
@@ -288,7 +291,7 @@ def _state(found: os.stat_result) -> tuple[int, ...]:
 
 
 def _ended(entry: LedgerEntry, job: Job, start: float, message: str) -> LedgerEntry:
-    """Without results; where the file lies is not for the ledger."""
+    """Complete an entry with its duration and message, without the input's folder."""
     name = job.source.name
     message = message.replace(str(job.source), name).removeprefix(f"{name}: ")
     return replace(entry, message=message, seconds=round(time.monotonic() - start, 3))
@@ -309,12 +312,12 @@ def _delivered(entry: LedgerEntry, job: Job, start: float, outcome: "Outcome") -
 
 
 def _files(path: Path) -> Iterable[Path]:
-    """A file, or those of a folder."""
+    """List a file itself, or the files of a folder."""
     return path.iterdir() if path.is_dir() else [path]
 
 
 def remove_temporaries(out: Path, stems: Iterable[str]) -> None:
-    """Removes what killed processes left of the results of these names; complete files stay."""
+    """Remove temporary files that killed processes left behind for results of these stems."""
     targets = {f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES}
     with suppress(FileNotFoundError), os.scandir(out) as there:
         for one in there:

@@ -1,7 +1,8 @@
-"""Several videos side by side, each in a process that is ended when it takes too long, too much memory, or dies.
+"""Parallel processing of videos in worker processes with limits on time and memory.
 
-A process serves one video after another, so that the model is loaded once; when it is ended, only its video is lost and
-another takes its place. Why so: docs/decisions/013-batch.md.
+A process handles one video after another, so that the model is loaded once. If it crashes or is
+killed, only its current video is lost, and a new process replaces it. See
+docs/decisions/013-batch.md.
 """
 
 import ctypes
@@ -33,20 +34,21 @@ from diffusionpose.process import prepare_process, usable_cores
 Work = Callable[[Job, Load], LedgerEntry]
 GIB = 1 << 30
 POLL_SECONDS = 0.1
-"""Between looks at clocks and memory."""
+"""Interval between checks of time and memory."""
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one video; None is no limit.
+    """Limits for one video; None is no limit.
 
     Args:
-        seconds: From its opening to its last file; loading the model does not count.
-        gib: Resident memory of its process, model included. Needs Linux.
+        seconds: Processing time, from opening the video to the last file, without loading the
+            model.
+        gib: Resident memory of its process in GiB, including the model. Linux only.
 
     Raises:
-        UsageError: If one is not positive, or memory cannot be watched here.
+        UsageError: If a limit is not positive, or memory cannot be monitored on this system.
     """
 
     seconds: float | None = None
@@ -57,80 +59,81 @@ class Limits:
             if value is not None and not 0 < value < float("inf"):
                 raise UsageError(f"{name} must be positive, not {value:g}")
         if self.gib is not None and not Path("/proc/self/statm").exists():
-            raise UsageError("--memory-limit needs Linux: it reads /proc")
+            raise UsageError("--memory-limit needs Linux with /proc: leave it out")
 
 
 def default_number() -> int:
-    """Of videos side by side here: one for two cores that may be used."""
+    """Default number of parallel videos: one per two usable cores."""
     return max(1, usable_cores() // 2)
 
 
 class Workers:
-    """Processes that do jobs.
+    """Pool of worker processes.
 
     Args:
-        number: How many at a time.
+        number: Number of processes.
         limits: Of each job.
-        work: What a job is; importable by name.
+        work: Function that processes a job; importable by name.
     """
 
     def __init__(self, number: int, limits: Limits, work: Work = process) -> None:
         self._number, self._limits, self._work = number, limits, work
-        self._there: list[_Worker] = []
+        self._workers: list[_Worker] = []
 
     def run(self, jobs: Iterable[Job]) -> Generator[tuple[Job, LedgerEntry], None, None]:
-        """Jobs with what became of them, as they end; the next is taken from `jobs` when there is a process for it.
+        """Yield jobs with their outcomes as they end; `jobs` is consumed as workers become idle.
 
-        Closing the generator, or an error, ends all processes; nothing half-written stays.
+        Closing the generator, or an error, stops all processes and removes incomplete files.
 
         Raises:
-            DiffusionPoseError: If no job can be done: the options are impossible, or the model is broken.
+            DiffusionPoseError: If no job can succeed: the options are impossible, or the model is
+                broken.
         """
         waiting = iter(jobs)
         try:
             while True:
                 self._hand_out(waiting)
-                if not any(worker.job for worker in self._there):
+                if not any(worker.job for worker in self._workers):
                     return
                 for worker in self._ready():
-                    yield from self._hear(worker)
-                for worker in [one for one in self._there if one.job]:
+                    yield from self._receive(worker)
+                for worker in [one for one in self._workers if one.job]:
                     yield from self._watch(worker)
         finally:
-            for worker in list(self._there):
+            for worker in list(self._workers):
                 self._end(worker)
 
     def kill(self) -> None:
-        """Kills all processes, while `run` is at work in another thread: it says that their jobs crashed."""
-        for worker in list(self._there):
+        """Kill all processes; `run`, in another thread, reports their jobs as crashed."""
+        for worker in list(self._workers):
             worker.kill()
 
     def _hand_out(self, waiting: Iterator[Job]) -> None:
-        for worker in [one for one in self._there if not one.job]:
-            if not worker.process.is_alive() or self._is_swollen(worker):
+        for worker in [one for one in self._workers if not one.job]:
+            if not worker.process.is_alive() or self._is_near_memory_limit(worker):
                 self._end(worker)
         while True:
-            idle = next((worker for worker in self._there if not worker.job), None)
-            if idle is None and len(self._there) == self._number:
+            idle = next((worker for worker in self._workers if not worker.job), None)
+            if idle is None and len(self._workers) == self._number:
                 return
             job = next(waiting, None)
             if job is None:
                 return
             if idle is None:
                 idle = _Worker(self._work, self._limits)
-                self._there.append(idle)
+                self._workers.append(idle)
                 idle.start()
             idle.give(job)
 
     def _ready(self) -> list["_Worker"]:
-        """Those that have said something, or died."""
+        """Wait for workers that have sent a message or died."""
         is_limited = self._limits != Limits()
         heard = wait(
-            [worker.connection for worker in self._there], POLL_SECONDS if is_limited else None
+            [worker.connection for worker in self._workers], POLL_SECONDS if is_limited else None
         )
-        return [worker for worker in self._there if worker.connection in heard]
+        return [worker for worker in self._workers if worker.connection in heard]
 
-    def _hear(self, worker: "_Worker") -> Iterator[tuple[Job, LedgerEntry]]:
+    def _receive(self, worker: "_Worker") -> Iterator[tuple[Job, LedgerEntry]]:
         try:
             kind, content = worker.connection.recv()
         except (EOFError, OSError):
@@ -160,8 +163,8 @@ class Workers:
         elif limits.gib is not None and worker.memory() > limits.gib * GIB:
             yield from self._lost(worker, "crashed", f"took more than {limits.gib:g} GiB of memory")
 
-    def _is_swollen(self, worker: "_Worker") -> bool:
-        """Memory that earlier videos left must not count against the next one."""
+    def _is_near_memory_limit(self, worker: "_Worker") -> bool:
+        """Whether memory left over from earlier videos would count against the next one."""
         limit = self._limits.gib
         return limit is not None and worker.memory() > limit * GIB / 2
 
@@ -174,12 +177,12 @@ class Workers:
             yield job, LedgerEntry(job.source.name, status, message=message, seconds=seconds)
 
     def _end(self, worker: "_Worker") -> None:
-        self._there.remove(worker)
+        self._workers.remove(worker)
         worker.end()
 
 
 class _Worker:
-    """One process, and what it is at."""
+    """One worker process and its current job."""
 
     def __init__(self, work: Work, limits: Limits) -> None:
         context = multiprocessing.get_context(
@@ -194,7 +197,11 @@ class _Worker:
         self._is_working = False
 
     def start(self) -> None:
-        """With signals held back: the parent must know of what it starts, and a terminal's Ctrl-C is for the parent."""
+        """Start the process with signals blocked.
+
+        The parent must not be interrupted before it knows its child, and only the parent handles
+        Ctrl-C.
+        """
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:
             self.process.start()
@@ -203,24 +210,24 @@ class _Worker:
         self._other.close()
 
     def give(self, job: Job) -> None:
-        """Hands over a job; a process that died meanwhile is found out when it is listened to."""
+        """Assign a job; if the process has died, this is noticed when its connection is read."""
         self.job, self.since = job, time.monotonic()
         with suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send(job)
         self.set_clock(runs=self._is_working)
 
     def set_clock(self, *, runs: bool) -> None:
-        """Starts a job's clock anew, or stops it while the process prepares itself."""
+        """Restart the clock of a job, or stop it while the process loads the model."""
         self._is_working, seconds = runs, self._limits.seconds
         self.since = time.monotonic()
         self._deadline = self.since + seconds if runs and seconds is not None else None
 
     def is_late(self) -> bool:
-        """Whether its job has had its time."""
+        """Whether the job has exceeded its time limit."""
         return self._deadline is not None and time.monotonic() > self._deadline
 
     def memory(self) -> int:
-        """Resident bytes, 0 when it is gone."""
+        """Resident memory in bytes; 0 if the process is gone."""
         try:
             fields = Path(f"/proc/{self.process.pid}/statm").read_text().split()
         except OSError:
@@ -228,12 +235,12 @@ class _Worker:
         return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
 
     def kill(self) -> None:
-        """Kills the process, if it has been started."""
+        """Kill the process if it has been started."""
         if self.process.pid is not None:
             self.process.kill()
 
     def end(self) -> None:
-        """Kills the process and removes what its job left half-written."""
+        """Kill the process and remove incomplete files of its job."""
         if self.process.pid is not None:
             self.kill()
             self.process.join()
@@ -246,20 +253,20 @@ class _Worker:
 
 def _why_ended(code: int | None) -> str:
     if code is not None and code < 0:
-        return f"its process was ended by {signal.Signals(-code).name}"
-    return f"its process ended with exit code {code}"
+        return f"its process was killed by {signal.Signals(-code).name}"
+    return f"its process exited with code {code}"
 
 
 def _serve(connection: Connection, work: Work) -> None:
-    """The process: does jobs until its parent is gone."""
-    # Ctrl-C stays held back; SIGTERM is for whoever wants to end this one video.
+    """Main function of a worker process: processes jobs until the parent is gone."""
+    # SIGINT stays blocked; SIGTERM may be used to kill a single video.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
     _die_with_parent()
     prepare_process()
     loaded: dict[PipelineOptions, Any] = {}
 
     def load(options: PipelineOptions) -> Any:
-        """Stops the clock meanwhile."""
+        """Load the pipeline with the job's clock stopped."""
         if options not in loaded:
             connection.send(("loading", None))
             loaded[options] = load_pipeline(options)
@@ -279,7 +286,8 @@ def _answer(work: Work, job: Job, load: Load) -> tuple[str, Any]:
         return "impossible", (str(error), error.exit_code)
     except (BrokenPipeError, ConnectionResetError):
         raise  # the parent is gone
-    # Whatever it is: one video must not sink the others. The parent ends this process, whose state nobody knows.
+    # No error of one video may stop the others. The parent ends this process, as its state is
+    # unknown.
     except Exception as error:  # noqa: BLE001
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno}"
@@ -287,7 +295,7 @@ def _answer(work: Work, job: Job, load: Load) -> tuple[str, Any]:
 
 
 def _die_with_parent() -> None:
-    """Where the system has it: a parent that was killed cannot end its processes."""
+    """On Linux, ask to be killed when the parent dies, which may be killed without cleaning up."""
     parent = multiprocessing.parent_process()
     if sys.platform == "linux" and parent is not None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,9 +1,9 @@
-"""Person boxes: three kinds of detector, and a file of boxes that the user gives instead.
+"""Person boxes: three kinds of detectors, and boxes from a user's file instead.
 
-Every detector takes RGB images and returns xyxy boxes in pixels of the image, clipped to it.
-A detector returns weak boxes too: they do not make a person by themselves, but the tracker prolongs
-with them a person who is known already, and has the better ones judged by their poses. `start_score`
-tells weak from strong.
+Detectors take RGB images and return xyxy boxes in pixels, clipped to the image. Besides confident
+boxes they return weak ones, which score less than `start_score`: these do not start a track by
+themselves, but the tracker uses them to extend existing tracks, and has the better ones verified by
+their poses.
 """
 
 import os
@@ -35,22 +35,22 @@ def load_detector(
     device: str = "cpu",
     score_threshold: float | None = None,
 ) -> PersonDetector:
-    """The detector of that name.
+    """Load a detector by name.
 
     Args:
-        name: None or `nanodet` for the one that comes with the package; a YOLOX file ending in
-            `.onnx`; or a folder or Hugging Face id of a transformers object detector. Only an id
-            that is not a local folder may cause a download.
-        device: Torch's name of a device. ONNX models run on the CPU unless onnxruntime has CUDA.
-        score_threshold: Least score of a box, in [0, 1]. None takes the detector's own
-            `start_score`, and returns weaker boxes besides, for the tracker.
+        name: None or `nanodet` for the bundled detector; a YOLOX file ending in `.onnx`; or a
+            folder or Hugging Face id of a transformers object detector. Only an id that is not a
+            local folder may cause a download.
+        device: torch device name. ONNX models run on the CPU unless onnxruntime supports CUDA.
+        score_threshold: Minimum score of boxes, in [0, 1]. None uses the detector's own
+            `start_score`, and also returns weaker boxes for the tracker.
 
     Raises:
-        UsageError: When the name means nothing or the threshold is out of range.
-        CheckpointError: When the weights are missing, broken or of another layout.
+        UsageError: If the name is unknown, or the threshold is out of range.
+        CheckpointError: If the weights are missing, broken, or of another layout.
     """
     if score_threshold is not None and not 0 <= score_threshold <= 1:
-        raise UsageError(f"the detector's score threshold must be in [0, 1], not {score_threshold}")
+        raise UsageError(f"score_threshold must be in [0, 1], not {score_threshold}")
     if name is None or name == "nanodet":
         return NanoDetDetector(device=device, score_threshold=score_threshold)
     path = Path(name or "-").expanduser()  # Path("") would be the current folder
@@ -60,6 +60,6 @@ def load_detector(
     if path.is_dir() or is_id:
         return TransformersDetector(str(name), device=device, score_threshold=score_threshold)
     raise UsageError(
-        f"no such detector: {str(name)!r}; give 'nanodet', a YOLOX .onnx file, or a folder or "
+        f"unknown detector {str(name)!r}; give 'nanodet', a YOLOX .onnx file, or a folder or "
         "Hugging Face id (owner/name) of an object detector"
     )

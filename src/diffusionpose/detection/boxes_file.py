@@ -1,4 +1,4 @@
-"""Person boxes from a file of the user's: its checks, and the boxes by frame."""
+"""Person boxes from a user's file, validated and indexed by frame."""
 
 import json
 import os
@@ -28,7 +28,7 @@ class _GivenBox(_Strict):
 
     @model_validator(mode="after")
     def _has_area(self) -> "_GivenBox":
-        # As float32, in which they are kept: two doubles may round to the same number.
+        # Checked in float32, as boxes are stored: different doubles may round to the same value.
         x1, y1, x2, y2 = np.asarray(self.box, np.float32)
         if not (x1 < x2 and y1 < y2):
             raise ValueError("a box is [x1, y1, x2, y2] with x1 < x2 and y1 < y2")
@@ -48,24 +48,26 @@ class _GivenFile(_Strict):
         seen: set[int] = set()
         for frame in self.frames:
             if frame.index in seen:
-                raise ValueError(f"frame {frame.index} is given twice; put its boxes together")
+                raise ValueError(
+                    f"frame {frame.index} is listed twice; merge its boxes into one entry"
+                )
             seen.add(frame.index)
         return self
 
 
 class BoxesFile:
-    """Person boxes by frame that the user gives instead of a detector.
+    """Person boxes by frame, given by the user instead of a detector.
 
-    The file: `{"frames": [{"index": 0, "boxes": [{"box": [x1, y1, x2, y2], "score": 1.0,
-    "track_id": 3}]}]}` in pixels of the displayed image; `score` and `track_id` may be left out,
-    `track_id` of all boxes or of none. A frame that is not in the file has no people.
+    File format: `{"frames": [{"index": 0, "boxes": [{"box": [x1, y1, x2, y2], "score": 1.0,
+    "track_id": 3}]}]}`, in pixels of the displayed image. `score` is optional; `track_id` must be
+    given for all boxes or for none. Frames that are not listed have no people.
 
     Args:
-        frames: Boxes by index of frame, as the file has them.
-        name: Goes into the settings that a result records.
+        frames: Boxes by frame index.
+        name: Recorded in the settings of results.
 
     Raises:
-        UsageError: If they contradict what is said here.
+        UsageError: If boxes, scores, frame indices or track ids are invalid.
     """
 
     def __init__(self, frames: Mapping[int, Boxes], name: str = "boxes") -> None:
@@ -73,28 +75,28 @@ class BoxesFile:
             _check_frame(index, boxes, f"boxes file {name}: frame {index}")
         if len({is_named for boxes in frames.values() for is_named in _are_named(boxes)}) > 1:
             raise UsageError(
-                f"boxes file {name}: some boxes have a track_id and some have none; give all or none"
+                f"boxes file {name}: some boxes have a track_id and some do not; give it for all or none"
             )
         self._frames = dict(frames)
         self.name = name
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "BoxesFile":
-        """Read and check a file.
+        """Read and validate a file.
 
         Raises:
-            UsageError: With the place of the first fault and what to do.
+            UsageError: If it cannot be read or is invalid; names the place of the first error.
         """
         given = _parse_boxes(Path(path))
         return cls({frame.index: _as_boxes(frame) for frame in given.frames}, Path(path).name)
 
     @property
     def last_index(self) -> int:
-        """The highest frame index in the file, -1 when it has none."""
+        """The highest frame index in the file; -1 if it has no frames."""
         return max(self._frames, default=-1)
 
     def boxes_at(self, index: int) -> Boxes:
-        """The boxes of the frame with that index, empty where the file says nothing."""
+        """Return the boxes of a frame; empty if it is not listed."""
         return self._frames.get(index, Boxes.empty())
 
 
@@ -104,9 +106,9 @@ def _are_named(boxes: Boxes) -> list[bool]:
 
 def _check_frame(index: int, boxes: Boxes, where: str) -> None:
     if not isinstance(index, (int, np.integer)) or index < 0:
-        raise UsageError(f"{where}: frames are counted from 0, in whole numbers")
+        raise UsageError(f"{where}: the frame index must be an integer from 0")
     if not isinstance(boxes, Boxes):
-        raise UsageError(f"{where}: has {type(boxes).__name__}, not Boxes(boxes, scores)")
+        raise UsageError(f"{where}: expected Boxes(boxes, scores), found {type(boxes).__name__}")
     check_boxes(boxes, where)
     ids, counts = np.unique(boxes.track_ids[_are_named(boxes)], return_counts=True)
     if (counts > 1).any():
@@ -137,20 +139,20 @@ def _parse_boxes(path: Path) -> _GivenFile:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """What `json` makes of an object, which silently keeps the last of two equal keys."""
+    """Reject duplicate keys in JSON objects, of which `json` would silently keep the last."""
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"the key {key!r} stands twice in one object")
+            raise ValueError(f"duplicate key {key!r} in an object")
         found[key] = value
     return found
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number in JSON")
+    raise ValueError(f"{name} is not a valid number in JSON")
 
 
 def _json_path(place: tuple[str | int, ...]) -> str:
-    """`frames[0].boxes[2].box` of pydantic's ('frames', 0, 'boxes', 2, 'box')."""
+    """Format a pydantic location ('frames', 0, 'boxes', 2, 'box') as `frames[0].boxes[2].box`."""
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
     return "".join(parts).lstrip(".") or "top level"

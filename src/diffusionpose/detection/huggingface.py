@@ -1,6 +1,6 @@
-"""Object detectors of transformers, from a local folder or the Hugging Face hub.
+"""Object detectors of the transformers library, from a local folder or the Hugging Face hub.
 
-torch and transformers are imported with the first detector.
+torch and transformers are imported on first use.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,13 +16,19 @@ from diffusionpose.structures import Boxes
 
 
 class TransformersDetector:
-    """An object detector of transformers (D-FINE, RT-DETRv2, YOLOS, ...) with a class `person`.
+    """A transformers object detector (D-FINE, RT-DETRv2, YOLOS, ...) with a class `person`.
 
-    Pictures are prepared by the PIL variant of the model's own processor: the other one needs
-    torchvision. Weights are read from safetensors only, never unpickled.
+    Images are preprocessed by the PIL variant of the model's image processor, as the other one
+    needs torchvision. Weights are read from safetensors only, never unpickled.
+
+    Args:
+        name: Local folder, or repository on the hub.
+        device: torch device name.
+        score_threshold: As in `load_detector`.
 
     Raises:
-        CheckpointError: When the model cannot be had, is no object detector, or knows no person.
+        CheckpointError: If the model cannot be loaded, is not an object detector, or has no class
+            `person`.
     """
 
     def __init__(
@@ -37,7 +43,7 @@ class TransformersDetector:
         self.start_score = 0.5 if score_threshold is None else score_threshold
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Boxes]:
-        # Pictures of one size go together; mixed ones would be padded, which changes the boxes.
+        # Only images of equal size are batched: others would be padded, which changes the boxes.
         if len({image.shape for image in images}) > 1:
             return [self._detect([image])[0] for image in images]
         return self._detect(images) if len(images) else []
@@ -71,7 +77,7 @@ class TransformersDetector:
 
 
 def _load_transformers(name: str) -> tuple[Any, Any]:
-    """Processor and model; a local folder is read without looking at the network."""
+    """Load processor and model; a local folder is read without network access."""
     from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
     folder = Path(name).expanduser()
@@ -85,23 +91,25 @@ def _load_transformers(name: str) -> tuple[Any, Any]:
             model, report = AutoModelForObjectDetection.from_pretrained(
                 source, use_safetensors=True, local_files_only=is_local, output_loading_info=True
             )
-    except Exception as error:  # the hub, safetensors, ...: no common base
-        hint = "" if is_local else "; without network, give a local folder"
+    except Exception as error:  # errors of the hub, safetensors and others share no base
+        hint = "" if is_local else "; without network access, give a local folder"
         raise CheckpointError(
-            f"{name}: cannot be loaded as an object detector of transformers, which needs "
+            f"{name}: cannot be loaded as a transformers object detector, which needs "
             f"config.json, preprocessor_config.json and model.safetensors{hint} "
             f"({type(error).__name__}: {first_line(error)})"
         ) from error
     lost = sorted({*report["missing_keys"], *map(str, report["mismatched_keys"])})
     if lost:
-        # transformers would fill them with random numbers and only warn.
-        raise CheckpointError(f"{name}: {len(lost)} weights are missing or misfit, first {lost[0]}")
+        # transformers would only warn and initialise them randomly.
+        raise CheckpointError(
+            f"{name}: {len(lost)} weights are missing or have another shape, such as {lost[0]}"
+        )
     return processor, model
 
 
 @contextmanager
 def _no_loading_bars(is_local: bool) -> Iterator[None]:
-    """transformers shows a bar even for a folder that is read in a second, and also where nobody looks."""
+    """Disable the progress bars of transformers while a local folder is loaded."""
     from transformers.utils import logging
 
     if not is_local or not logging.is_progress_bar_enabled():

@@ -1,4 +1,4 @@
-"""The detector that comes with the package: NanoDet-g."""
+"""The bundled detector, NanoDet-g."""
 
 import math
 from collections.abc import Sequence
@@ -14,14 +14,15 @@ from diffusionpose.structures import Boxes
 
 STRIDES = (8, 16, 32)
 PIXELS = 288 * 288
-"""Of the picture as the network gets it; its sides are multiples of the last stride."""
+"""Approximate area of the network's input in pixels; its sides are multiples of the largest
+stride."""
 MEAN = (103.53, 116.28, 123.675)
 STD = (57.375, 57.12, 58.395)
-"""Of its training, BGR."""
+"""Mean and standard deviation of the input in training, in BGR."""
 
 
 def input_size(height: int, width: int) -> tuple[int, int]:
-    """(height, width) of about `PIXELS` that keeps the picture's shape as far as whole cells allow."""
+    """(height, width) of the network's input: about `PIXELS`, near the image's aspect ratio."""
     cell = STRIDES[-1]
     factor = math.sqrt(PIXELS / (height * width))
     most = PIXELS // cell
@@ -33,7 +34,15 @@ def input_size(height: int, width: int) -> tuple[int, int]:
 
 
 class NanoDetDetector:
-    """The bundled NanoDet-g (Apache-2.0), trained on COCO, person class only."""
+    """The bundled NanoDet-g (Apache-2.0), trained on COCO, person class only.
+
+    Args:
+        device: torch device name.
+        score_threshold: As in `load_detector`.
+
+    Raises:
+        CheckpointError: If the bundled file is missing or broken.
+    """
 
     name = "nanodet"
 
@@ -64,7 +73,7 @@ class NanoDetDetector:
 
 
 def _prepared(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(1, 3, *size) float32."""
+    """Resize and normalise an RGB image to the network's input: (1, 3, *size) float32, BGR."""
     shrinks = image.shape[0] > size[0] and image.shape[1] > size[1]
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     small = cv2.resize(image, size[::-1], interpolation=how)[..., ::-1].astype(np.float32)
@@ -73,9 +82,13 @@ def _prepared(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _decode(level: np.ndarray, stride: int, floor: float) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes and scores of a level's cells (1 + 4 bins, rows, columns): logits of a person, then of each side's distance.
+    """Decode one level of the output to boxes (n, 4) in input pixels and scores (n,).
 
-    A side lies at the mean of a distribution over whole strides (Generalized Focal Loss, Eq. 6).
+    Args:
+        level: (1 + 4 * bins, rows, columns) logits of the person class, and of the distance to each
+            side as a distribution over multiples of the stride (Generalized Focal Loss, Eq. 6).
+        stride: Of the level.
+        floor: Cells that score less are dropped.
     """
     columns = level.shape[2]
     cells = level.reshape(len(level), -1).T

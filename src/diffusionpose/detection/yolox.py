@@ -1,4 +1,4 @@
-"""YOLOX detectors from ONNX files of the user's."""
+"""YOLOX detectors from users' ONNX files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +20,15 @@ LAYOUT = (
 
 
 class YOLOXDetector:
-    """A YOLOX model in ONNX, as its authors export it; class 0 is the person, as in COCO.
+    """A YOLOX model in ONNX as exported by its authors; class 0 is the person, as in COCO.
+
+    Args:
+        path: The ONNX file.
+        device: torch device name.
+        score_threshold: As in `load_detector`.
 
     Raises:
-        CheckpointError: When the file is missing, not ONNX, or not of that layout.
+        CheckpointError: If the file is missing, is not ONNX, or has another layout.
     """
 
     def __init__(
@@ -46,7 +51,7 @@ class YOLOXDetector:
         return CheckpointError(f"{self.name}: {LAYOUT}; found {found}")
 
     def _read_layout(self) -> tuple[tuple[int, int], str]:
-        """(height, width) and name of the input."""
+        """Validate the model's signature; return (height, width) and name of its input."""
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
             raise self._refusal(f"{len(inputs)} inputs and {len(outputs)} outputs")
@@ -59,15 +64,15 @@ class YOLOXDetector:
         return (sizes[0], sizes[1]), inputs[0].name
 
     def _probe(self) -> bool:
-        """Whether boxes come out as pixels already, found by running a grey image.
+        """Validate the output on a grey image; return whether boxes are already in pixels.
 
-        Undecoded centres are offsets of a few cells around 0; decoded ones spread over the image.
+        Raw centres are offsets of a few cells around 0; decoded ones spread over the image.
         """
         grey = np.full((*self._size, 3), PADDING, np.uint8)
         try:
             output = self._run(grey)
         except Exception as error:  # onnxruntime's errors share no base
-            raise self._refusal(f"that it does not run ({first_line(error)})") from error
+            raise self._refusal(f"a model that cannot be run ({first_line(error)})") from error
         columns = output.shape[2] if output.ndim == 3 else 0
         if output.shape[:2] != (1, len(self._grid)) or columns < 6:
             raise self._refusal(f"output {list(output.shape)}")
@@ -76,7 +81,7 @@ class YOLOXDetector:
         return bool(np.median(output[0, :, 0]) > self._size[1] / 8)
 
     def _run(self, padded: np.ndarray) -> np.ndarray:
-        """(1, boxes, 5 + classes) for a (height, width, 3) RGB image of the model's size."""
+        """Run a (height, width, 3) RGB image of the model's input size: (1, boxes, 5 + classes)."""
         pixels = padded[..., ::-1].transpose(2, 0, 1)[None].astype(np.float32)
         return self._session.run(None, {self._input: np.ascontiguousarray(pixels)})[0]
 
@@ -92,7 +97,7 @@ class YOLOXDetector:
         return suppress_duplicates(clip_to_image(boxes, scores[found], image), max_iou=0.6)
 
     def _decode(self, raw: np.ndarray, grid: np.ndarray) -> np.ndarray:
-        """Raw boxes (n, 4) and their cells (n, 3) to xyxy in pixels of the padded image."""
+        """Decode boxes (n, 4) and grid cells (n, 3) to xyxy in pixels of the padded image."""
         centres, sizes = raw[:, :2], raw[:, 2:]
         if not self._is_decoded:
             centres = (centres + grid[:, :2]) * grid[:, 2:]
@@ -101,7 +106,7 @@ class YOLOXDetector:
 
 
 def _cell_grid(size: tuple[int, int]) -> np.ndarray:
-    """(cells, 3): column, row and stride in pixels of every cell, in YOLOX's order."""
+    """Column, row and stride in pixels of all grid cells, in YOLOX's order: (cells, 3)."""
     levels = []
     for stride in STRIDES:
         rows, columns = np.mgrid[: size[0] // stride, : size[1] // stride]

@@ -1,4 +1,4 @@
-"""Which exports there are, and their files: complete or not at all."""
+"""Registry of exports, and atomic writing of their files."""
 
 import importlib.util
 import os
@@ -22,25 +22,27 @@ from diffusionpose.poses import VideoPoses
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What some exports need besides the poses: `height` is that of each person in metres, for TRC and C3D."""
+    """Options of exports; `height` is that of each person in metres, for TRC and C3D."""
 
     height: float | None = None
 
 
 Write = Callable[[Path], None]
 Files = Iterator[tuple[str, Write]]
-"""Names, after the result's own, and what writes each; a name that ends in a slash is a folder."""
+"""Suffix of each file, and the function that writes it; a suffix that ends in a slash is a
+folder."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """A kind of result file.
+    """An export format.
 
     Args:
-        suffix: Of its name; files a person have `.person3` before it.
-        files: What it is made of.
-        needs: Package and extra, or None.
-        in_metres: Whether it needs a height.
+        suffix: Of file names; formats with a file per person insert `.person3` or the like before
+            it.
+        files: Yields the files to write.
+        needs: Package and extra that it requires, or None.
+        in_metres: Whether it needs a person's height.
     """
 
     suffix: str
@@ -104,11 +106,11 @@ EXPORTS = {
 
 
 def check_exports(names: Sequence[str], options: ExportOptions) -> None:
-    """Says at once what would fail after an hour.
+    """Check, before any work, that the exports can be written.
 
     Raises:
-        UsageError: If metres are wanted and no height is given, or an impossible one.
-        MissingExtraError: If an export's package is not installed.
+        UsageError: If a required height is missing, or it is out of range.
+        MissingExtraError: If the package of an export is not installed.
     """
     for name in names:
         export = EXPORTS[name]
@@ -119,11 +121,11 @@ def check_exports(names: Sequence[str], options: ExportOptions) -> None:
                 f"--format {name} is in metres: give the person's height with --height-m"
             )
     if options.height is not None and not 0.3 <= options.height <= 3:
-        raise UsageError(f"--height-m is in metres, 0.3 to 3, not {options.height:g}")
+        raise UsageError(f"--height-m must be between 0.3 and 3 metres, not {options.height:g}")
 
 
 class _AtomicFolder:
-    """A folder that stands under its name complete or not at all."""
+    """A folder that is written under a temporary name and published by renaming it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -132,7 +134,7 @@ class _AtomicFolder:
             self.temporary.mkdir(parents=True)
 
     def publish(self) -> None:
-        """Moves what was written to its final name; a folder that was there goes."""
+        """Rename the temporary folder to its final name, replacing an existing folder."""
         with explained(self.path):
             if self.path.is_dir():
                 gone = self.path.with_name(f".{self.path.name}.tmp-{secrets.token_hex(4)}")
@@ -143,20 +145,20 @@ class _AtomicFolder:
                 os.replace(self.temporary, self.path)
 
     def discard(self) -> None:
-        """Removes the temporary, if it is still there. Never raises."""
+        """Remove the temporary folder, if it still exists. Never raises."""
         with suppress(OSError):
             shutil.rmtree(self.temporary)
 
 
 class StagedExports:
-    """Exports of a result under temporary names; `publish` gives them theirs. Use as a context manager.
+    """Exports of a result under temporary names, until `publish`. Use as a context manager.
 
     Raises:
-        UsageError: If the files cannot be written there.
+        UsageError: If the files cannot be written.
     """
 
     notes: tuple[str, ...] = ()
-    """What of it there is no file of, and why."""
+    """Which files were not written, and why."""
 
     def __init__(
         self,
@@ -179,7 +181,7 @@ class StagedExports:
     ) -> None:
         files = list(EXPORTS[name].files(poses, stem, options))
         if not files:
-            self.notes += (f"nobody here has a track, so there is no {name} file",)
+            self.notes += (f"no {name} file was written: nobody has a track id",)
         for suffix, write in files:
             path = folder / f"{stem}{suffix}"
             staged = _AtomicFolder(path) if suffix.endswith("/") else AtomicFile(path)
@@ -188,22 +190,22 @@ class StagedExports:
                 with explained(path):
                     write(staged.temporary)
             except NoMetresError as error:
-                self.notes += (f"{error}: there is no {path.name}",)
+                self.notes += (f"{path.name} was not written: {error}",)
                 self._staged.remove(staged)
                 staged.discard()
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Under their final names."""
+        """Final paths of the files."""
         return tuple(staged.path for staged in self._staged)
 
     def publish(self) -> None:
-        """Gives all their names."""
+        """Publish all files under their final names."""
         for staged in self._staged:
             staged.publish()
 
     def discard(self) -> None:
-        """Removes what is not published."""
+        """Remove everything that has not been published."""
         for staged in self._staged:
             staged.discard()
 

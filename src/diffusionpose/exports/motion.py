@@ -1,7 +1,8 @@
-"""What motion analysis reads: TRC and C3D, a file a person, two dimensions in metres.
+"""TRC and C3D files for motion analysis: one file per person, two dimensions in metres.
 
-Metres come from the person's height: the length of the body's chain, head to ankle, is its share of it. x is to the right, y up
-from the bottom of the picture, z is 0. There is no depth in a single picture: who comes nearer grows.
+The scale comes from the person's height, of which the chain from head top to ankle is a fixed
+fraction. x points right, y up from the bottom of the image, z is 0. A single image has no depth: a
+person who approaches the camera grows.
 """
 
 import math
@@ -16,11 +17,12 @@ from diffusionpose.paths import temporary_folder
 from diffusionpose.poses import Track, VideoPoses
 
 ANKLE_SHARE = 0.039
-"""Of the height that lies below the ankle (Winter 2009, Fig. 4.1)."""
+"""Height of the ankle as a fraction of the body height (Winter 2009, Fig. 4.1)."""
 UPRIGHT = 90
-"""Percentile over frames of the chain's length: bending towards the camera only shortens it."""
+"""Percentile of the chain's length over frames; a high one, as bending only shortens the
+projection."""
 MAX_HEADER_FRAME = 0xFFFF
-"""Of C3D, frames counted from 1."""
+"""Largest 1-based frame number in a C3D header."""
 OPENSIM_NAMES = {
     "nose": "Nose",
     "head_bottom": "Neck",
@@ -38,18 +40,25 @@ OPENSIM_NAMES = {
     "left_ankle": "LAnkle",
     "right_ankle": "RAnkle",
 }
-"""As the marker sets of Sports2D and Pose2Sim have them."""
+"""Marker names of Sports2D and Pose2Sim."""
 
 
 class NoMetresError(DataError):
-    """A person of whom no frame tells how large they are."""
+    """The scale in metres of a person cannot be determined."""
 
 
 def metres_per_pixel(track: Track, joints: tuple[str, ...], height: float) -> float:
-    """From the chain head_top, head_bottom, hips, knees, ankles, both sides taken together.
+    """Estimate a person's scale from the chain head_top, head_bottom, hips, knees, ankles.
+
+    Both sides are averaged.
+
+    Args:
+        track: Of the person.
+        joints: Joint names of the track's keypoints.
+        height: Of the person in metres.
 
     Raises:
-        NoMetresError: If no frame has the whole chain.
+        NoMetresError: If no frame has the complete chain.
     """
 
     def at(*names: str) -> np.ndarray:
@@ -69,13 +78,13 @@ def metres_per_pixel(track: Track, joints: tuple[str, ...], height: float) -> fl
     known = length[np.isfinite(length) & (length > 0)]
     if not len(known):
         raise NoMetresError(
-            f"track {track.track_id}: no frame has head, hips, knees and ankles, so metres cannot be told"
+            f"track {track.track_id}: the scale is unknown, as no frame has head, hips, knees and ankles"
         )
     return (1 - ANKLE_SHARE) * height / float(np.percentile(known, UPRIGHT))
 
 
 def markers(poses: VideoPoses, track: Track, height: float) -> np.ndarray:
-    """(frames, joints, 3) metres, from the person's first to its last frame; NaN where missing."""
+    """(frames, joints, 3) positions in metres, in the frames of `track`; NaN where missing."""
     scale = metres_per_pixel(track, poses.header.joints, height)
     bottom = poses.header.video.height - 0.5
     points = np.zeros((*track.keypoints.shape[:2], 3))
@@ -86,13 +95,13 @@ def markers(poses: VideoPoses, track: Track, height: float) -> np.ndarray:
 
 
 def frame_rate(poses: VideoPoses) -> float:
-    """Frames a second of the whole result; 30 where one frame leaves it open."""
+    """Mean frames per second of the result; 30 if there is only one frame."""
     times = poses.frame_times
     return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 30.0
 
 
 def write_trc(poses: VideoPoses, track_id: int, height: float, path: Path, name: str) -> None:
-    """Tab-separated, as OpenSim reads it; cells of missing markers are empty. Times are those of the frames."""
+    """Write a TRC file as read by OpenSim; cells of missing markers are empty, times are exact."""
     track = poses.track(track_id)
     part = track.span
     points, times = markers(poses, track, height)[part], track.times[part]
@@ -115,22 +124,24 @@ def write_trc(poses: VideoPoses, track_id: int, height: float, path: Path, name:
 
 
 def _number_frames(file: Any, first: int, number: int) -> None:
-    """Where a person's frames lie in the video, counted from 0 here and from 1 there."""
-    # Two bytes a number in the header; where they do not suffice it counts from 1, and TRIAL alone is right.
+    """Store the frame range of a person in the video; `first` is 0-based, C3D is 1-based."""
+    # The header has two bytes per number; if these are too few, it counts from 1, and only TRIAL is
+    # right.
     if first + number <= MAX_HEADER_FRAME:
         file["header"]["points"]["first_frame"] = first
     for name, frame in (("ACTUAL_START_FIELD", first + 1), ("ACTUAL_END_FIELD", first + number)):
         file.add_parameter("TRIAL", name, [0, 0])
         words = file["parameters"]["TRIAL"][name]
-        # Two integers, the lower one first; lists that are added are of floats.
+        # Two integers, low word first; ezc3d adds lists as floats, so the type is set.
         words["type"] = file["parameters"]["POINT"]["USED"]["type"]
         words["value"] = np.array([frame & 0xFFFF, frame >> 16])
 
 
 def write_c3d(poses: VideoPoses, track_id: int, height: float, path: Path) -> None:
-    """Points in metres at the mean frame rate, frames numbered as in the video; missing ones are invalid (residual -1).
+    """Write a C3D file with points in metres and frames numbered as in the video.
 
-    C3D knows one rate for all frames: times of a video whose rate varies are in the other formats.
+    Missing points have residual -1. C3D has a single frame rate, which is the mean; exact times of
+    videos with a variable frame rate are in the other formats.
     """
     import ezc3d
 
@@ -148,7 +159,7 @@ def write_c3d(poses: VideoPoses, track_id: int, height: float, path: Path) -> No
     )
     file["data"]["meta_points"]["residuals"] = np.where(np.isnan(points[..., 0]), -1.0, 0.0).T[None]
     _number_frames(file, int(track.frame_indices[part.start]), len(points))
-    # By a name of its own: it takes names in UTF-8 only, and gives the suffix to those without.
+    # ezc3d only accepts UTF-8 names, and appends a missing suffix, so write elsewhere and copy.
     with temporary_folder() as folder:
         written = folder / "points.c3d"
         file.write(str(written))

@@ -1,4 +1,4 @@
-"""OpenPose's JSON output, BODY_25: a file a frame, in one folder."""
+"""OpenPose's JSON output with BODY_25 keypoints: one file per frame in a folder."""
 
 import json
 from collections.abc import Iterator
@@ -25,11 +25,11 @@ BODY_25 = (
         for joint in ("big_toe", "small_toe", "heel")
     ),
 )
-"""OpenPose's order. Its neck is the middle of the shoulders, `mid_hip` that of the hips."""
+"""OpenPose's joint order. `neck` is the midpoint of the shoulders, `mid_hip` that of the hips."""
 
 
 def body_25(keypoints: np.ndarray, joints: tuple[str, ...]) -> np.ndarray:
-    """(num_joints, 3) x, y, score -> (25, 3); 0, 0, 0 where missing."""
+    """Convert (num_joints, 3) x, y, score to BODY_25: (25, 3); 0, 0, 0 where missing."""
     found = remap(keypoints, joints, BODY_25)
     for name, joint in (("neck", "shoulder"), ("mid_hip", "hip")):
         sides = [found[BODY_25.index(f"{side}_{joint}")] for side in ("left", "right")]
@@ -41,7 +41,7 @@ def body_25(keypoints: np.ndarray, joints: tuple[str, ...]) -> np.ndarray:
 
 
 def frame_json(frame: FramePoses, joints: tuple[str, ...]) -> str:
-    """The file of a frame."""
+    """Format the file of a frame."""
     people = [
         {
             "person_id": [int(person.track_id)],
@@ -60,6 +60,6 @@ def frame_json(frame: FramePoses, joints: tuple[str, ...]) -> str:
 
 
 def openpose_files(poses: VideoPoses, name: str) -> Iterator[tuple[str, str]]:
-    """Names and contents, every frame."""
+    """Yield the name and contents of the file of each frame."""
     for frame in poses.frames():
         yield f"{name}_{frame.index:012d}_keypoints.json", frame_json(frame, poses.header.joints)

@@ -1,4 +1,4 @@
-"""Tables and arrays: Parquet, NPZ, and angles as CSV."""
+"""Exports of tables and arrays: Parquet, NPZ, and joint angles as CSV."""
 
 import csv
 from pathlib import Path
@@ -13,13 +13,13 @@ ANGLE_COLUMNS = ("frame", "time", "person", "track_id", "angle", "degrees")
 
 
 def person_numbers(poses: VideoPoses) -> np.ndarray:
-    """(n,) each row's number among the people of its frame."""
+    """(n,) index of each row among the people of its frame, from 0."""
     first = np.searchsorted(poses.frame_index, poses.frame_index, side="left")
     return np.arange(len(poses.frame_index)) - first
 
 
 def write_parquet(poses: VideoPoses, path: Path) -> None:
-    """The rows of the CSV with types: missing places are null, and so are missing track ids."""
+    """Write the rows of the CSV format as Parquet; missing coordinates and track ids are null."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -50,8 +50,8 @@ def write_parquet(poses: VideoPoses, path: Path) -> None:
 
 
 def write_npz(poses: VideoPoses, path: Path) -> None:
-    """The arrays of `VideoPoses` under their names, with the names of joints."""
-    with path.open("wb") as file:  # by its name, numpy would add a suffix
+    """Write the arrays of `VideoPoses` under their names, with joint names and limbs."""
+    with path.open("wb") as file:  # given a path, numpy would append a suffix
         np.savez_compressed(
             file,
             joints=np.array(poses.header.joints),
@@ -70,7 +70,7 @@ def write_npz(poses: VideoPoses, path: Path) -> None:
 
 
 def write_angles(poses: VideoPoses, path: Path) -> None:
-    """A row for each frame, person and angle; an angle that cannot be told is an empty cell."""
+    """Write a CSV with a row for each frame, person and angle; unknown angles are empty cells."""
     angles = joint_angles(poses.keypoints, poses.header.joints)
     facts = zip(
         poses.frame_index.tolist(),

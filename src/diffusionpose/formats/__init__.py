@@ -1,14 +1,15 @@
 """Result files: JSON, CSV, PoseTrack18 and COCO, written frame by frame.
 
-A format is an encoder: it spells one frame as lines of text, and at the end composes the file from those
-lines. `PosesWriter` does the rest for all formats, so that
+A format is an encoder: it turns each frame into lines of text, and in the end composes the file
+from these lines. `PosesWriter` does the rest for all formats, so that
 
-- memory does not grow with the video: lines wait in a spool on disk, since what is known only at the end
-  (the verdict, the number of frames) stands in front of them in the file;
-- a file appears under its name complete or not at all: it is composed in `.NAME.tmp-XXXXXXXX` beside it.
+- memory use does not grow with the video: lines are spooled to disk, since facts that are only
+  known at the end (the verdict, the number of frames) come before them in the file;
+- files are atomic: they are composed in `.NAME.tmp-XXXXXXXX` beside the target and then renamed.
 
-The bytes depend on the poses alone: no dates, no paths. `docs/formats.md` describes every format for users.
-Pixels are those of the displayed image, x to the right, y down, integers at pixel centres.
+The bytes depend on the poses alone: no dates, no paths. `docs/formats.md` describes every format
+for users. Pixels are those of the displayed image, x to the right, y down, integers at pixel
+centres.
 """
 
 from diffusionpose.formats.atomic_file import (

@@ -1,4 +1,4 @@
-"""Files that appear under their names complete or not at all."""
+"""Atomic files: they appear under their names complete or not at all."""
 
 import atexit
 import os
@@ -15,7 +15,7 @@ _unpublished: set[Path] = set()
 
 @atexit.register
 def _discard_unpublished() -> None:
-    """A signal may strike between the making of a temporary and the `try` that would remove it."""
+    """Remove temporaries of a signal that came before the `try` that would remove them."""
     for path in _unpublished:
         with suppress(OSError):
             path.unlink()
@@ -24,30 +24,30 @@ def _discard_unpublished() -> None:
 def check_target(
     path: Path, sources: Iterable[str | Path], *, overwrite: bool, option: str = "--out"
 ) -> None:
-    """Whether a file may be written there.
+    """Check that an output file may be written.
 
     Args:
-        path: Of the file to be.
-        sources: What it is made from, which it must not replace.
-        overwrite: Whether it may replace anything else.
-        option: That names it, for the message.
+        path: Of the output file.
+        sources: Input files, which must not be replaced.
+        overwrite: Whether other existing files may be replaced.
+        option: Command-line option that sets the path, for the message.
 
     Raises:
-        UsageError: If it must not be written there.
+        UsageError: If the file must not be replaced.
     """
     if not os.path.lexists(path):
         return
     if os.path.exists(path) and any(
         os.path.exists(one) and os.path.samefile(one, path) for one in sources
     ):
-        raise UsageError(f"{path} is the source itself: give another {option}")
+        raise UsageError(f"{path} is the source itself: choose another {option}")
     if not overwrite:
-        raise UsageError(f"{path} is there: give another {option}, or --overwrite")
+        raise UsageError(f"{path} already exists: choose another {option}, or pass --overwrite")
 
 
 @contextmanager
 def explained(path: Path, error: type[DiffusionPoseError] = DiffusionPoseError) -> Iterator[None]:
-    """A full disk or a folder without rights is not a bug: one line that names the file."""
+    """Turn an `OSError`, such as a full disk, into a user error that names the file."""
     try:
         yield
     except OSError as cause:
@@ -55,7 +55,7 @@ def explained(path: Path, error: type[DiffusionPoseError] = DiffusionPoseError) 
 
 
 def _sync(path: Path, access: int) -> None:
-    """To the disk, so that a loss of power after the rename cannot leave an empty file."""
+    """Flush to disk, so that a power failure after the rename cannot leave an empty file."""
     descriptor = os.open(path, access)
     try:
         os.fsync(descriptor)
@@ -64,57 +64,57 @@ def _sync(path: Path, access: int) -> None:
 
 
 class AtomicFile:
-    """A file that stands under its name complete or not at all.
+    """A file that is written under a temporary name and published by renaming it.
 
-    Write to `temporary` (it exists, empty, beside the target), then `publish`; or `discard`. The temporary of
-    a killed process is named `.NAME.tmp-XXXXXXXX` and may be removed.
+    Write to `temporary` (an empty file beside the target), then call `publish` or `discard`. A
+    killed process may leave a file `.NAME.tmp-XXXXXXXX`, which can be deleted.
 
     Raises:
-        UsageError: On making it, if the target cannot be written.
+        UsageError: If the target cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         if not os.path.isdir(self.path):
-            # By its rename it would put a file in the place of a device, as /dev/null.
+            # Renaming would replace a device such as /dev/null by a file.
             check_regular(self.path, UsageError)
         with explained(self.path, UsageError):
-            if self.path.is_dir():  # also ".", which has no name to make another from
+            if self.path.is_dir():  # also ".", for which `with_name` would raise
                 raise IsADirectoryError(f"{self.path} is a folder")
             self.temporary = self.path.with_name(f".{self.path.name}.tmp-{secrets.token_hex(4)}")
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _unpublished.add(self.temporary)
-            # Not mkstemp: its files are readable by their owner only, and stay so when renamed.
+            # Not mkstemp, whose files are only readable by their owner, even after renaming.
             os.close(os.open(self.temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
 
     def publish(self) -> None:
-        """Moves what was written to its final name."""
+        """Rename the temporary file to its final name."""
         with explained(self.path):
-            _sync(self.temporary, os.O_RDWR)  # Windows syncs nothing that it may only read
+            _sync(self.temporary, os.O_RDWR)  # Windows cannot sync a file opened read-only
             os.replace(self.temporary, self.path)
             _unpublished.discard(self.temporary)
             with suppress(OSError):  # Windows cannot open a folder
                 _sync(self.path.parent, os.O_RDONLY)
 
     def discard(self) -> None:
-        """Removes the temporary, if it is still there. Never raises."""
+        """Remove the temporary file, if it still exists. Never raises."""
         with suppress(OSError):
             self.temporary.unlink()
         _unpublished.discard(self.temporary)
 
 
 def write_text(path: Path, text: str) -> None:
-    """A small text file, complete or not at all.
+    """Write a small text file atomically.
 
     Raises:
-        DiffusionPoseError: If it cannot be written; what was there stays.
+        DiffusionPoseError: If it cannot be written; an existing file is kept.
     """
     write_texts({path: text})
 
 
 @contextmanager
 def staged_text(path: Path, text: str) -> Iterator[AtomicFile]:
-    """A small text file, complete under its temporary name; removed unless it is published.
+    """Write a small text file under a temporary name; it is removed unless published.
 
     Raises:
         DiffusionPoseError: If it cannot be written.
@@ -129,7 +129,7 @@ def staged_text(path: Path, text: str) -> Iterator[AtomicFile]:
 
 
 def write_texts(texts: Mapping[Path, str]) -> None:
-    """Small text files by their paths; none gets its name before all are written.
+    """Write several small text files; none is published before all are written.
 
     Raises:
         DiffusionPoseError: If one cannot be written.

@@ -1,4 +1,4 @@
-"""Encoders of the formats that data sets use: PoseTrack18 and COCO keypoints."""
+"""Encoders of data set formats: PoseTrack18 and COCO keypoints."""
 
 import math
 import re
@@ -18,10 +18,11 @@ from diffusionpose.structures import FramePoses, PersonPose, PosesHeader, VideoV
 def _person_fields(
     person: PersonPose, joints: Sequence[str], target: Skeleton, visible: int
 ) -> tuple[list[float], list[float]]:
-    """Keypoints and scores in the order of another skeleton, as COCO's family writes them.
+    """Keypoints and scores in the joint order of another skeleton, in COCO's form.
 
     Returns:
-        x, y, v of every joint in one list, v being `visible`, or 0, 0, 0 where missing; the scores.
+        Flat list of x, y, v of all joints, with v = `visible`, or 0, 0, 0 where missing; and
+        scores.
     """
     rows = remap(person.keypoints, joints, target.joints).tolist()
     written = [[0, 0, 0] if math.isnan(x) else [x, y, visible] for x, y, _ in rows]
@@ -30,7 +31,7 @@ def _person_fields(
 
 
 def _person_category(skeleton: Skeleton) -> str:
-    """The category that both formats want; COCO's limbs count joints from 1."""
+    """The person category, with limbs as 1-based joint indices, as in COCO."""
     limbs = [[a + 1, b + 1] for a, b in skeleton.limbs]
     names = {"supercategory": "person", "id": 1, "name": "person"}
     return json_line({**names, "keypoints": skeleton.joints, "skeleton": limbs})
@@ -39,7 +40,7 @@ def _person_category(skeleton: Skeleton) -> str:
 def coco_family(
     info: str, images: Iterable[str], annotations: Iterable[str], skeleton: Skeleton
 ) -> Iterator[str]:
-    """The frame that PoseTrack18 and COCO files share."""
+    """Compose a file of the structure that PoseTrack18 and COCO share."""
     yield f'{{\n{info}"images": ['
     yield from array_items(images)
     yield '\n],\n"annotations": ['
@@ -52,10 +53,10 @@ _POSETRACK_NAME = re.compile(r"(\d{6})_(mpii|bonn|mpiinew)(?![a-z])")
 
 
 def posetrack_sequence(name: str) -> tuple[str, int]:
-    """PoseTrack's `vid_id` and the id of frame 0 of a sequence.
+    """Derive PoseTrack's `vid_id`, and the id of frame 0, from the name of a sequence.
 
-    Frame ids are T SSSSSS FFFF: source, sequence, frame. A video that is not named as PoseTrack's are is
-    taken for sequence 000000 of source 1; the ids of its frames beyond 9999 simply go on counting.
+    Frame ids are T SSSSSS FFFF: source, sequence, frame. Videos with other names count as sequence
+    000000 of source 1; ids of frames beyond 9999 overflow into the sequence.
     """
     found = _POSETRACK_NAME.match(name)
     sequence, source = found.groups() if found else ("000000", "mpii")
@@ -63,7 +64,7 @@ def posetrack_sequence(name: str) -> tuple[str, int]:
 
 
 class PoseTrackEncoder:
-    """PoseTrack18: 17 joints, of which the ears are always 0, 0, 0. Every frame is there."""
+    """PoseTrack18: 17 joints, of which the ears are always 0, 0, 0. All frames are included."""
 
     num_spools = 2
 
@@ -74,7 +75,7 @@ class PoseTrackEncoder:
         self._num_frames = self._num_annotations = 0
 
     def encode(self, frame: FramePoses) -> tuple[Iterable[str], ...]:
-        """One image and its people, as `Encoder.encode`."""
+        """Encode one image and its people; see `Encoder.encode`."""
         image_id = self._first_id + frame.index
         self._num_frames += 1
         image = {
@@ -101,10 +102,10 @@ class PoseTrackEncoder:
         return json_line(record)
 
     def compose(self, verdict: VideoVerdict, *spools: Iterable[str]) -> Iterator[str]:
-        """One PoseTrack18 file, as `Encoder.compose`."""
+        """Compose a PoseTrack18 file; see `Encoder.compose`."""
         del verdict
         images, annotations = spools
-        # The number of frames is known only now: each record is opened again at its last brace.
+        # The number of frames is only known now, so it is inserted before each record's last brace.
         counted = (line[:-1] + f', "nframes": {self._num_frames}}}' for line in images)
         yield from coco_family("", counted, annotations, POSETRACK17)
 
@@ -120,7 +121,7 @@ class CocoEncoder:
         self._num_annotations = 0
 
     def encode(self, frame: FramePoses) -> tuple[Iterable[str], ...]:
-        """One image and its people, as `Encoder.encode`."""
+        """Encode one image and its people; see `Encoder.encode`."""
         image = {
             "id": frame.index,
             "file_name": f"{self._folder}/{frame.index:06d}.jpg",
@@ -137,7 +138,7 @@ class CocoEncoder:
         bbox = box_xywh(person.box)
         self._num_annotations += 1
         record = {
-            "id": self._num_annotations,  # from 1: COCO's own evaluation takes id 0 for "no match"
+            "id": self._num_annotations,  # from 1, as COCO's evaluation treats id 0 as "no match"
             "image_id": image_id,
             "category_id": 1,
             "track_id": int(person.track_id),
@@ -152,7 +153,7 @@ class CocoEncoder:
         return json_line(record)
 
     def compose(self, verdict: VideoVerdict, *spools: Iterable[str]) -> Iterator[str]:
-        """One COCO keypoint file, as `Encoder.compose`."""
+        """Compose a COCO keypoint file; see `Encoder.compose`."""
         del verdict
         version = f"diffusionpose {self._header.version}"
         info = json_line({"description": self._header.video.name, "version": version})

@@ -1,4 +1,4 @@
-"""What an encoder is, and the two that spell our own formats: JSON and CSV."""
+"""The `Encoder` protocol, and the encoders of this project's own formats, JSON and CSV."""
 
 import csv
 import io
@@ -17,9 +17,9 @@ from diffusionpose.structures import NO_TRACK, FramePoses, PersonPose, PosesHead
 
 
 class Encoder(Protocol):
-    """How one format spells a result. Built from the header, which must be writable at once.
+    """Encodes a result in one format. The constructor fails if the header cannot be encoded.
 
-    `num_spools` lists of lines are kept between the two calls.
+    `num_spools` lists of lines are kept between `encode` and `compose`.
     """
 
     num_spools: int
@@ -27,16 +27,16 @@ class Encoder(Protocol):
     def __init__(self, header: PosesHeader) -> None: ...
 
     def encode(self, frame: FramePoses) -> tuple[Iterable[str], ...]:
-        """For each spool, the lines that this frame, as `rounded_frame` gives it, adds to it."""
+        """Return the lines that a frame (from `rounded_frame`) adds to each spool."""
         ...
 
     def compose(self, verdict: VideoVerdict, *spools: Iterable[str]) -> Iterator[str]:
-        """The file in pieces. Each spool may be read once."""
+        """Yield the file in pieces. Each spool can be read once."""
         ...
 
 
 class JsonEncoder:
-    """Everything that is known, one frame a line: `PosesRecord`."""
+    """JSON with the complete result, one frame per line; see `PosesRecord`."""
 
     num_spools = 1
 
@@ -52,10 +52,10 @@ class JsonEncoder:
         self._after = {"skeleton": skeleton, "model": header.model, "settings": header.settings}
         json_line(
             self._after
-        )  # what JSON cannot hold fails before the first frame, not after the last
+        )  # raises now, not after the last frame, if the header is not serialisable
 
     def encode(self, frame: FramePoses) -> tuple[Iterable[str], ...]:
-        """One line a frame, as `Encoder.encode`."""
+        """Encode a frame as one line; see `Encoder.encode`."""
         record = {
             "index": frame.index,
             "time": rounded_seconds(frame.time),
@@ -66,7 +66,7 @@ class JsonEncoder:
         return ([json_line(record)],)
 
     def compose(self, verdict: VideoVerdict, *spools: Iterable[str]) -> Iterator[str]:
-        """Header and verdict, then the frames, as `Encoder.compose`."""
+        """Compose header, verdict and frames; see `Encoder.compose`."""
         judged = VerdictRecord.model_validate(verdict).model_dump(mode="json")
         yield "{\n"
         for key, value in {**self._before, "verdict": judged, **self._after}.items():
@@ -92,9 +92,10 @@ CSV_COLUMNS = ("frame", "time", "person", "track_id", "joint", "x", "y", "score"
 
 
 class CsvEncoder:
-    """Tidy table: a row for each frame, person and joint. Empty cells are missing values; `filled` is 0 or 1.
+    """Tidy CSV table with a row for each frame, person and joint.
 
-    `person` counts the people of one frame from 0, since `track_id` is empty without tracking.
+    Empty cells are missing values; `filled` is 0 or 1. `person` numbers the people of a frame from
+    0, since `track_id` is empty without tracking.
     """
 
     num_spools = 1
@@ -103,7 +104,7 @@ class CsvEncoder:
         self._joints = header.joints
 
     def encode(self, frame: FramePoses) -> tuple[Iterable[str], ...]:
-        """One row a joint, as `Encoder.encode`."""
+        """Encode a frame as one row per person and joint; see `Encoder.encode`."""
         text = io.StringIO(newline="")
         csv.writer(text, lineterminator="\n").writerows(self._rows(frame))
         return (text.getvalue().splitlines(),)
@@ -118,7 +119,7 @@ class CsvEncoder:
                 yield (*row, joint, *place, score, int(index in person.filled))
 
     def compose(self, verdict: VideoVerdict, *spools: Iterable[str]) -> Iterator[str]:
-        """The column names, then the rows, as `Encoder.compose`."""
+        """Compose column names and rows; see `Encoder.compose`."""
         del verdict
         yield ",".join(CSV_COLUMNS) + "\n"
         for line in spools[0]:

@@ -1,7 +1,7 @@
-"""Writers of predictions in the layouts of PoseTrack17 and PoseTrack18, as poseval reads them: one file a video.
+"""Writers of predictions in the layouts of PoseTrack17 and 18, for poseval: one file per video.
 
-Every frame of the video is there, with or without people. Frames keep their names and ids, people their track ids; in
-PoseTrack18's layout those who have none get `NO_TRACK`.
+All frames of a video are included. Frames keep their names and ids, people their track ids; in
+PoseTrack18's layout, people without one get `NO_TRACK`.
 """
 
 from collections.abc import Sequence
@@ -31,27 +31,27 @@ LAYOUTS = ("posetrack17", "posetrack18")
 def write_predictions(
     videos: Sequence[AnnotatedVideo], folder: Path, layout: str, *, overwrite: bool = False
 ) -> list[Path]:
-    """`FOLDER/NAME.json` for each video.
+    """Write `FOLDER/NAME.json` for each video.
 
     Args:
-        videos: People with scores, in image pixels.
-        folder: Made if it is not there.
+        videos: Predictions with scores, in image pixels.
+        folder: Created if missing.
         layout: One of `LAYOUTS`.
-        overwrite: Replace files of those names.
+        overwrite: Replace existing files.
 
     Returns:
-        The files.
+        The files written.
 
     Raises:
-        UsageError: If there is no such layout, or a file is there already.
+        UsageError: If the layout is unknown, or a file exists.
         DiffusionPoseError: If writing fails.
     """
     if layout not in _DOCUMENTS:
-        raise UsageError(f"layout {layout!r}: there are {', '.join(LAYOUTS)}")
+        raise UsageError(f"unknown layout {layout!r}; choose from {', '.join(LAYOUTS)}")
     paths = [Path(folder) / f"{video.name}.json" for video in videos]
     for path in paths:
         if path.exists() and not overwrite:
-            raise UsageError(f"{path} is there: give another folder, or --overwrite")
+            raise UsageError(f"{path} already exists: choose another folder, or pass --overwrite")
     for video, path in zip(videos, paths, strict=True):
         file = AtomicFile(path)
         try:
@@ -64,13 +64,13 @@ def write_predictions(
 
 
 def _values(person: AnnotatedPerson, joints: Sequence[str]) -> np.ndarray:
-    """(len(joints), 3) x, y, score; NaN where missing. Scores are not rounded: AP depends on which of two is higher."""
+    """(len(joints), 3) x, y, score, NaN where missing; scores are unrounded, as AP ranks them."""
     rows = np.column_stack([rounded(person.keypoints, PIXEL_DECIMALS), person.scores])
     rows[np.isnan(person.keypoints[:, 0])] = np.nan
     return remap(rows, POSETRACK15.joints, joints)
 
 
-# PoseTrack17: every scalar in a list of one ----------------------------------------------------------------------
+# PoseTrack17: scalars are lists of length 1 -----------------------------------------------------
 
 
 def _posetrack17(video: AnnotatedVideo) -> str:
@@ -107,7 +107,7 @@ def _rectangle17(person: AnnotatedPerson) -> dict[str, object]:
     return rectangle
 
 
-# PoseTrack18 -----------------------------------------------------------------------------------------------------
+# PoseTrack18 ------------------------------------------------------------------------------------
 
 
 def _posetrack18(video: AnnotatedVideo) -> str:
@@ -136,7 +136,7 @@ def _annotation18(person: AnnotatedPerson) -> dict[str, object]:
     scores = np.where(there[:, 0], np.nan_to_num(values[:, 2], nan=MISSING_SCORE), 0.0)
     placed = np.where(there, np.column_stack([values[:, :2], np.ones(len(values))]), 0.0)
     annotation: dict[str, object] = {
-        # poseval wants one of everybody, also where it only computes AP.
+        # poseval requires a track id, even if it only computes AP.
         "track_id": NO_TRACK if person.track_id is None else person.track_id,
         "category_id": 1,
         "keypoints": placed.ravel().tolist(),

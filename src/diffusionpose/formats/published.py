@@ -1,4 +1,4 @@
-"""Figures that somebody published, from a YAML file of the user's, to stand below measured ones."""
+"""Published figures from a user's YAML file, shown below measured ones."""
 
 import math
 from collections.abc import Sequence
@@ -17,9 +17,10 @@ class _File(Frozen):
 
 @dataclass(frozen=True)
 class PublishedFigures:
-    """Rows of figures, and where they are from.
+    """Rows of published figures and their source.
 
-    The file: `{source: TEXT, rows: {NAME: {COLUMN: PERCENT}}}`; `source` and any column may be left out.
+    File format: `{source: TEXT, rows: {NAME: {COLUMN: PERCENT}}}`; `source` and columns are
+    optional.
     """
 
     file: str = ""
@@ -28,10 +29,10 @@ class PublishedFigures:
 
     @classmethod
     def read(cls, path: Path | None) -> "PublishedFigures":
-        """From a YAML file; nothing from None.
+        """Read a YAML file; None gives no figures.
 
         Raises:
-            ConfigError: If the file cannot be read or is not in this form.
+            ConfigError: If the file cannot be read or has another format.
         """
         if path is None:
             return cls()
@@ -39,16 +40,16 @@ class PublishedFigures:
         return cls(path.name, found.source or path.name, tuple(found.rows.items()))
 
     def table_rows(self, columns: Sequence[str]) -> tuple[ScoreRow, ...]:
-        """In the columns of a metric; NaN where the file has no figure.
+        """Convert to table rows with the columns of a metric; NaN where there is no figure.
 
         Raises:
-            ConfigError: If a row has another column.
+            ConfigError: If the file has an unknown column.
         """
         for name, figures in self.rows:
             for column in figures:
                 if column not in columns:
                     raise ConfigError(
-                        f"{self.file}: rows.{name}.{column}: this metric's columns are {', '.join(columns)}"
+                        f"{self.file}: rows.{name}.{column}: unknown column; choose from {', '.join(columns)}"
                     )
         return tuple(
             ScoreRow(name, tuple(figures.get(column, math.nan) for column in columns))

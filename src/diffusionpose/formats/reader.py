@@ -1,4 +1,4 @@
-"""Reading `NAME.poses.json` back; whatever is wrong with a file is a `DataError` that says what was found."""
+"""Reader of `NAME.poses.json`; a `DataError` says what is wrong with a file."""
 
 import math
 import os
@@ -39,10 +39,10 @@ _VIDEO, _HEAD_BYTES = b'"video": ', 1 << 16
 def read_poses(
     path: str | os.PathLike[str],
 ) -> tuple[PosesHeader, list[FramePoses], VideoVerdict]:
-    """Reads a `NAME.poses.json`, all of it into memory.
+    """Read a `NAME.poses.json` into memory.
 
     Raises:
-        DataError: The file cannot be read, is no such file, or contradicts itself; says what was found.
+        DataError: If the file cannot be read, has another format, or is inconsistent.
     """
     check_regular(Path(path), DataError)
     try:
@@ -61,7 +61,7 @@ def read_poses(
 
 
 def is_result_of(path: str | os.PathLike[str], video: VideoInfo) -> bool:
-    """Whether a file is a `NAME.poses.json` of that video, by the fingerprint in its first lines."""
+    """Whether a file is a `NAME.poses.json` of a video, by the fingerprint in its first lines."""
     if not os.path.isfile(path):
         return False
     try:
@@ -74,7 +74,7 @@ def is_result_of(path: str | os.PathLike[str], video: VideoInfo) -> bool:
         return False
     if found[0].get("fingerprint"):
         return found[0]["fingerprint"] == video.fingerprint
-    # Of before there were fingerprints.
+    # Old files have no fingerprint, so all other facts are compared.
     facts = VideoRecord.model_validate(video).model_dump(mode="json")
     return {**found[0], "fingerprint": video.fingerprint} == facts
 
@@ -97,7 +97,7 @@ def _check_schema(data: bytes) -> None:
 
 
 def _first_error(error: ValidationError) -> str:
-    """The first of pydantic's complaints, as a path into the file and a sentence."""
+    """Format pydantic's first error as a path in the file and a message."""
     first, more = error.errors()[0], error.error_count() - 1
     place = ".".join(str(step) for step in first["loc"])
     rest = f" (and {more} more errors)" if more else ""
@@ -121,7 +121,9 @@ def _verdict(record: VerdictRecord) -> VideoVerdict:
     issues = tuple(VideoIssue(**dict(issue)) for issue in record.issues)
     verdict = VideoVerdict(record.num_packets, record.num_frames, record.duration, issues)
     if verdict.status != record.status:
-        raise ValueError(f"verdict: status is {record.status!r}, its issues say {verdict.status!r}")
+        raise ValueError(
+            f"verdict: status is {record.status!r}, but its issues say {verdict.status!r}"
+        )
     return verdict
 
 
@@ -129,16 +131,16 @@ def _frames(records: Iterable[FrameRecord], num_joints: int) -> Iterator[FramePo
     last_index, last_time = -1, -math.inf
     for record in records:
         if record.index <= last_index:
-            raise ValueError(f"frame {record.index} comes after frame {last_index}")
+            raise ValueError(
+                f"frame {record.index} follows frame {last_index}: indices must increase"
+            )
         if abs(record.time - record.time_exact) > 10**-SECOND_DECIMALS:
             raise ValueError(
-                f"frame {record.index}: time is {record.time}, time_exact {ratio_text(record.time_exact)}"
+                f"frame {record.index}: time is {record.time}, but time_exact {ratio_text(record.time_exact)}"
             )
         time = float(record.time_exact)
         if time <= last_time:
-            raise ValueError(
-                f"frame {record.index}: time {time} s does not come after {last_time} s"
-            )
+            raise ValueError(f"frame {record.index}: time {time} s is not after {last_time} s")
         last_index, last_time = record.index, time
         people = tuple(_person(person, record.index, num_joints) for person in record.people)
         frame = FramePoses(record.index, record.time_exact, people, record.cut)
@@ -152,7 +154,9 @@ def _person(record: PersonRecord, index: int, num_joints: int) -> PersonPose:
             f"frame {index}: {len(record.keypoints)} keypoints for {num_joints} joints"
         )
     if any(joint >= num_joints for joint in record.filled):
-        raise ValueError(f"frame {index}: filled names joint {max(record.filled)} of {num_joints}")
+        raise ValueError(
+            f"frame {index}: filled has joint {max(record.filled)}, but there are {num_joints} joints"
+        )
     return PersonPose(
         filled=record.filled,
         track_id=NO_TRACK if record.track_id is None else record.track_id,

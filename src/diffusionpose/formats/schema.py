@@ -1,4 +1,4 @@
-"""`NAME.poses.json` as pydantic records: what the writer and the reader of JSON agree on."""
+"""The schema of `NAME.poses.json` as pydantic records, shared by writer and reader."""
 
 import re
 from fractions import Fraction
@@ -44,12 +44,12 @@ Joint = tuple[float | None, float | None, float]
 
 def _whole_joint(joint: Joint) -> Joint:
     if (joint[0] is None) != (joint[1] is None):
-        raise ValueError("one of x and y is null: a joint has both or neither")
+        raise ValueError("x and y must both be numbers or both be null")
     return joint
 
 
 class _Record(BaseModel):
-    """Keys that a later version adds are ignored; a change of meaning raises `SCHEMA_VERSION`."""
+    """Base of records: unknown keys are ignored; breaking changes raise `SCHEMA_VERSION`."""
 
     model_config = ConfigDict(
         strict=True, allow_inf_nan=False, from_attributes=True, populate_by_name=True
@@ -57,7 +57,7 @@ class _Record(BaseModel):
 
 
 class VideoRecord(_Record):
-    """`VideoInfo`: what the header of the video says, in display orientation."""
+    """`VideoInfo`: facts from the video's header, in display orientation."""
 
     name: str
     width: Count
@@ -72,7 +72,7 @@ class VideoRecord(_Record):
 
 
 class IssueRecord(_Record):
-    """`VideoIssue`: something lost, suspect or worth knowing."""
+    """`VideoIssue`: anything lost, suspicious or notable in the video."""
 
     code: str
     message: str
@@ -81,7 +81,7 @@ class IssueRecord(_Record):
 
 
 class VerdictRecord(_Record):
-    """`VideoVerdict`: what reading the video to its end found."""
+    """`VideoVerdict`: outcome of reading the video to its end."""
 
     status: Literal["ok", "partial"]
     num_packets: Count
@@ -91,7 +91,7 @@ class VerdictRecord(_Record):
 
 
 class SkeletonRecord(_Record):
-    """The joints in the order of all keypoints, and the limbs as pairs of 0-based joint indices."""
+    """Joints in the order of all keypoints, and limbs as pairs of 0-based joint indices."""
 
     name: str
     joints: tuple[str, ...]
@@ -101,7 +101,7 @@ class SkeletonRecord(_Record):
 class PersonRecord(_Record):
     """`PersonPose`: box is x0, y0, x1, y1; a joint is x, y, score, or null, null, 0 where missing.
 
-    `filled`, left out when empty, has the joints whose places come from other frames.
+    `filled`, omitted when empty, lists the joints that were interpolated from other frames.
     """
 
     track_id: Whole | None
@@ -113,9 +113,9 @@ class PersonRecord(_Record):
 
 
 class FrameRecord(_Record):
-    """`FramePoses`: `time_exact` is the time, `time` the same in seconds, rounded to a microsecond.
+    """`FramePoses`: `time_exact` is in seconds, `time` the same rounded to microseconds.
 
-    `cut`, left out when false, says that the frame is the first of another scene.
+    `cut`, omitted when false, marks the first frame of a new scene.
     """
 
     index: Count
@@ -140,7 +140,7 @@ class PosesRecord(_Record):
 
 
 def poses_json_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of `NAME.poses.json`."""
+    """Build the JSON Schema (draft 2020-12) of `NAME.poses.json`."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **PosesRecord.model_json_schema(by_alias=True),
@@ -148,7 +148,11 @@ def poses_json_schema() -> dict[str, Any]:
 
 
 def check_track_ids(frame: FramePoses) -> None:
-    """What the records cannot say: in one frame, no two people have one track id. The writer checks it too."""
+    """Check that track ids are unique within a frame; used by reader and writer.
+
+    Raises:
+        ValueError: If two people share one.
+    """
     ids = [person.track_id for person in frame.people if person.track_id != NO_TRACK]
     if len(set(ids)) != len(ids):
-        raise ValueError(f"frame {frame.index}: two people have one track id: {sorted(ids)}")
+        raise ValueError(f"frame {frame.index}: two people have the same track id: {sorted(ids)}")

@@ -1,6 +1,6 @@
-"""Tables of figures in the layout of the paper's Tables 1 to 3: as text, Markdown or LaTeX.
+"""Tables of figures in the layout of the paper's Tables 1 to 3, as text, Markdown or LaTeX.
 
-Measured rows carry intervals; figures that somebody published stand below, under a heading that says so.
+Measured rows have intervals; published figures follow under a heading of their own.
 """
 
 import math
@@ -20,11 +20,11 @@ INTERVAL = f"{100 * COVERAGE:.0f} % interval"
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One line of figures.
+    """One row of figures.
 
     Args:
         name: Of a model or a set of predictions.
-        values: Percent, one a column; NaN is shown as a dash.
+        values: Percent, one per column; NaN is shown as a dash.
         intervals: (low, high) of each column, or None where there are none.
     """
 
@@ -38,11 +38,11 @@ class ScoreTable:
     """Figures of one metric.
 
     Args:
-        title: Metric, data set, box source: what the figures are of.
+        title: Metric, data set, source of boxes, and so on.
         columns: Headings of the figures.
-        measured: Rows of our own.
-        published: Rows from a file of the user's.
-        published_source: Where they are from.
+        measured: Rows measured here.
+        published: Rows from a user's file.
+        published_source: Where the published rows are from.
     """
 
     title: str
@@ -53,12 +53,12 @@ class ScoreTable:
 
     @property
     def published_heading(self) -> str:
-        """What stands above published rows."""
+        """Heading of the published rows."""
         return f"{PUBLISHED} ({self.published_source})" if self.published_source else PUBLISHED
 
 
 def as_text(table: ScoreTable) -> str:
-    """For terminals, without colours."""
+    """Format a table for terminals, without colours."""
     shown = Table(box=None, pad_edge=False)
     shown.add_column("")
     for column in table.columns:
@@ -74,7 +74,7 @@ def as_text(table: ScoreTable) -> str:
     assert isinstance(console.file, StringIO)
     lines = [_one_line(table.title), *console.file.getvalue().splitlines()]
     if table.published:
-        # Across all columns, which rich's tables cannot.
+        # Inserted as text, since rich's tables cannot span columns.
         lines[-len(table.published) : -len(table.published)] = [
             "",
             f"{_one_line(table.published_heading)}:",
@@ -83,10 +83,10 @@ def as_text(table: ScoreTable) -> str:
 
 
 def as_markdown(table: ScoreTable) -> str:
-    """A pipe table below its title."""
+    """Format as a Markdown table below its title."""
 
     def line(cells: Sequence[str]) -> str:
-        """A row."""
+        """Format a row."""
         return f"| {' | '.join(_escaped_markdown(cell) for cell in cells)} |"
 
     empty = [""] * len(table.columns)
@@ -103,10 +103,10 @@ def as_markdown(table: ScoreTable) -> str:
 
 
 def as_latex(table: ScoreTable) -> str:
-    """A `tabular` for `booktabs`, with the title as a comment."""
+    """Format as a LaTeX `tabular` for `booktabs`, with the title as a comment."""
 
     def line(cells: Sequence[str]) -> str:
-        """A row."""
+        """Format a row."""
         return f"{' & '.join(_escaped_latex(cell) for cell in cells)} \\\\"
 
     lines = [f"% {_one_line(table.title)}"]
@@ -141,7 +141,7 @@ def _ranges(row: ScoreRow) -> list[str]:
 
 
 def _one_line(text: str) -> str:
-    """A line break would end the row."""
+    """Collapse whitespace, as a line break would end the row."""
     return " ".join(text.split())
 
 
@@ -158,7 +158,7 @@ _LATEX = {
 
 
 def _escaped_latex(text: str) -> str:
-    # A range of figures gets LaTeX's dash.
+    # Ranges such as 1.0..2.0 get an en dash.
     if text.count("..") == 1 and all(
         part.lstrip("-").replace(".", "").isdigit() for part in text.split("..")
     ):

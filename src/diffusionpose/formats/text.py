@@ -1,4 +1,4 @@
-"""How every format spells numbers and records: decimals, exact fractions, strict JSON on one line; and counts, for people."""
+"""Formatting shared by all formats: rounding, exact fractions, strict JSON lines, counted nouns."""
 
 import json
 import re
@@ -16,32 +16,32 @@ SECOND_DECIMALS = 6
 
 
 def rounded(values: object, decimals: int) -> np.ndarray:
-    """Rounded float64; adding zero turns -0.0 into 0.0."""
+    """Round to float64; adding zero turns -0.0 into 0.0."""
     return np.asarray(values, np.float64).round(decimals) + 0.0
 
 
 def rounded_score(value: float) -> float:
-    """A score with the decimals that results carry."""
+    """Round a score to the decimals of results."""
     return round(float(value), SCORE_DECIMALS) + 0.0
 
 
 def rounded_seconds(time: Fraction) -> float:
-    """A time with the decimals that results carry."""
+    """Round a time in seconds to the decimals of results."""
     return round(float(time), SECOND_DECIMALS) + 0.0
 
 
 def ratio_text(value: Fraction) -> str:
-    """`num/den`, with the denominator even where it is 1."""
+    """Format a fraction as `num/den`, also if the denominator is 1."""
     return f"{value.numerator}/{value.denominator}"
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
-    """`1 frame`, `2 frames`; `many` where an s alone does not do."""
+    """Format a number with its noun: `1 frame`, `2 frames`; `many` is an irregular plural."""
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def keypoint_rows(person: PersonPose) -> np.ndarray:
-    """(num_joints, 3) x, y, score as they are written; NaN, NaN, 0 where anything is missing."""
+    """(num_joints, 3) rounded x, y, score; NaN, NaN, 0 where any of them is not finite."""
     raw = np.asarray(person.keypoints, np.float64)
     xy, scores = rounded(raw[:, :2], PIXEL_DECIMALS), rounded(raw[:, 2:], SCORE_DECIMALS)
     out = np.concatenate([xy, scores], axis=1)
@@ -50,7 +50,7 @@ def keypoint_rows(person: PersonPose) -> np.ndarray:
 
 
 def rounded_frame(frame: FramePoses) -> FramePoses:
-    """With the decimals that results carry, so that every format says the same."""
+    """Round a frame to the decimals of results, so that all formats agree."""
     people = (
         replace(
             person,
@@ -65,21 +65,22 @@ def rounded_frame(frame: FramePoses) -> FramePoses:
 
 
 def box_xywh(box: np.ndarray) -> list[float]:
-    """(x1, y1, x2, y2) -> [x, y, width, height], pixels, rounded."""
+    """Convert xyxy to [x, y, width, height] in pixels, rounded."""
     x0, y0, x1, y1 = np.asarray(box, np.float64)
     return rounded([x0, y0, x1 - x0, y1 - y0], PIXEL_DECIMALS).tolist()
 
 
 def json_line(record: object) -> str:
-    """Strict JSON on one line: NaN is a ValueError, letters of any script stay readable.
+    """Serialise as strict JSON on one line: NaN is a ValueError, non-ASCII letters are not escaped.
 
-    A file name that is not UTF-8 reaches us with lone surrogates, which no JSON file may hold.
+    File names that are not UTF-8 have lone surrogates, which are invalid in JSON files and
+    replaced.
     """
     text = json.dumps(record, ensure_ascii=False, allow_nan=False)
     return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
 
 
 def array_items(lines: Iterable[str]) -> Iterator[str]:
-    """The lines as the elements of a JSON array, one a line."""
+    """Join lines to the elements of a JSON array, one per line."""
     for index, line in enumerate(lines):
         yield f",\n{line}" if index else f"\n{line}"

@@ -1,4 +1,4 @@
-"""`PosesWriter` and the formats that it writes, named in `FORMATS`."""
+"""`PosesWriter` and the formats that it writes, in `FORMATS`."""
 
 import math
 import os
@@ -21,7 +21,7 @@ from diffusionpose.structures import FramePoses, PosesHeader, VideoVerdict
 
 
 class Format(NamedTuple):
-    """A result file: what its name ends in, and what spells it."""
+    """A format of result files: suffix of the file name, and the encoder."""
 
     suffix: str
     encoder: Callable[[PosesHeader], Encoder]
@@ -36,7 +36,7 @@ FORMATS = {
 
 
 class _Output:
-    """One file in the making: an encoder, its spools, and the file that they become."""
+    """One file being written: an encoder, its spools, and the target."""
 
     def __init__(self, path: Path, encoder: Encoder) -> None:
         self.file = AtomicFile(path)
@@ -60,13 +60,13 @@ class _Output:
 
     def discard(self) -> None:
         for spool in self._spools:
-            with suppress(OSError):  # closing flushes, which fails again where the disk is full
+            with suppress(OSError):  # closing flushes, which fails again on a full disk
                 spool.close()
         self.file.discard()
 
 
 def _spool(folder: Path) -> TextIO:
-    """Lines on disk, beside the target since /tmp may be memory; without a name, so a kill leaves nothing."""
+    """Open an unnamed temporary file for lines; beside the target, since /tmp may be in memory."""
     return tempfile.TemporaryFile(
         "w+", encoding="utf-8", newline="\n", dir=folder, prefix=".diffusionpose.tmp-"
     )
@@ -79,17 +79,17 @@ def _replayed(spool: TextIO) -> Iterator[str]:
 
 
 class PosesWriter:
-    """Writes one result in several formats, a frame at a time.
+    """Writes one result in several formats, frame by frame.
 
-    Use as a context manager and end with `close(verdict)`; leaving the block in any other way removes
-    everything. To publish other files at the same moment, call `stage`, then `publish`.
+    Use as a context manager and end with `close(verdict)`; leaving the block in any other way
+    removes everything. To publish other files at the same time, call `stage`, then `publish`.
 
     Args:
         header: Of the result.
         targets: Files to write, each with the name of its format.
 
     Raises:
-        UsageError: If there is no such format, or a file cannot be written there.
+        UsageError: If a format is unknown, or a file cannot be written.
     """
 
     def __init__(self, header: PosesHeader, targets: Iterable[tuple[Path, str]]) -> None:
@@ -108,29 +108,31 @@ class PosesWriter:
             raise
 
     def retitle(self, header: PosesHeader) -> None:
-        """Another header, while no frame is written.
+        """Replace the header before the first frame is written.
 
         Raises:
-            ValueError: One is, or the files are complete.
+            ValueError: If a frame has been written, or the files are complete.
         """
         self._expect("open")
         if self._last_index >= 0:
-            raise ValueError(f"frame {self._last_index} is written under another header")
+            raise ValueError(
+                f"frame {self._last_index} has already been written with another header"
+            )
         self._header = header
         for output, name in zip(self._outputs, self._names, strict=True):
             output.encoder = FORMATS[name].encoder(header)
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The files under their final names."""
+        """Final paths of the files."""
         return tuple(output.file.path for output in self._outputs)
 
     def write(self, frame: FramePoses) -> None:
-        """Appends a frame.
+        """Append a frame.
 
         Raises:
-            ValueError: The frame is out of order or does not fit the header.
-            DiffusionPoseError: It cannot be written, for example since the disk is full.
+            ValueError: If the frame is out of order or does not fit the header.
+            DiffusionPoseError: If it cannot be written, for example because the disk is full.
         """
         self._expect("open")
         self._check(frame)
@@ -141,12 +143,12 @@ class PosesWriter:
                 output.write(frame)
 
     def close(self, verdict: VideoVerdict) -> None:
-        """Completes all files and gives them their names."""
+        """Complete and publish all files."""
         self.stage(verdict)
         self.publish()
 
     def stage(self, verdict: VideoVerdict) -> None:
-        """Completes all files under their temporary names."""
+        """Complete all files under their temporary names."""
         self._expect("open")
         for output in self._outputs:
             with explained(output.file.path):
@@ -154,7 +156,7 @@ class PosesWriter:
         self._state = "staged"
 
     def publish(self) -> None:
-        """Gives the completed files their names."""
+        """Publish the completed files under their final names."""
         self._expect("staged")
         for output in self._outputs:
             output.file.publish()
@@ -162,7 +164,7 @@ class PosesWriter:
         self.discard()
 
     def discard(self) -> None:
-        """Removes what is not published."""
+        """Remove everything that has not been published."""
         for output in self._outputs:
             output.discard()
         if self._state != "published":
@@ -179,25 +181,27 @@ class PosesWriter:
     ) -> None:
         self.discard()
         if kind is None and self._state != "published":
-            raise RuntimeError("poses were written but not closed with a verdict: removed")
+            raise RuntimeError("the writer was not closed with a verdict; its files were removed")
 
     def _expect(self, state: str) -> None:
         if self._state != state:
             raise ValueError(f"the writer is {self._state}, not {state}")
 
     def _check(self, frame: FramePoses) -> None:
-        """What no reader could make sense of is refused at the frame that brings it."""
+        """Reject frames that readers would reject."""
         if frame.index <= self._last_index:
-            raise ValueError(f"frame {frame.index} comes after frame {self._last_index}")
+            raise ValueError(
+                f"frame {frame.index} follows frame {self._last_index}: indices must increase"
+            )
         if float(frame.time) <= self._last_time:
             raise ValueError(
-                f"frame {frame.index}: time {float(frame.time)} s does not come after {self._last_time} s"
+                f"frame {frame.index}: time {float(frame.time)} s is not after {self._last_time} s"
             )
         shape = (len(self._header.joints), 3)
         for person in frame.people:
             if np.shape(person.keypoints) != shape:
                 found = np.shape(person.keypoints)
-                raise ValueError(f"frame {frame.index}: keypoints are {found}, not {shape}")
+                raise ValueError(f"frame {frame.index}: keypoints have shape {found}, not {shape}")
             if not np.isfinite([*person.box, person.box_score, person.score]).all():
                 raise ValueError(f"frame {frame.index}: a box or score is not finite")
         check_track_ids(frame)
@@ -205,21 +209,21 @@ class PosesWriter:
 
 def _check_format(name: str) -> None:
     if name not in FORMATS:
-        raise UsageError(f"format {name!r}: there are {', '.join(FORMATS)}")
+        raise UsageError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}")
 
 
 def open_writers(
     formats: Sequence[str], out_dir: str | os.PathLike[str], name: str, header: PosesHeader
 ) -> PosesWriter:
-    """A writer of `OUT_DIR/NAME` + suffix for each format; the folder is made if it is not there.
+    """Open a writer of `OUT_DIR/NAME` + suffix for each format; the folder is created if missing.
 
     Raises:
-        UsageError: There is no such format, or the files cannot be written.
+        UsageError: If a format is unknown, or the files cannot be written.
     """
     for wanted in formats:
         _check_format(wanted)
     if not name or PurePath(name).name != name or "\0" in name:
-        raise UsageError(f"{name!r} cannot name a file")
+        raise UsageError(f"{name!r} is not a valid file name")
     folder = Path(out_dir)
     targets = [(folder / (name + FORMATS[each].suffix), each) for each in dict.fromkeys(formats)]
     return PosesWriter(header, targets)
@@ -232,11 +236,11 @@ def write_poses(
     frames: Iterable[FramePoses],
     verdict: VideoVerdict,
 ) -> None:
-    """A whole result into one file of a format in `FORMATS`.
+    """Write a complete result to one file in a format of `FORMATS`.
 
     Raises:
-        UsageError: There is no such format, or the file cannot be written.
-        ValueError: A frame is out of order or does not fit the header.
+        UsageError: If the format is unknown, or the file cannot be written.
+        ValueError: If a frame is out of order or does not fit the header.
     """
     with PosesWriter(header, [(Path(path), format_name)]) as writer:
         for frame in frames:

@@ -1,4 +1,4 @@
-"""The offline report: one HTML file with the video, its poses, and a look inside the model."""
+"""Offline report: one HTML file with video, poses, and the model's heatmaps and denoising."""
 
 from diffusionpose.report.insight import Insight
 from diffusionpose.report.make import compose_report, make_report

@@ -1,4 +1,4 @@
-"""What the network saw, kept while a video is estimated: heatmaps of every person, and one frame to look into."""
+"""Recording of heatmaps while a video is processed, and of the denoising of one frame."""
 
 from dataclasses import dataclass
 
@@ -14,13 +14,13 @@ from diffusionpose.nn.geometry import invert, transform
 from diffusionpose.predict import Seen
 
 COLUMNS = 5
-"""Of the joints' tiles in one picture."""
+"""Number of joint tiles per row."""
 LEVELS = 32
-"""Of grey: enough for a heatmap, and half the bytes of 256."""
+"""Grey levels of heatmaps: enough, and half the bytes of 256."""
 STEPS = (1, 2, 4, 8)
 SEEDS = 24
 MOST_KEPT = 32
-"""Frames that may turn out to be the middle one; more of them are kept further apart."""
+"""Maximum number of candidate frames for the middle one; beyond it, their spacing is doubled."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +28,8 @@ class Sheet:
     """Heatmaps of one person in one frame.
 
     Args:
-        png: The joints' heatmaps as tiles, `COLUMNS` a row, grey.
-        to_image: (2, 3) from heatmap pixels to picture pixels.
+        png: Grey image of the joints' heatmaps as tiles, `COLUMNS` per row.
+        to_image: (2, 3) affine from heatmap pixels to image pixels.
     """
 
     png: bytes
@@ -41,11 +41,12 @@ class Theatre:
     """One person in one frame, denoised in several ways.
 
     Args:
-        frame: Index.
+        frame: Index of the frame.
         track_id: Of the person.
-        stages: Steps -> (steps + 1, joints, height, width): x_T, and what each step makes of it.
-        points: (seeds, joints, 2) picture pixels found from other noises, in one step.
-        to_image: (2, 3) from heatmap pixels to picture pixels.
+        stages: Number of steps -> (steps + 1, joints, height, width): x_T, and the result of each
+            step.
+        points: (seeds, joints, 2) image pixels, predicted in one step from `SEEDS` noise samples.
+        to_image: (2, 3) affine from heatmap pixels to image pixels.
     """
 
     frame: int
@@ -56,7 +57,7 @@ class Theatre:
 
 
 def tiles(maps: np.ndarray) -> np.ndarray:
-    """(joints, height, width) -> one grey picture of `COLUMNS` tiles a row; 1 and more is white."""
+    """Arrange heatmaps (joints, height, width) as grey tiles, `COLUMNS` per row; 1 is white."""
     joints, height, width = maps.shape
     rows = -(-joints // COLUMNS)
     sheet = np.zeros((rows * COLUMNS, height, width), np.uint8)
@@ -67,7 +68,7 @@ def tiles(maps: np.ndarray) -> np.ndarray:
 
 
 def png(picture: np.ndarray) -> bytes:
-    """Grey or RGB, uint8."""
+    """Encode a grey or RGB uint8 image as PNG."""
     colours = picture if picture.ndim == 2 else picture[..., ::-1]
     done, encoded = cv2.imencode(".png", colours, [cv2.IMWRITE_PNG_COMPRESSION, 9])
     assert done
@@ -76,7 +77,7 @@ def png(picture: np.ndarray) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class _Person:
-    """What denoising somebody again needs: features (frames, ...) of one view, and the way to picture pixels."""
+    """A person to denoise again: features (frames, ...) of one view, affine to image pixels."""
 
     track_id: int
     features: Tensor
@@ -84,11 +85,11 @@ class _Person:
 
 
 class _Kept:
-    """People of the frames that may be wanted when the length of the video is known.
+    """People of candidate frames; one frame is chosen once the length of the video is known.
 
     Args:
-        guess: Index of a frame; the nearest one with people is kept.
-        is_asked: Whether it was asked for; else frames that may lie in the middle are kept, too.
+        guess: Index of the expected frame; the nearest one with people is kept.
+        is_asked: Whether that frame was requested; if not, possible middle frames are kept, too.
     """
 
     def __init__(self, guess: int | None, *, is_asked: bool) -> None:
@@ -96,7 +97,7 @@ class _Kept:
         self._people: dict[int, list[_Person]] = {}
 
     def add(self, frame: int, person: _Person) -> None:
-        """Frames come in their order."""
+        """Add a person; frames must come in order."""
         is_new = frame not in self._people
         self._people.setdefault(frame, []).append(person)
         if is_new:
@@ -108,7 +109,8 @@ class _Kept:
         wanted = set() if self._guess is None else {_nearest(frames, self._guess)}
         if self._is_asked:
             return wanted
-        # The middle is never before half of what was seen: there, only the last one can be the nearest.
+        # The middle of the video is at or after half of what was seen so far, so of the earlier
+        # frames only the last can be the nearest to it.
         before = [frame for frame in frames if frame < frames[-1] // 2]
         rest = [*before[-1:], *(frame for frame in frames if frame >= frames[-1] // 2)]
         while len(spaced := _spaced(rest, self._apart)) > MOST_KEPT:
@@ -116,7 +118,7 @@ class _Kept:
         return wanted | {*spaced, frames[-1]}
 
     def nearest(self, frame: int) -> tuple[int, list[_Person]] | None:
-        """The kept frame that is nearest to this one, and who is in it."""
+        """Return the kept frame nearest to `frame`, and its people; None if there is none."""
         if not self._people:
             return None
         found = _nearest(list(self._people), frame)
@@ -136,13 +138,14 @@ def _spaced(frames: list[int], apart: int) -> list[int]:
 
 
 class Insight:
-    """An observer of `PosePipeline.stream`.
+    """Observer of `PosePipeline.stream`.
 
     Args:
-        network: The pipeline's.
-        frame: Index of the frame to look into; None for the middle one. Where nobody is in it, the nearest with people.
-        seed: Of the noises.
-        expected_frames: How many the video says it has.
+        network: Of the pipeline.
+        frame: Index of the frame to denoise again, or the nearest with people; None for the middle
+            one.
+        seed: Of the noise samples.
+        expected_frames: Number of frames according to the video's header.
     """
 
     def __init__(
@@ -157,14 +160,14 @@ class Insight:
         guess = expected_frames // 2 if expected_frames and frame is None else frame
         self._kept = _Kept(guess, is_asked=frame is not None)
         self.sheets: dict[tuple[int, int], Sheet] = {}
-        """By track and frame."""
+        """Heatmaps by (track id, frame index)."""
 
     def __call__(self, seen: Seen) -> None:
         to_image = _from_heatmap(seen.affine)
         maps = seen.heatmaps.float().cpu().numpy()
         self.sheets[seen.track_id, seen.frame] = Sheet(png(tiles(maps)), to_image)
         if isinstance(self._network, TorchNetwork):
-            # Without the mirrored view, if there is one; a copy, as the whole batch would stay with a part of it.
+            # Only the unmirrored view; a copy, as a slice would keep the whole batch in memory.
             features = seen.features[:, 0].clone()
             self._kept.add(seen.frame, _Person(seen.track_id, features, to_image))
 
@@ -172,7 +175,7 @@ class Insight:
         return self._kept.nearest(num_frames // 2 if self._frame is None else self._frame)
 
     def theatres(self, num_frames: int) -> list[Theatre]:
-        """Of everybody in the frame that is looked into, when all of the video's frames were seen."""
+        """Denoise everybody in the chosen frame again; call after all frames were seen."""
         chosen = self._chosen(num_frames)
         if chosen is None:
             return []
@@ -180,20 +183,22 @@ class Insight:
         return [self._theatre(frame, person) for person in people]
 
     def notes(self, num_frames: int) -> list[str]:
-        """Why it is not the frame that was asked for, or none: nothing where it is."""
+        """Explain why the requested frame is not shown; empty if it is, or none was requested."""
         chosen = self._chosen(num_frames)
         if self._frame is None or (chosen and chosen[0] == self._frame):
             return []
         if not isinstance(self._network, TorchNetwork):
-            return ["an exported model cannot be looked into: the report has no look inside it"]
+            return [
+                "the report does not show denoising: this needs a model in torch, not an exported file"
+            ]
         why = (
             f"the video has no frame {self._frame}, the last one is {num_frames - 1}"
             if self._frame >= num_frames
-            else f"nobody is in frame {self._frame}"
+            else f"there is nobody in frame {self._frame}"
         )
         if chosen is None:
-            return [f"{why}, nor in another: the report has no look inside the model"]
-        return [f"{why}: the report looks into frame {chosen[0]}, the nearest with people"]
+            return [f"the report does not show denoising: {why}, and nobody in any other"]
+        return [f"{why}: the report shows frame {chosen[0]}, the nearest with people"]
 
     @torch.inference_mode()
     def _theatre(self, frame: int, person: _Person) -> Theatre:
@@ -220,7 +225,7 @@ class Insight:
 
 
 def _from_heatmap(affine: np.ndarray) -> np.ndarray:
-    """(2, 3) from heatmap to picture pixels, from the one that cuts the crop out of the picture."""
+    """Affine (2, 3) from heatmap to image pixels, given the affine from image to crop pixels."""
     corners = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     crop = heatmaps.heatmap_to_crop(corners).double().numpy()
     origin, right, down = transform(crop, invert(affine))

@@ -1,4 +1,4 @@
-"""Reports of videos and of results: what is embedded, in what size, and the file."""
+"""Composing reports: embeds the video and heatmaps within a size budget, and writes the file."""
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -18,12 +18,13 @@ from diffusionpose.structures import Frame, FramePoses
 from diffusionpose.video import VideoReader, VideoWriter
 
 WIDTHS = (960, 640, 426)
-"""Of the embedded video, the next one where a wider is too large."""
+"""Widths of the embedded video in pixels, tried in order until it is small enough."""
 VIDEO_BYTES, SHEET_BYTES = 5_500_000, 4_500_000
-"""For `SECONDS` of video; base64 makes four bytes of three, and a report of so much stays below 15 MB."""
+"""Budgets for `SECONDS` of video; with base64's overhead of a third, the report stays below 15
+MB."""
 SECONDS = 10
 MOST_ROOM = 15
-"""Times that room, however long the video: what is larger no browser opens."""
+"""Maximum factor of the budgets for long videos, as browsers cannot open much larger files."""
 
 
 def compose_report(
@@ -34,12 +35,12 @@ def compose_report(
     hide_faces: bool = False,
     timings: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """The HTML of a report.
+    """Render the HTML of a report.
 
     Args:
         poses: The result.
-        reader: Of the video, for one pass; None leaves the picture grey.
-        insight: What was seen while the poses were estimated.
+        reader: Of the video, for one pass; None shows skeletons on grey.
+        insight: Observer of the pose estimation, for heatmaps and denoising.
         hide_faces: Cover faces in the embedded video.
         timings: Lines (name, text) about the run.
 
@@ -63,7 +64,7 @@ def compose_report(
 
 
 def room(seconds: float) -> float:
-    """How often what is allowed for `SECONDS` of video is allowed for so many."""
+    """Factor of the size budgets for a video of this duration."""
     return min(max(1.0, seconds / SECONDS), MOST_ROOM)
 
 
@@ -75,13 +76,13 @@ def make_report(
     *,
     hide_faces: bool = False,
 ) -> None:
-    """Writes a report, complete or not at all.
+    """Write a report atomically.
 
     Args:
         poses: The result.
         path: Of the HTML file.
-        reader: This and the rest as for `compose_report`.
-        insight: What was seen while the poses were estimated.
+        reader: Of the video, for one pass; None shows skeletons on grey.
+        insight: Observer of the pose estimation, for heatmaps and denoising.
         hide_faces: Cover faces in the embedded video.
 
     Raises:
@@ -95,20 +96,24 @@ def _check_same(reader: VideoReader, poses: VideoPoses) -> None:
     ours, theirs = poses.header.video, reader.info
     if (ours.width, ours.height) != (theirs.width, theirs.height):
         raise DataError(
-            f"{theirs.name} is {theirs.width} x {theirs.height}, the poses are of {ours.name}, "
+            f"{theirs.name} is {theirs.width} x {theirs.height}, but the poses are of {ours.name}, "
             f"{ours.width} x {ours.height}: give the video that they were made from"
         )
     if ours.fingerprint and theirs.fingerprint != ours.fingerprint:
         raise DataError(
-            f"{theirs.name} is another video than {ours.name}, of which the poses are, or a copy that was changed: "
-            "give the file that they were made from"
+            f"{theirs.name} differs from {ours.name}, the video of the poses, or is a modified copy of it: give the "
+            "file that they were made from"
         )
 
 
 def embedded_video(
     reader: VideoReader, poses: VideoPoses, most: float, *, hide_faces: bool
 ) -> tuple[bytes, tuple[int, int]]:
-    """An MP4 in the largest of `WIDTHS` that is no more than `most` bytes, or in the smallest; and its size."""
+    """Encode the video in the largest of `WIDTHS` that fits `most` bytes, else in the smallest.
+
+    Returns:
+        The MP4 file, and its (width, height).
+    """
     content, size = b"", (0, 0)
     for number, width in enumerate(WIDTHS):
         source = reader if number == 0 else reader.again()
@@ -123,7 +128,7 @@ def _encoded(
     reader: VideoReader, poses: VideoPoses, width: int, hide_faces: bool
 ) -> tuple[bytes, tuple[int, int]]:
     scale = min(1.0, width / reader.info.width)
-    # Even, as H.264 wants it: an edge doubled would move the picture under its poses.
+    # H.264 needs even sides; padding an edge instead would misalign image and poses.
     size = tuple(max(2, round(side * scale / 2) * 2) for side in (reader.info.width, reader.info.height))  # fmt: skip
     with temporary_folder() as folder:
         path = folder / "video.mp4"
@@ -139,7 +144,7 @@ def _encoded(
 
 
 def _together(reader: VideoReader, poses: VideoPoses) -> Iterator[tuple[Frame, FramePoses]]:
-    """Frames of which there are poses, with them: a result may be of a part of the video."""
+    """Pair frames with their poses; frames without poses are skipped, as results may be cut."""
     wanted = poses.frames()
     found = next(wanted, None)
     for frame in reader:
@@ -151,7 +156,7 @@ def _together(reader: VideoReader, poses: VideoPoses) -> Iterator[tuple[Frame, F
 
 
 def thinned(sheets: dict[tuple[int, int], Sheet], most: float) -> dict[tuple[int, int], Sheet]:
-    """Those of every frame, or of every 2nd, 3rd, ... so that they are no more than `most` bytes."""
+    """Keep the sheets of every n-th frame, with n such that they take about `most` bytes."""
     total = sum(len(sheet.png) for sheet in sheets.values())
     every = max(1, int(np.ceil(total / most)))
     return {key: sheet for key, sheet in sheets.items() if key[1] % every == 0}

@@ -1,4 +1,4 @@
-"""One HTML file that shows a result without a network: video, skeletons, scores, plausibility, heatmaps, denoising."""
+"""The HTML of a report: video, skeletons, scores, plausibility, heatmaps, denoising."""
 
 import base64
 import json
@@ -16,26 +16,26 @@ from diffusionpose.formats import counted
 from diffusionpose.plausibility import LONGEST, judge, limb_names
 from diffusionpose.poses import VideoPoses
 from diffusionpose.render import track_colour
-from diffusionpose.report.insight import COLUMNS, Sheet, Theatre, png
+from diffusionpose.report.insight import COLUMNS, Sheet, Theatre, png, tiles
 from diffusionpose.structures import VideoVerdict
 
 MISSING = -(2**15)
-"""Stands for NaN among the 16-bit places."""
+"""Value of NaN in packed 16-bit integers."""
 PLACE_UNIT = 0.25
-"""Pixels."""
+"""Resolution of packed coordinates in pixels."""
 SHARE_UNIT = 0.01
-"""Of lengths in medians."""
+"""Resolution of packed limb lengths relative to their median."""
 
 
 @dataclass(frozen=True, eq=False)
 class ReportParts:
-    """What a report shows besides the poses.
+    """Contents of a report besides the poses.
 
     Args:
-        video: MP4 of the frames as they were, in size `video_size`; None shows skeletons on grey.
+        video: MP4 of the frames without skeletons; None shows skeletons on grey.
         video_size: (width, height) of that MP4.
-        sheets: Heatmaps by track and frame.
-        theatres: Of the frame that is looked into.
+        sheets: Heatmaps by (track id, frame index).
+        theatres: Denoising of each person in the chosen frame.
         model_facts: Lines (name, text) about the model.
         timings: Lines (name, text) about the run.
     """
@@ -49,10 +49,10 @@ class ReportParts:
 
 
 def report_html(poses: VideoPoses, parts: ReportParts) -> str:
-    """The whole page."""
+    """Render the whole page."""
     folder = resources.files("diffusionpose") / "assets" / "report"
     page = Template((folder / "report.html").read_text("utf-8"))
-    # No "</script>" and no "<!--" can come out of a file's name.
+    # Escaped, so that a file name cannot contain "</script>" or "<!--".
     data = json.dumps(payload(poses, parts), allow_nan=False).replace("<", "\\u003c")
     return page.substitute(
         title=escape(poses.header.video.name.encode("utf-8", "replace").decode()),
@@ -63,7 +63,7 @@ def report_html(poses: VideoPoses, parts: ReportParts) -> str:
 
 
 def payload(poses: VideoPoses, parts: ReportParts) -> dict[str, object]:
-    """All that the script draws."""
+    """Build the data for the page's script, as JSON types."""
     video, skeleton = poses.header.video, poses.skeleton
     sheets = parts.sheets or {}
     start = float(poses.frame_times[0]) if len(poses) else 0.0
@@ -103,7 +103,7 @@ def payload(poses: VideoPoses, parts: ReportParts) -> dict[str, object]:
 
 
 def _person(poses: VideoPoses, track_id: int) -> dict[str, object]:
-    """One track; its rows go from its first to its last frame: a crowd that passes by must not make the page large."""
+    """Data of one track, from its first to its last frame only, as crowds have many tracks."""
     track, found = poses.track(track_id), judge(poses, track_id)
     part = track.span
     filled = np.zeros(track.keypoint_scores.shape, np.uint8)
@@ -126,7 +126,7 @@ def _person(poses: VideoPoses, track_id: int) -> dict[str, object]:
 
 
 def _theatre(theatre: Theatre) -> dict[str, object]:
-    """Every stage as a sheet per joint is cut from; noise is shown between two standard deviations."""
+    """Data of one person's denoising: tiles for each stage, an ellipse for each joint."""
     stages = {
         str(steps): [_uri("image/png", png(_stage(maps))) for maps in path]
         for steps, path in theatre.stages.items()
@@ -148,15 +148,17 @@ def _theatre(theatre: Theatre) -> dict[str, object]:
 
 
 def _stage(maps: np.ndarray) -> np.ndarray:
-    """(joints, height, width) as tiles; what is noise still is scaled so that it can be seen."""
-    from diffusionpose.report.insight import tiles
-
+    """Arrange (joints, height, width) maps as tiles; noise is rescaled to percentiles 2 to 98."""
     low, high = min(0.0, float(np.percentile(maps, 2))), max(1.0, float(np.percentile(maps, 98)))
     return tiles((maps - low) / (high - low))
 
 
 def ellipse(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of (n, 2) points, and (major, minor, degrees) of the ellipse at two standard deviations."""
+    """Fit an ellipse at two standard deviations to (n, 2) points.
+
+    Returns:
+        Mean (2,), and (major half axis, minor half axis, angle in degrees).
+    """
     mean = points.mean(0)
     values, vectors = np.linalg.eigh(np.cov(points.T))
     minor, major = 2 * np.sqrt(np.maximum(values, 0))
@@ -165,7 +167,7 @@ def ellipse(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _summary(verdict: VideoVerdict) -> str:
-    """What stands above the issues."""
+    """Heading of the list of issues."""
     if verdict.status == "partial":
         return "Incomplete:"
     return "Read to its end; noticed:" if verdict.issues else "Read to its end; nothing lost."
@@ -190,12 +192,12 @@ def _facts(poses: VideoPoses) -> list[list[str]]:
 
 
 def _setting(value: object) -> str:
-    """What was done several times stands in its order."""
+    """Format a setting; a list holds values that were applied in this order."""
     return " then ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _packed(values: np.ndarray, kind: type[np.integer[Any]]) -> str:
-    """Little-endian integers in base64, row by row; NaN is `MISSING`."""
+    """Pack an array as base64 of little-endian integers, row-major; NaN becomes `MISSING`."""
     limits = np.iinfo(kind)
     whole = np.clip(np.rint(np.nan_to_num(values, nan=float(MISSING))), limits.min, limits.max)
     return base64.b64encode(whole.astype(np.dtype(kind).newbyteorder("<")).tobytes()).decode()
