@@ -404,9 +404,8 @@ def run_all(jobs: list[Job], workers: int, on_done: Callable[[Job, bool], None])
 
 
 def _work(job: Job, threads: int) -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole group; the parent decides
+    # Ctrl-C reaches the whole group; the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     try:
         run_job(job, lambda text: _say(f"diffusionpose: warning: {text}"))
