@@ -159,8 +159,11 @@ def person(**changes):
     [
         (FramePoses(4, Fraction(1), person(keypoints=np.zeros((2, 3)))), r"\(2, 3\), not \(3, 3\)"),
         (FramePoses(4, Fraction(1), person(keypoints=np.zeros((3, 2)))), r"\(3, 2\), not \(3, 3\)"),
-        (FramePoses(4, Fraction(1), person(filled=(3,))), r"filled is \(3,\), of 3 joints"),
-        ((None, FRAMES[0]), "are FramePoses, not tuple: a stream"),
+        (
+            FramePoses(4, Fraction(1), person(filled=(3,))),
+            r"filled is \(3,\), but there are 3 joints",
+        ),
+        ((None, FRAMES[0]), "must be FramePoses, not tuple: PosePipeline.stream"),
     ],
 )
 def test_frames_that_do_not_fit_are_told(frame, said):

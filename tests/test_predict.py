@@ -140,7 +140,7 @@ def test_what_is_no_detector_is_told_before_the_video_is_read(untrained):
         PosePipeline(whole.network, lambda images: [], whole.options)
     for boxes in ("boxes.json", np.zeros((1, 4)), {0: Boxes.empty()}):
         with pytest.raises(
-            UsageError, match=r"boxes are a BoxesFile, not .*: BoxesFile.load\(path"
+            UsageError, match=r"boxes must be a BoxesFile, not .*: BoxesFile.load\(path"
         ):
             whole(DEMO, boxes=boxes)
 

@@ -84,7 +84,7 @@ def test_an_address_in_use_is_one_line(tmp_path):
         ({"model": "empty"}, 1, "config.json: no such file"),
         ({"model": "nothere.onnx"}, 1, "nothere.onnx: no such file"),
         ({"model": "nothere.ONNX"}, 1, "nothere.ONNX: no such file"),
-        ({"device": "tpu"}, 2, "device 'tpu' is not there"),
+        ({"device": "tpu"}, 2, "device 'tpu' is not available"),
         ({"max_upload_mb": inf}, 2, "--max-upload-mb must be above 0 and at most"),
         ({"max_upload_mb": 1e303}, 2, "--max-upload-mb must be above 0 and at most"),
         ({"keep_minutes": nan}, 2, "--keep-minutes must be above 0"),

@@ -257,7 +257,7 @@ def test_with_ray_and_without_come_the_same_bytes(start, tmp_path):
         (["--time-limit", "0"], 2, "--time-limit must be positive"),
         (["--format", "xml"], 2, "xml"),
         (["--model", "nothing"], 1, "no model 'nothing'"),
-        (["--device", "tpu"], 2, "device 'tpu' is not there"),
+        (["--device", "tpu"], 2, "device 'tpu' is not available"),
         (["--steps", "0"], 2, "num_inference_steps"),
         (["elsewhere/figure.mov"], 2, "would both become figure.poses.json"),
     ],

@@ -216,7 +216,7 @@ def test_only_the_json_is_a_result(run, tmp_path):
     for verb in (["report"], ["compare", tmp_path / "a.coco.json"], ["convert"]):
         code, _, err = run(*verb, tmp_path / "a.coco.json")
         assert code == 1
-        assert "only the NAME.poses.json holds the whole result: give that" in err
+        assert "only NAME.poses.json holds the whole result: pass that file" in err
 
 
 def test_a_folder_s_name_has_no_suffix(run, untrained, tmp_path):
