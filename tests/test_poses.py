@@ -136,7 +136,7 @@ def test_a_track_has_a_row_for_every_frame():
 
 @pytest.mark.parametrize("track_id", [7, NO_TRACK])
 def test_a_track_that_is_not_there(track_id):
-    with pytest.raises(KeyError, match=re.escape("there are [3, 4]")):
+    with pytest.raises(KeyError, match=re.escape("choose from [3, 4]")):
         POSES.track(track_id)
 
 

@@ -109,7 +109,7 @@ def test_times_of_the_files_find_their_frames_and_parts_of_parts_are_noted(tmp_p
     assert found.frame_indices[[0, -1]].tolist() == [3, 13]
     assert found.header.settings["start"] == [0.066667, 0.1]
     for wrong in ({"end": float("inf")}, {"start": float("nan")}):
-        with pytest.raises(UsageError, match="--start and --end are seconds"):
+        with pytest.raises(UsageError, match="--start and --end must be finite"):
             convert(part, tmp_path / "3", ResultOptions(), **wrong)
 
 
