@@ -94,8 +94,8 @@ INLINE void read_tile(const Scan& scan, Tile& tile, int64_t b, int64_t start, in
   }
 }
 
-// Rows of the next tile, prefetched while this one is computed: they lie a page or two apart, which hardware prefetchers
-// do not follow.
+// Rows of the next tile, prefetched while this one is computed: they lie a page or two apart, where hardware
+// prefetchers do not look.
 struct Ahead {
   const char* row[4] = {};
   int64_t stride[4] = {};
@@ -219,7 +219,7 @@ INLINE void recompute(const Scan& scan, Tile& tile, const Ahead& ahead, States& 
   }
 }
 
-// Backward pass through one set of states; replaces `carry`, the gradient of the state after the tile, by that before it.
+// Backward pass through one set of states. Replaces `carry`, the gradient of the state after the tile, by that before.
 INLINE void unscan_tile(const Scan& scan, Tile& tile, const States& states, int steps, const float* rates, const float* B,
                         const float* C, float* carry, float* grad_rates, float* grad_B, float* grad_C) {
   Vector later[kStates];

@@ -39,8 +39,8 @@ INLINE void sum_rows(const float* rows, float* sums) {
   for (int n = 0; n < 16; n++) sums[n] += _mm512_reduce_add_ps(load(rows + 16 * n));
 }
 
-// Splits x into the nearest integer and the rest, in [-1/2, 1/2]. (Rounding down would save an instruction, since scaling
-// does it anyway, but decays just below 1 lose digits, and the gradient of A has errors of 5.5e-7.)
+// Splits x into the nearest integer and the rest, in [-1/2, 1/2]. (Rounding down would save an instruction, since
+// scaling does it anyway, but decays just below 1 lose digits, and the gradient of A has errors of 5.5e-7.)
 INLINE Vector split(Vector x, Vector& whole) {
   const Vector rest = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   whole = sub(x, rest);
