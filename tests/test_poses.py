@@ -1,4 +1,4 @@
-"""`VideoPoses`: arrays that agree with the frames they came from."""
+"""`VideoPoses`: arrays agree with the frames that they are made from."""
 
 import re
 from dataclasses import replace
@@ -18,7 +18,7 @@ POSES = VideoPoses.from_frames(HEADER, FRAMES, VERDICT)
 
 
 def same(frame: FramePoses, other: FramePoses) -> bool:
-    """Equal to the bit."""
+    """Whether two frames are bitwise equal."""
     if (frame.index, frame.time, frame.cut) != (other.index, other.time, other.cut):
         return False
     if len(frame.people) != len(other.people):
@@ -103,9 +103,9 @@ def test_a_slice_knows_its_cuts():
     assert np.flatnonzero(poses.cuts).tolist() == [2, 3, 7]
     assert poses[3].cut
     assert not poses[4].cut
-    # The first frame of a part begins nothing anew.
+    # The first frame of a slice is not a cut.
     assert np.flatnonzero(poses[3:].cuts).tolist() == [4]
-    # Between frames 0, 4 and 8 there are cuts, though in none of them.
+    # Cuts lie between frames 0, 4 and 8, but at none of them.
     assert poses[::4].cuts.tolist() == [False, True, True]
     assert poses[5:5].cuts.tolist() == []
     with pytest.raises(ValueError, match=r"cuts is \(3,\), not \(10,\)"):

@@ -1,4 +1,4 @@
-"""Other formats of a result, with gaps filled and paths smoothed."""
+"""Conversion of results, with gaps filled and paths smoothed."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from tests.test_postprocess import NAN, make_poses, noisy
 
 
 def saved(tmp_path):
-    """A result with a gap of two frames."""
+    """Save a result with a gap of two frames."""
     paths = noisy(num_frames=40)[1]
     paths[10:12, 1] = NAN
     path = tmp_path / "clip.poses.json"
@@ -167,7 +167,7 @@ def test_what_nobody_has_a_track_for_is_noted_and_the_rest_made(tmp_path):
 
 
 def saved_pair(tmp_path):
-    """A result with the people 2 and 7."""
+    """Save a result with the people 2 and 7."""
     path = tmp_path / "clip.poses.json"
     POSES.save(path)
     return path

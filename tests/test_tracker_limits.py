@@ -1,4 +1,4 @@
-"""Where a track begins, goes on and ends: on either side of each limit."""
+"""Thresholds of the tracker, tested on either side."""
 
 import numpy as np
 import pytest
