@@ -1,4 +1,4 @@
-"""Keys, and what of a killed process is removed."""
+"""Keys of work, reuse of results, and removal of a killed process's temporary files."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -112,7 +112,7 @@ def test_what_is_done_is_not_done_again(tmp_path):
 
 
 def nobody_at_all(untrained, tmp_path):
-    """What loads a pipeline that is told that there is nobody."""
+    """Return a loader of a pipeline with an empty boxes file."""
     nobody = tmp_path / "boxes.json"
     nobody.write_text('{"frames": []}')
     found = PosePipeline.from_pretrained(untrained, device="cpu")

@@ -1,4 +1,4 @@
-"""A file that is published or discarded."""
+"""Atomic files, which are published or discarded."""
 
 import errno
 import os
@@ -51,7 +51,7 @@ def test_a_source_that_is_gone_is_no_hindrance(tmp_path):
 
 
 def test_a_file_is_synced_by_a_descriptor_that_may_write(tmp_path, monkeypatch):
-    """As Windows wants it, which has none for folders."""
+    """Windows requires this, and has no descriptors for folders."""
     fcntl = pytest.importorskip("fcntl")
 
     def sync(descriptor):

@@ -1,4 +1,4 @@
-"""Reading JSON back: what was written, or a sentence about what was found."""
+"""Reading of JSON results: round trip, and messages about malformed files."""
 
 import json
 import re

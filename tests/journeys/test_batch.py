@@ -1,4 +1,4 @@
-"""`diffusionpose batch` as users meet it: many clips, some broken, and kills at any moment."""
+"""`diffusionpose batch` as users see it: many clips, some broken, and kills at any time."""
 
 import json
 import os
@@ -19,12 +19,12 @@ from tests.data.made import draw, figure
 from tests.video.helpers import CLIPS
 
 PATIENCE = 600
-"""Seconds after which a test gives up: for machines with much else to do."""
+"""Timeout in seconds, long enough for a busy machine."""
 BROKEN = ("03_zero_bytes.mp4", "17_text.mp4", "16_audio_only.mp4", "36_trunc_in_first_frame.mp4")
 
 
 def clips(folder, number, num_broken):
-    """Short clips `0000.mp4`, ..., each of another figure; the last ones are no videos."""
+    """Write short clips `0000.mp4`, ... of different figures; the last ones are not videos."""
     folder.mkdir()
     for clip in range(number - num_broken):
         with VideoWriter(folder / f"{clip:04}.mp4", 160, 120, rate=Fraction(25)) as writer:
@@ -39,7 +39,7 @@ def clips(folder, number, num_broken):
 
 @pytest.fixture
 def start(untrained):
-    """Starts `batch` with the small model, as the leader of a process group of its own."""
+    """Start `batch` with the small model, as the leader of its own process group."""
 
     def call(videos, out, *options):
         base = ("--model", untrained, "--device", "cpu", "--no-video")
@@ -56,18 +56,18 @@ def start(untrained):
 
 
 def finish(process):
-    """Exit code, stdout, stderr."""
+    """Wait for the end; return exit code, stdout and stderr."""
     out, err = process.communicate(timeout=PATIENCE)
     return process.returncode, out, err
 
 
 def results(folder):
-    """Bytes of every result."""
+    """Read the bytes of all results."""
     return {path.name: path.read_bytes() for path in folder.glob("*.poses.*")}
 
 
 def ledger(folder):
-    """The last line of each video."""
+    """Read the last entry of each video."""
     lines = [json.loads(line) for line in (folder / LEDGER).read_text().splitlines()]
     return {line["name"]: line for line in lines}
 
@@ -88,7 +88,7 @@ def is_gone(group):
 
 
 def wait_for_some_moment(process, out, chance, most):
-    """In the middle of the imports, or of a video up to `most` videos later, however fast the machine is."""
+    """Wait for a random time: during imports, or during one of the next `most` videos."""
     wanted = len(list(out.glob("*.poses.json"))) + chance.randint(0, most)
     while process.poll() is None and len(list(out.glob("*.poses.json"))) < wanted:
         time.sleep(0.01)
@@ -96,7 +96,7 @@ def wait_for_some_moment(process, out, chance, most):
 
 
 def killed_and_continued(start, tmp_path, number, num_broken, kills):
-    """A batch without interruptions, and one that is killed at random moments: both results folders."""
+    """Run a batch without interruption, and one that is killed at random; return both folders."""
     videos, chance = clips(tmp_path / "videos", number, num_broken), random.Random(0)
     good = number - num_broken
     code, _, err = finish(start(videos, tmp_path / "whole", "--format", "csv", "--workers", 2))
@@ -199,16 +199,16 @@ def wait_for_a_temporary(process, out):
 def test_processes_do_not_outlive_the_batch(start, made_video, tmp_path):
     process = start(made_video, tmp_path / "out", "--steps", "1000")
     wait_for_a_temporary(process, tmp_path / "out")
-    process.kill()  # the parent alone
+    process.kill()  # only the parent
     assert finish(process)[0] == -signal.SIGKILL
     assert is_gone(process.pid)
 
 
 def ends_by_a_signal(start, video, out, sent, *options):
-    """A batch that is ended while it is at a video: exit code, stdout and stderr; nothing is left of it."""
+    """End a batch during a video, leaving nothing behind; return exit code, stdout and stderr."""
     process = start(video, out, "--steps", "1000", *options)
     wait_for_a_temporary(process, out)
-    # To the whole group, as a terminal's Ctrl-C; nobody but the parent answers.
+    # Ctrl-C in a terminal signals the whole group; only the parent reacts.
     os.killpg(process.pid, sent) if sent == signal.SIGINT else process.send_signal(sent)
     ended = finish(process)
     assert leftovers(out) == []

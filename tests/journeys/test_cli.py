@@ -1,4 +1,4 @@
-"""The command line as users meet it: outcomes, exit codes, one-line errors."""
+"""The command line as users see it: outcomes, exit codes, one-line errors."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from tests.video.helpers import CLIPS
 
 @pytest.fixture
 def predict(run, untrained, made_boxes, tmp_path):
-    """`predict` with the small model and given boxes into `tmp_path / "out"`."""
+    """Run `predict` with the small model and given boxes into `tmp_path / "out"`."""
 
     def call(source, *options):
         base = ("--model", untrained, "--boxes", made_boxes, "--out", tmp_path / "out")
@@ -164,7 +164,7 @@ def test_nothing_of_the_users_is_replaced_or_mixed_unless_asked(
     assert "--overwrite" in err
     assert [path.read_text() for path in (tmp_path / "out").iterdir()] == ["mine"]
     assert predict(made_video, "--format", "csv", "--overwrite")[0] == 0
-    assert predict(made_video, "--format", "csv")[0] == 0  # of this video now
+    assert predict(made_video, "--format", "csv")[0] == 0  # now a result of this video
     assert (tmp_path / "out" / there).read_bytes() != b"mine"
 
 
@@ -183,7 +183,7 @@ def test_a_person_s_file_of_another_stays_unless_asked_for(predict, made_video, 
 def test_another_camera_s_video_of_the_same_name_does_not_take_the_place_of_results(
     predict, made_video, tmp_path
 ):
-    """Name, size, rate, codec and length are the same."""
+    """Name, size, rate, codec and length are equal."""
     other = tmp_path / "right" / made_video.name
     other.parent.mkdir()
     other.write_bytes(made_video.read_bytes() + b"\0\0\0\x08free")
@@ -436,7 +436,7 @@ def test_a_signal_in_the_middle_leaves_nothing_under_a_final_name(
 
 @pytest.fixture
 def evaluate(run, untrained, tmp_path):
-    """`evaluate` with the small model over a made data set in `tmp_path / "set"`."""
+    """Run `evaluate` with the small model on a synthetic data set in `tmp_path / "set"`."""
     root = posetrack_root(tmp_path / "set")
 
     def call(*options):

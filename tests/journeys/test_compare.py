@@ -1,4 +1,4 @@
-"""`diffusionpose compare` as users meet it: the table, the files, one-line errors."""
+"""`diffusionpose compare` as users see it: the table, the files, one-line errors."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tests.test_compare import poses_of, swing
 
 @pytest.fixture
 def compare(run, monkeypatch, tmp_path):
-    """Runs `compare` in `tmp_path`, which has a.poses.json and the slower b.poses.json."""
+    """Run `compare` in `tmp_path`, which has a.poses.json and the slower b.poses.json."""
     poses_of(swing(np.linspace(0, 1, 30)), name="a.mp4").save(tmp_path / "a.poses.json")
     poses_of(swing(np.linspace(0, 1, 45)), name="b.mp4").save(tmp_path / "b.poses.json")
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Upright pictures of one size at the file's own times."""
+"""Upright frames of one size, at the file's own times."""
 
 from fractions import Fraction
 from pathlib import Path
