@@ -58,7 +58,7 @@ def test_a_movement_does_not_differ_from_itself():
 
 
 @pytest.mark.parametrize("rate", [100, 37, 8])
-def test_nor_from_its_slow_motion_at_another_rate(rate):
+def test_a_movement_does_not_differ_from_its_slow_motion_at_another_rate(rate):
     poses = poses_of(swing(np.linspace(0, 1, 100)))
     moments = np.linspace(0, 1, 2 * rate)
     slow = poses_of(swing(moments**1.2), times=moments * 9.7)

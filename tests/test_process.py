@@ -56,7 +56,7 @@ def test_a_system_without_glibc_is_set_up_all_the_same(monkeypatch, error):
     prepare_process()
 
 
-def test_streams_that_are_closed_are_no_hindrance(made_video, made_boxes, tmp_path):
+def test_closed_streams_do_no_harm(made_video, made_boxes, tmp_path):
     """Some services start so. The bundled model is used since transformers would repair stderr."""
     code = "import os, sys; [os.close(n) for n in range(3)]; os.execv(sys.executable, sys.argv[1:])"
     command = [sys.executable, "-m", "diffusionpose", "predict", made_video]

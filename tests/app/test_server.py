@@ -55,7 +55,7 @@ def test_own_names_are_served(idle, host):
     ],
     ids=str,
 )
-def test_others_are_not(idle, headers):
+def test_other_hosts_and_origins_are_not_served(idle, headers):
     for method, path in [("GET", "/"), ("POST", "/api/jobs"), ("GET", "/nothing")]:
         answer = idle[0].request(method, path, headers=headers)
         assert answer.status_code == 403

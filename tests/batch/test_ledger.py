@@ -70,7 +70,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
         read(tmp_path / "file" / "out")
 
 
-def test_an_entry_stands_while_its_key_and_files_do(tmp_path):
+def test_an_entry_is_valid_while_its_key_and_files_are(tmp_path):
     file = tmp_path / "walk.poses.json"
     file.write_text("poses")
     done = LedgerEntry("walk.mp4", "partial", "k", files={file.name: sha256_of(file)})

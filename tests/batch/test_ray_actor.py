@@ -95,7 +95,7 @@ def test_a_machine_with_other_weights_or_without_the_folder_can_do_nothing(jobs,
     assert names(job) == []
 
 
-def test_what_no_video_is_to_blame_for_is_an_error(jobs, actor):
+def test_an_error_not_caused_by_a_video_is_returned(jobs, actor):
     (job,) = jobs(a="impossible")
     answer = actor.do(job)
     assert isinstance(answer, DiffusionPoseError)

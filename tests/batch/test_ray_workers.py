@@ -134,7 +134,7 @@ def test_a_video_that_takes_its_actor_along_is_named_and_sinks_nothing(tmp_path)
 
 
 @pytest.mark.slow
-def test_what_no_video_is_to_blame_for_ends_all(tmp_path):
+def test_an_error_not_caused_by_a_video_ends_the_batch(tmp_path):
     pytest.importorskip("ray")
     made(tmp_path / "in", a="impossible", b="fine")
     plan = BatchPlan([tmp_path / "in"], tmp_path / "out", BatchOptions(), 1, ray="local")

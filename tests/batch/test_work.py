@@ -119,7 +119,7 @@ def nobody_at_all(untrained, tmp_path):
     return lambda _: found.with_boxes(BoxesFile.load(nobody))
 
 
-def test_what_there_is_no_file_of_is_noted_and_the_video_ok(untrained, tmp_path, capsys):
+def test_files_that_cannot_be_made_are_noted_and_the_video_is_ok(untrained, tmp_path, capsys):
     wanted = ResultOptions(("json", "trc"), export=ExportOptions(1.8))
     job = Job(CLIPS / "00_ok.mp4", tmp_path / "out", BatchOptions(wanted=wanted, video=False), "w")
     entry = process(job, nobody_at_all(untrained, tmp_path))

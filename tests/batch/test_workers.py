@@ -89,7 +89,7 @@ def test_leaving_ends_all_processes_and_removes_what_is_half_written(jobs):
             os.kill(pid, 0)
 
 
-def test_what_no_video_is_to_blame_for_ends_all(jobs):
+def test_an_error_not_caused_by_a_video_ends_the_batch(jobs):
     with pytest.raises(DiffusionPoseError, match="no such model") as caught:
         list(Workers(1, Limits(), work).run(jobs(a="impossible", b="fine")))
     assert caught.value.exit_code == 1

@@ -160,7 +160,7 @@ def test_what_is_damaged_is_delivered_and_what_is_done_is_kept(start, made_video
         (["--memory-limit", "0.25"], "crashed: figure.mp4: took more than 0.25 GiB of memory"),
     ],
 )
-def test_who_passes_a_limit_is_named(start, made_video, tmp_path, limit, message):
+def test_a_video_that_exceeds_a_limit_is_named(start, made_video, tmp_path, limit, message):
     code, out, err = finish(start(made_video, tmp_path / "out", "--steps", "1000", *limit))
     assert (code, err) == (4, f"diffusionpose: {message}\n")
     assert out.splitlines()[-1].split() == ["videos", "1"]
@@ -230,14 +230,16 @@ def test_a_signal_ends_all_and_leaves_nothing_half_written(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code", "message"), SIGNALS)
-def test_so_it_does_with_ray(start, made_video, tmp_path, sent, code, message):
+def test_a_signal_ends_a_batch_on_ray_and_leaves_nothing_half_written(
+    start, made_video, tmp_path, sent, code, message
+):
     pytest.importorskip("ray")
     ended = ends_by_a_signal(start, made_video, tmp_path / "out", sent, "--ray", "local")
     assert ended == (code, "", f"diffusionpose: error: {message}\n")
 
 
 @pytest.mark.slow
-def test_with_ray_and_without_come_the_same_bytes(start, tmp_path):
+def test_ray_does_not_change_a_byte(start, tmp_path):
     pytest.importorskip("ray")
     videos = clips(tmp_path / "videos", 4, 1)
     assert finish(start(videos, tmp_path / "here", "--workers", 1))[0] == 4

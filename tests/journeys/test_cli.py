@@ -45,7 +45,7 @@ def test_predict_writes_what_it_says(predict, made_video, tmp_path):
     assert str(tmp_path) not in json.dumps(result)
 
 
-def test_one_is_told_in_the_singular(capsys):
+def test_counts_of_one_are_singular(capsys):
     cli.say(Outcome((Path("a.poses.json"),), VideoVerdict(1, 1, Fraction(1, 25)), 1), quiet=False)
     assert capsys.readouterr().out == "1 frame, 1 person:\n  a.poses.json\n"
 
@@ -384,7 +384,7 @@ def test_train_refuses_impossible_settings(run, tmp_path, setting, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_that_failed_at_its_start_stands_in_nobodys_way(run, tmp_path):
+def test_a_run_that_failed_at_its_start_does_not_block_another(run, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("name: x\nmodel: tiny\ntrain: [{kind: coco, root: x}]\n")
     for _ in range(2):

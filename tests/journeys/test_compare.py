@@ -56,7 +56,7 @@ def test_files_stay_unless_asked_for_and_sources_always(compare, tmp_path, targe
     assert (tmp_path / "mine").read_text() != "mine"
 
 
-def test_one_file_that_cannot_be_written_takes_the_other_along(compare, tmp_path):
+def test_no_file_is_written_if_one_cannot_be(compare, tmp_path):
     (tmp_path / "folder").mkdir()
     before = sorted(tmp_path.iterdir())
     code, out, err = compare(

@@ -123,7 +123,7 @@ def test_nothing_is_said_to_be_lost_only_where_nothing_was_noticed(severities, s
     assert "nothing lost" not in page.replace(summary, "")
 
 
-def test_one_is_told_in_the_singular():
+def test_counts_of_one_are_singular():
     verdict = replace(POSES.verdict, num_frames=1)
     poses = replace(POSES[3:], verdict=verdict)
     facts = dict(payload_of(report_html(poses, ReportParts()))["facts"])
