@@ -180,8 +180,8 @@ class _Features:
         }
         if missing:
             size = self._network.config.image_size
-            cuts = [warp(frame.image, affine, size) for frame, affine in missing.values()]
-            images = torch.from_numpy(np.stack(cuts).transpose(0, 3, 1, 2))
+            cropped = [warp(frame.image, affine, size) for frame, affine in missing.values()]
+            images = torch.from_numpy(np.stack(cropped).transpose(0, 3, 1, 2))
             found = self._network.features(images.to(self._network.device))
             self._known.update(zip(missing, found.unbind(0), strict=True))
         return torch.stack(
@@ -315,8 +315,8 @@ class PosePipeline:
         """Mean joint score of the pose in a box (4,), with the frame as its own neighbours."""
         config, device = self.network.config, self.network.device
         affine = crop_affine(crop_window(box, config.image_size), config.image_size)
-        cut = warp(frame.image, affine, config.image_size).transpose(2, 0, 1)
-        features = self.network.features(torch.from_numpy(cut[None].copy()).to(device))
+        cropped = warp(frame.image, affine, config.image_size).transpose(2, 0, 1)
+        features = self.network.features(torch.from_numpy(cropped[None].copy()).to(device))
         noise = self._noise((0, frame.index))[None].to(device)
         maps = self.network.heatmaps(torch.stack([features] * config.num_frames, 1), noise)
         return float(self.network.keypoints(maps)[1].mean())
