@@ -16,7 +16,7 @@ from diffusionpose.tracking import Tracker
 
 @dataclass(frozen=True)
 class Window:
-    """A key frame with its people and neighbours in the scene; it replaces a missing neighbour."""
+    """A key frame, its people, and its neighbours in the scene (itself where one is missing)."""
 
     previous: Frame
     key: Frame

@@ -1,11 +1,11 @@
 """Multi-person tracking with a fixed lag: ids, bridged gaps and smoothed boxes.
 
 Boxes are associated frame by frame as in ByteTrack, strong boxes before weak ones, except that
-people seen in the last detector run are matched first, and with all boxes. A frame is output `lag`
-frames late. With these frames known, gaps are bridged, false positives dropped and boxes smoothed
-without delay, in memory for `lag` frames. If detector scores are too low to decide, the pose score
-decides, provided there is a judge. Distances are in heights of the person and velocities per
-second, so that neither resolution nor frame rate matters.
+confirmed people seen in the previous detector run are matched first, with boxes of both kinds. A
+frame is output `lag` frames late: gaps can then be bridged, false positives dropped and boxes
+smoothed without phase lag, in memory for `lag` frames. If detector scores are too low to decide,
+the pose score decides, provided there is a judge. Distances are in heights of the person and
+velocities per second, so that neither resolution nor frame rate matters.
 
 Coordinates are pixels of the displayed image, boxes xyxy.
 """
