@@ -1,6 +1,6 @@
-// Mamba's causal depthwise convolution with its SiLU, for one kind of vector; included after scan_kernel.h.
+// Mamba's causal depthwise convolution and SiLU for one vector type; included after scan_kernel.h.
 
-// Rows [rows kRows, ...) of batch item b.
+// Computes up to kRows time steps of batch item b, from step rows * kRows on.
 template <class T>
 void convolve(const Convolution& conv, int64_t b, int64_t rows) {
   const int64_t end = std::min((rows + 1) * kRows, conv.length);

@@ -1,7 +1,7 @@
-// The scan for one kind of vector; included inside the namespace that defines it.
-// `kWidth` channels go side by side in a vector; the 16 states of a channel are 16 vectors.
+// The scan for one vector type; included in the namespace that defines the type.
+// A vector holds kWidth channels; the 16 states of these channels are 16 vectors.
 
-// ---- functions of vectors ------------------------------------------------------------------------------------------
+// ---- Vector functions ------------------------------------------------------------------------------
 
 // 2^f for |f| <= 1/2, relative error 2e-9 before rounding (minimax).
 INLINE Vector exp2_near_zero(Vector f) {
@@ -20,7 +20,7 @@ INLINE Vector exp2(Vector x) {
   return scale(exp2_near_zero(rest), whole);
 }
 
-// e^x to 2 ulp for |x| <= 87, and that of +-87 beyond: the rounding of x log2(e) is carried along.
+// e^x to 2 ulp for x clamped to [-87, 87]; compensates the rounding of x log2(e).
 INLINE Vector exp(Vector x) {
   x = min(87.0f, max(-87.0f, x));
   const Vector whole = round(mul(x, fill(kLog2e)));
@@ -50,7 +50,7 @@ INLINE Vector softplus(Vector x) {
 
 INLINE Vector sigmoid(Vector x) { return reciprocal(add(fill(1.0f), exp(negative(x)))); }
 
-// ---- rows in memory ------------------------------------------------------------------------------------------------
+// ---- Rows in memory --------------------------------------------------------------------------------
 
 template <class T>
 INLINE Vector load_some(const T* row, int count) {
@@ -68,9 +68,9 @@ INLINE void store_some(T* row, Vector x, int count) {
   std::memcpy(row, lanes, static_cast<size_t>(count) * sizeof(T));
 }
 
-// ---- one tile: kTile steps of kWidth channels -----------------------------------------------------------------------
+// ---- One tile: kTile steps of kWidth channels ------------------------------------------------------
 
-constexpr int kSet = kStates * kWidth;  // floats of 16 states
+constexpr int kSet = kStates * kWidth;  // floats in a set of kStates states
 
 struct Tile {
   alignas(64) float u[kTile * kWidth], delta[kTile * kWidth], raw[kTile * kWidth], gate[kTile * kWidth];
@@ -78,7 +78,7 @@ struct Tile {
   alignas(64) float grad_drive[kTile * kWidth], grad_rate[kTile * kWidth];
 };
 
-// Inputs of a tile in float32: u, delta after bias and softplus (`raw` before it), the gate.
+// Reads the inputs of a tile as float32: u, delta with bias and softplus (`raw` without softplus), gate.
 template <class T>
 INLINE void read_tile(const Scan& scan, Tile& tile, int64_t b, int64_t start, int steps, int64_t channel, int count) {
   const T* u = static_cast<const T*>(scan.u) + b * scan.u_batch + start * scan.u_time + channel;
@@ -94,8 +94,8 @@ INLINE void read_tile(const Scan& scan, Tile& tile, int64_t b, int64_t start, in
   }
 }
 
-// Rows that will be wanted next, fetched while the steps of this tile are computed: a row of the next block lies a page or
-// two from the last, where no hardware prefetcher looks.
+// Rows of the next tile, prefetched while this one is computed: they lie a page or two apart, where hardware
+// prefetchers do not look.
 struct Ahead {
   const char* row[4] = {};
   int64_t stride[4] = {};
@@ -122,7 +122,7 @@ Ahead rows_ahead(const Scan& scan, int64_t b, int64_t start, int64_t channel) {
   return ahead;
 }
 
-// Decay rates of a block of channels in units of log 2, [set][state][lane].
+// Reads the decay rates A of a block of channels, times log2(e), as [set][state][lane].
 INLINE void read_rates(const Scan& scan, int64_t channel, int count, float* rates) {
   for (int64_t n = 0; n < scan.state; n++)
     for (int i = 0; i < kWidth; i++)
@@ -135,7 +135,7 @@ INLINE float* checkpoint(const Scan& scan, int64_t b, int64_t start, int64_t cha
   return scan.kept + (((b * tiles + start / kTile) * blocks + channel / kWidth) * sets + set) * kSet;
 }
 
-// tile.out += C h over one set of states; `state` is moved to the end of the tile.
+// Adds C h over one set of states to tile.out; advances `state` to the end of the tile.
 INLINE void scan_tile(const Scan& scan, Tile& tile, const Ahead& ahead, int steps, const float* rates, const float* B,
                       const float* C, float* state) {
   Vector h[kStates];
@@ -154,7 +154,7 @@ INLINE void scan_tile(const Scan& scan, Tile& tile, const Ahead& ahead, int step
   for (int n = 0; n < kStates; n++) store(state + n * kWidth, h[n]);
 }
 
-// Channels [group kGroup, ...) of batch item b.
+// Scans up to kGroup channels of batch item b, from channel group * kGroup on.
 template <class T>
 void forward(const Scan& scan, int64_t b, int64_t group) {
   const int64_t from = group * kGroup, to = std::min(from + kGroup, scan.dim);
@@ -194,13 +194,13 @@ void forward(const Scan& scan, int64_t b, int64_t group) {
   }
 }
 
-// ---- backward --------------------------------------------------------------------------------------------------------
+// ---- Backward --------------------------------------------------------------------------------------
 
 struct States {
   alignas(64) float decay[kTile * kSet], state[(kTile + 1) * kSet];  // state[t] is the one before step t
 };
 
-// The states of one set again, from the checkpoint; tile.out += C h where the gate's gradient needs it.
+// Recomputes the states of one set from its checkpoint; adds C h to tile.out, for the gradient of the gate.
 INLINE void recompute(const Scan& scan, Tile& tile, const Ahead& ahead, States& states, int steps, const float* rates,
                       const float* B, const float* C) {
   for (int t = 0; t < steps; t++, B += scan.state, C += scan.state) {
@@ -219,7 +219,7 @@ INLINE void recompute(const Scan& scan, Tile& tile, const Ahead& ahead, States& 
   }
 }
 
-// Backward through one set of states. `carry` is the gradient of the state after the tile, then of that before it.
+// Backward pass through one set of states. Replaces `carry`, the gradient of the state after the tile, by that before.
 INLINE void unscan_tile(const Scan& scan, Tile& tile, const States& states, int steps, const float* rates, const float* B,
                         const float* C, float* carry, float* grad_rates, float* grad_B, float* grad_C) {
   Vector later[kStates];

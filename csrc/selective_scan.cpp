@@ -4,9 +4,9 @@
 //
 // and the convolution before it: v_t = SiLU(sum_k w_k u_{t - taps + 1 + k} + bias).
 //
-// A plain C interface, without Python's or torch's headers, so that one build serves all their versions
-// (`diffusionpose/nn/native_scan.py` calls it). Arithmetic is float32 throughout; rows may be bfloat16. Work is cut into
-// groups of channels of one batch item, the same for any number of threads, so that results do not depend on it.
+// The interface is plain C, without headers of Python or torch, so that one build works with all their versions
+// (`diffusionpose/nn/native_scan.py` calls it). Arithmetic is float32 throughout; rows may be bfloat16. Work is divided
+// into groups of channels of one batch item, whatever the number of threads, so that results do not depend on it.
 
 #include <dlfcn.h>
 
@@ -35,16 +35,16 @@
 
 namespace {
 
-constexpr int kTile = 32;     // steps between checkpoints: states of a tile stay in a core's cache
-constexpr int kStates = 16;   // states that go through registers together
-constexpr int kGroup = 128;   // channels a task
-constexpr int kRows = 32;     // of the convolution, a task
+constexpr int kTile = 32;     // steps between checkpoints; the states of a tile fit in a core's cache
+constexpr int kStates = 16;   // states held in registers at once
+constexpr int kGroup = 128;   // channels per task of the scan
+constexpr int kRows = 32;     // time steps per task of the convolution
 constexpr float kLog2e = 1.44269504088896341f, kLog2eRest = 1.92596299e-8f, kLn2 = 0.693147180559945309f;
 
 }  // namespace
 
-// Rows (u, delta, z) have channels side by side, with strides in elements; what is written is contiguous.
-// `state` is a multiple of 16. Pointers that do not apply are null. `threads` are worth using, torch has `pool`.
+// In u, delta and z, channels are contiguous and strides are in elements; outputs are contiguous. `state` is a multiple
+// of 16. Unused pointers are null. `threads` is the number of threads to use, `pool` the size of torch's thread pool.
 extern "C" struct Scan {
   int64_t batch, length, dim, state;
   int64_t u_batch, u_time, delta_batch, delta_time, z_batch, z_time;
@@ -52,14 +52,14 @@ extern "C" struct Scan {
   const void *u, *delta, *z;               // (batch, length, dim)
   const float *A, *B, *C, *D, *delta_bias; // (dim, state), (batch, length, state) twice, (dim), (dim)
   void* y;                                 // (batch, length, dim)
-  float* kept;                             // (batch, tiles, dim up to a multiple of 16, state)
+  float* kept;                             // (batch, tiles, dim rounded up to a multiple of 16, state)
   const void* grad_y;                      // (batch, length, dim)
   void *grad_u, *grad_delta, *grad_z;      // (batch, length, dim)
-  float *grad_A, *grad_D, *grad_bias;      // one a batch item: (batch, dim, state), (batch, dim) twice
-  float *grad_B, *grad_C;                  // one a group: (batch, groups, length, state), zeros before
+  float *grad_A, *grad_D, *grad_bias;      // per batch item: (batch, dim, state), (batch, dim) twice
+  float *grad_B, *grad_C;                  // per group: (batch, groups, length, state), initially zero
 };
 
-// u as in Scan; weight (taps, dim), bias (dim), y (batch, length, dim).
+// u is as in Scan; weight (taps, dim), bias (dim), y (batch, length, dim).
 extern "C" struct Convolution {
   int64_t batch, length, dim, taps;
   int64_t u_batch, u_time;
@@ -104,7 +104,7 @@ INLINE uint16_t to_bfloat16(float x) {
 #endif
 #endif
 
-// Numbers below 2^-126 count as 0 while it lives: they would take a hundred times as long.
+// Treats subnormal numbers as 0 during its lifetime, since they are about a hundred times slower.
 class FlushSubnormals {
 #if X86
  public:
@@ -116,21 +116,21 @@ class FlushSubnormals {
 #endif
 };
 
-// How OpenMP's compilers start a parallel region: work(data) by so many threads.
+// Entry point of an OpenMP runtime for parallel regions: runs work(data) on that many threads.
 using Parallel = void (*)(void (*work)(void*), void* data, unsigned threads, unsigned flags);
 
-// That of the first OpenMP library among the libraries of the whole process, null where there is none; on Linux it is torch's.
-// As with torch's own operators, a child forked after a call on several threads must not make another: spawn it.
+// Entry point of the first OpenMP library loaded in this process, on Linux torch's; null if there is none.
+// As with torch's own operators, a process forked after a multithreaded call must not make another one: spawn it.
 Parallel openmp() {
   static const auto found = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
   return found;
 }
 
-// work() by several threads at once, this one among them.
+// Runs work() on several threads, including this one.
 template <class Work>
 void together(Work& work, int64_t threads, int64_t pool) {
-  // torch's threads wait for more by spinning for milliseconds: others beside them get half of a core. All of them are asked,
-  // since a smaller team ends those that it leaves out.
+  // torch's idle threads spin for milliseconds, so threads besides them would get half a core each. Use the whole pool,
+  // since a smaller team ends the threads that it leaves out.
   if (const Parallel parallel = threads > 1 && pool ? openmp() : nullptr) {
     parallel([](void* data) { (*static_cast<Work*>(data))(); }, &work, static_cast<unsigned>(pool), 0);
     return;
@@ -139,13 +139,13 @@ void together(Work& work, int64_t threads, int64_t pool) {
   try {
     for (int64_t i = 1; i < threads; i++) others.emplace_back([&] { work(); });
   } catch (const std::system_error&) {
-    // No more threads are to be had: those that run do it all.
+    // No more threads are available: those that run do all the work.
   }
   work();
   for (auto& other : others) other.join();
 }
 
-// Every task (b, part) of `given` once, in whatever order.
+// Runs task(given, b, part) for every batch item and part, in any order.
 template <class Given>
 void run(const Given& given, int64_t parts, void (*task)(const Given&, int64_t, int64_t)) {
   const int64_t tasks = given.batch * parts;
@@ -159,7 +159,7 @@ void run(const Given& given, int64_t parts, void (*task)(const Given&, int64_t, 
 
 enum Vectors : int32_t { kPlain = 0, kAvx2 = 1, kAvx512 = 2 };
 
-// Calls NAMESPACE::NAME<float or bfloat16> by the flags of `given`.
+// Selects the function for the vectors and element type of `given`.
 #if X86
 #define PICK(given, NAME, T) \
   ((given).vectors == kAvx512 ? avx512::NAME<T> : (given).vectors == kAvx2 ? avx2::NAME<T> : plain::NAME<T>)
@@ -173,7 +173,7 @@ int64_t parts_of(int64_t size, int64_t part) { return (size + part - 1) / part; 
 
 }  // namespace
 
-// The widest vectors of this processor.
+// Widest vectors that this processor supports.
 EXPORT int32_t diffusionpose_scan_vectors() {
 #if X86
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
@@ -184,11 +184,11 @@ EXPORT int32_t diffusionpose_scan_vectors() {
   return kPlain;
 }
 
-// Whether several threads are OpenMP's.
+// Whether multithreading uses OpenMP.
 EXPORT int32_t diffusionpose_scan_has_openmp() { return openmp() != nullptr; }
 EXPORT int32_t diffusionpose_scan_tile() { return kTile; }
 EXPORT int32_t diffusionpose_scan_group() { return kGroup; }
-// Of the structs: what loads another build's library notices.
+// Size of the structs, by which the caller detects a library of another build.
 EXPORT int64_t diffusionpose_scan_size() { return sizeof(Scan) + sizeof(Convolution); }
 
 EXPORT void diffusionpose_scan_forward(const Scan* scan) { RUN(*scan, forward, parts_of(scan->dim, kGroup)); }

@@ -11,14 +11,14 @@ INLINE Vector add(Vector x, Vector y) { return _mm512_add_ps(x, y); }
 INLINE Vector sub(Vector x, Vector y) { return _mm512_sub_ps(x, y); }
 INLINE Vector mul(Vector x, Vector y) { return _mm512_mul_ps(x, y); }
 INLINE Vector fma(Vector x, Vector y, Vector z) { return _mm512_fmadd_ps(x, y, z); }
-// NaN in the second operand stays.
+// NaN in the second operand is kept.
 INLINE Vector max(float x, Vector y) { return _mm512_max_ps(_mm512_set1_ps(x), y); }
 INLINE Vector min(float x, Vector y) { return _mm512_min_ps(_mm512_set1_ps(x), y); }
 INLINE Vector max_of(Vector x, Vector y) { return _mm512_max_ps(x, y); }
 INLINE Vector round(Vector x) {
   return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-// x 2^n for whole n.
+// x 2^n for integer n.
 INLINE Vector scale(Vector x, Vector n) { return _mm512_scalef_ps(x, n); }
 
 INLINE Vector load(const uint16_t* p) {
@@ -34,20 +34,20 @@ INLINE void store(uint16_t* p, Vector x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16)));
 }
 
-// sums[n] += the sum over the lanes of row n.
+// Adds the sum over the lanes of row n to sums[n].
 INLINE void sum_rows(const float* rows, float* sums) {
   for (int n = 0; n < 16; n++) sums[n] += _mm512_reduce_add_ps(load(rows + 16 * n));
 }
 
-// The whole number next to x, and the rest of it, in [-1/2, 1/2]. (Scaling takes floor(x) by itself, an instruction less;
-// but decays just under 1 lose digits by it, and the gradient of A errs by 5.5e-7.)
+// Splits x into the nearest integer and the rest, in [-1/2, 1/2]. (Rounding down would save an instruction, since
+// scaling does it anyway, but decays just below 1 lose digits, and the gradient of A has errors of 5.5e-7.)
 INLINE Vector split(Vector x, Vector& whole) {
   const Vector rest = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   whole = sub(x, rest);
   return rest;
 }
 
-// 1 / x by one Newton step from 14 bits, for finite x that is not 0.
+// 1 / x by one Newton step from 14 bits, for finite x other than 0.
 INLINE Vector reciprocal(Vector x) {
   const Vector guess = _mm512_rcp14_ps(x);
   return mul(guess, sub(fill(2.0f), mul(x, guess)));

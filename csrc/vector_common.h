@@ -1,6 +1,6 @@
-// What vectors without an instruction of their own for it do; included inside their namespaces.
+// Functions for vector types without special instructions; included in their namespaces.
 
-// The whole number next to x, at least -126, and the rest of it, in [-1/2, 1/2].
+// Splits x, clamped to at least -126, into the nearest integer and the rest, in [-1/2, 1/2].
 INLINE Vector split(Vector x, Vector& whole) {
   x = max(-126.0f, x);
   whole = round(x);

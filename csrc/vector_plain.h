@@ -20,10 +20,10 @@ INLINE Vector fma(Vector x, Vector y, Vector z) { return x * y + z; }
 INLINE Vector max_of(Vector x, Vector y) { return x > y ? x : y; }
 INLINE Vector max(float x, Vector y) { return max_of(fill(x), y); }
 INLINE Vector min(float x, Vector y) { return fill(x) < y ? fill(x) : y; }
-// To the nearest whole number, for |x| < 2^22: the sum has no bits left behind the point.
+// To the nearest integer, for |x| < 2^22: the sum has no fractional bits.
 INLINE Vector round(Vector x) { return (x + 12582912.0f) - 12582912.0f; }
 INLINE Vector scale(Vector x, Vector n) {
-  // What NaN is converted to does not matter: x is NaN then.
+  // The conversion of a NaN does not matter: x is NaN, too.
   const Whole exponent = __builtin_convertvector(min(128.0f, n), Whole) + 127;
   return x * reinterpret_cast<Vector>(exponent << 23);
 }

@@ -1,4 +1,4 @@
-"""Fixtures that several folders share."""
+"""Fixtures shared by several folders of tests."""
 
 import os
 from fractions import Fraction
@@ -21,7 +21,7 @@ if not torch.cuda.is_available():
 
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory, worker_id):
-    """A folder that all of pytest-xdist's workers share."""
+    """Return a folder shared by all workers of pytest-xdist."""
     base = tmp_path_factory.getbasetemp()
     return base if worker_id == "master" else base.parent
 
@@ -47,7 +47,7 @@ def untrained(shared_folder):
 
 @pytest.fixture(scope="session")
 def exported(untrained, shared_folder):
-    """The ONNX file of that model, made by one worker for all: it takes its time."""
+    """Return the ONNX file of that model, which one slow export makes for all workers."""
     pytest.importorskip("onnxscript")
     from diffusionpose.export import TOLERANCE, export_onnx
 
@@ -60,7 +60,7 @@ def exported(untrained, shared_folder):
 
 @pytest.fixture(scope="session")
 def made_video(tmp_path_factory):
-    """A 160 x 120 video of a stick figure, 12 frames at 25 a second."""
+    """Return a 160 x 120 video of a stick figure: 12 frames at 25 frames/s."""
     path = tmp_path_factory.mktemp("video") / "figure.mp4"
     with VideoWriter(path, 160, 120, rate=Fraction(25)) as writer:
         for index in range(12):
@@ -71,7 +71,7 @@ def made_video(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def made_boxes(tmp_path_factory):
-    """A boxes file for `made_video`: two people, the second only in frames 3 to 7."""
+    """Return a boxes file for `made_video`: two people, the second only in frames 3 to 7."""
     import json
 
     frames = []

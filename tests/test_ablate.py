@@ -1,4 +1,4 @@
-"""A suite of small runs, on kept features: all rows are run once, resumed where they stopped, and told in a table."""
+"""Ablation suites of small runs on cached features: run once, resumed, and tabulated."""
 
 import json
 import math
@@ -82,7 +82,7 @@ def test_a_suite_is_run_once_and_told_in_a_table(root, tmp_path):
     content = json.loads((tmp_path / "out" / "whole" / "seed-1" / RESULT).read_text())
     assert set(content["pck"]) == {"people_val", "people_val_harder"}
     assert set(content["pck"]["people_val"]) == {"1", "2"}
-    # What training measured and what is measured anew are the same thing.
+    # Figures measured during training and afterwards are the same.
     last = (tmp_path / "out" / "whole" / "seed-1" / "metrics.jsonl").read_text().splitlines()[-1]
     anew = float(f"{content['pck']['people_val']['1']:.6g}")
     assert json.loads(last)["val/pck_people_val"] == anew
@@ -113,16 +113,16 @@ def test_a_suite_is_run_once_and_told_in_a_table(root, tmp_path):
         assert picture is not None
         assert picture.std() > 5
     run_all(jobs, 2, lambda *_: pytest.fail("all was done"))
-    # Results of other settings are not taken for these.
+    # Results with other settings are not reused.
     others = jobs_of(suite, tmp_path / "out", ("epochs=3",))
     with pytest.raises(ConfigError, match=r"different settings \(epochs: 2 there, 3 here"):
         run_all(others, 2, lambda *_: None)
-    # Where features lie does not matter; whether they are kept does.
+    # The location of cached features does not matter; whether they are cached does.
     assert all(job.is_done for job in jobs_of(suite, tmp_path / "out", ("feature_cache=/other",)))
     others = jobs_of(suite, tmp_path / "out", ("feature_cache=null",))
     with pytest.raises(ConfigError, match=r"feature_cache: .*features there, None here"):
         run_all(others, 2, lambda *_: None)
-    # More steps of inference are measured with the weights that are there.
+    # More inference steps are measured with the existing weights.
     more = written(root, tmp_path, [ROWS[0] | {"steps": [1, 4]}], seeds=[0], tables=[])
     (job,) = jobs_of(more, tmp_path / "out")
     weights = sha256_of(job.run / "model" / "model.safetensors")
@@ -156,7 +156,7 @@ def test_a_suite_is_measured_by_the_metric_that_its_recipe_names(root, tmp_path)
     assert all(
         plot.is_file() for plot in plot_suite(read_suite(suite), [first], tmp_path / "plots")
     )
-    # A result without the figures that the recipe asks for is not done: it is measured again.
+    # A result that lacks figures requested by the recipe is incomplete, and measured again.
     (first.run / RESULT).write_text(json.dumps({"pck": result["pck"]}))
     assert not first.is_done
 
@@ -198,7 +198,7 @@ def test_runs_on_other_data_weights_or_versions_are_not_pooled(root, tmp_path):
     assert "the weights of init_from differ from those of" in other(
         weights / "model.safetensors", lambda text: text[:-1] + bytes([text[-1] ^ 1])
     )
-    # What was pooled already is refused in the table.
+    # Existing results that must not be pooled are rejected in the table.
     second = jobs[1].run
     shutil.copytree(jobs[0].run, second)
     run = (second / "recipe.yaml").read_text().replace("seed: 0", "seed: 1")
@@ -213,7 +213,7 @@ def test_runs_on_other_data_weights_or_versions_are_not_pooled(root, tmp_path):
     (second / RESULT).write_text(json.dumps(older | {"validation_sha256": "0"}))
     with pytest.raises(ConfigError, match=f"{second}: the validation data differ from those of"):
         list(report(read_suite(suite), jobs))
-    # A result of before this was kept is told.
+    # A result of an earlier release, which did not record this, is mentioned.
     (second / RESULT).write_text(json.dumps({"pck": content["pck"], "version": __version__}))
     assert check_inputs(jobs) == [f"1 results have no fingerprint of their data, such as {second}"]
 
@@ -254,7 +254,7 @@ def test_the_shipped_suite_has_every_row_of_the_papers_tables():
     ]
     added = [parts[name][2:] for name in ("features-only", "position", "markov-layer", "full")]
     assert added == [(n > 0, n > 1, n > 2) for n in range(4)]
-    # One recipe under all of them: only what a row names differs.
+    # All rows share one recipe and differ only in the settings that they name.
     assert (
         len(
             {
@@ -298,7 +298,7 @@ def test_figures_that_do_not_exist_are_null_and_shown_as_dashes(root, tmp_path, 
     plot_suite(read_suite(suite), several, tmp_path / "plots")
     ticks = [label.get_text() for label in drawn[1].axes[0].get_xticklabels()]
     assert ticks == ["1", "16"]
-    # Without tables there is nothing to draw training for.
+    # Without tables, no training curves are plotted.
     plain = read_suite(written(root, tmp_path, [row], tables=[]))
     assert plot_suite(plain, jobs[:1], tmp_path / "plots") == []
     assert list(report(plain, jobs[:1])) == []

@@ -1,4 +1,4 @@
-"""Angles in the picture's plane, on figures whose angles are known."""
+"""Angles in the image plane, for figures with known angles."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from diffusionpose.skeleton import POSETRACK15
 
 
 def figure(**places):
-    """(15, 2) of a person who stands upright with hanging arms, y down; places replace joints."""
+    """Return (15, 2) joints of an upright person with hanging arms, except for `places`; y down."""
     points = np.full((15, 2), np.nan)
     standing = {"head_bottom": (0, 0)}
     for side, x in (("left", 10), ("right", -10)):

@@ -1,4 +1,4 @@
-"""The boxes that people are cut out by."""
+"""Boxes by which people are cropped."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ def test_the_same_boxes_are_cut_alike_whether_true_or_detected(size):
     (frame,) = one.frames
     one = replace(one, frames=(replace(frame, size=size, frame_id=7),))
     beyond = np.array([[170.0, 10, 200, 60]])
-    # Who is not in the picture at all comes first, and leaves no gap in the numbers.
+    # A person outside the image comes first, and leaves no gap in the numbering.
     listed = np.concatenate([beyond, boxes]) if size else boxes
     scores = np.linspace(0.9, 0.5, len(listed))
     detections = Detections({7: Boxes(listed, scores)}, 0, 0, 0)

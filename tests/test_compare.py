@@ -1,4 +1,4 @@
-"""Two movements laid onto each other: people chosen, figures by hand, tables."""
+"""Comparison of two movements: choice of people, figures computed by hand, tables."""
 
 import csv
 import io
@@ -21,13 +21,13 @@ ELBOW = ANGLES.index("left_elbow")
 
 
 def arm(degrees):
-    """A standing figure whose left forearm is bent by so much."""
+    """Return a standing figure whose left elbow is bent by that many degrees."""
     turn = np.deg2rad(degrees)
     return figure(left_wrist=(10 + 20 * np.sin(turn), 30 + 20 * np.cos(turn)))
 
 
 def poses_of(bends, times=None, *, track_id=1, name="clip.mp4", missing=()):
-    """A person whose left elbow bends by `bends` degrees; joints score 0.9, and 0.1 in frames that are `missing`."""
+    """Return poses of a left elbow bent by `bends` degrees; scores are 0.1 in `missing` frames."""
     frames = []
     for index, degrees in enumerate(bends):
         score = np.full((15, 1), 0.1 if index in missing else 0.9)
@@ -41,7 +41,7 @@ def poses_of(bends, times=None, *, track_id=1, name="clip.mp4", missing=()):
 
 
 def swing(progress):
-    """Degrees of an elbow that bends twice."""
+    """Return angles in degrees of an elbow that bends twice."""
     return 60 - 50 * np.cos(4 * np.pi * np.asarray(progress))
 
 
@@ -58,7 +58,7 @@ def test_a_movement_does_not_differ_from_itself():
 
 
 @pytest.mark.parametrize("rate", [100, 37, 8])
-def test_nor_from_its_slow_motion_at_another_rate(rate):
+def test_a_movement_does_not_differ_from_its_slow_motion_at_another_rate(rate):
     poses = poses_of(swing(np.linspace(0, 1, 100)))
     moments = np.linspace(0, 1, 2 * rate)
     slow = poses_of(swing(moments**1.2), times=moments * 9.7)

@@ -1,4 +1,4 @@
-"""The page of a comparison: closed to names and networks, with a chart for each angle that is known."""
+"""Page of a comparison: safe against names, offline, with a chart for each known angle."""
 
 import re
 from dataclasses import replace
@@ -19,7 +19,7 @@ def page_of(**options):
 
 
 def charts_of(page):
-    """The SVGs by their labels; `ET` refuses what is not well formed."""
+    """Return the SVGs by label; `ET` rejects malformed ones."""
     found = [ET.fromstring(text) for text in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
     return {svg.get("aria-label"): svg for svg in found}
 

@@ -93,7 +93,7 @@ def test_a_duplicate_key_is_named_with_its_line(tmp_path):
     path.write_text("epochs: 2\noptimizer:\n  warmup_steps: 1\n  warmup_steps: 2\n")
     with pytest.raises(ConfigError, match=r"recipe.yaml: .* line 4: duplicate key 'warmup_steps'"):
         read_yaml(path)
-    # What is taken over from elsewhere may be changed, and keys of different mappings are alike.
+    # A merged key may be overridden, and keys may be repeated in different mappings.
     path.write_text("a: &a {x: 1, y: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: [*a, *b], x: 3}\n")
     assert read_yaml(path) == {"a": {"x": 1, "y": 1}, "b": {"x": 2, "y": 1}, "c": {"x": 3, "y": 1}}
 

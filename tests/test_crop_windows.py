@@ -1,4 +1,4 @@
-"""Crop windows are held while they fit, and lead who moves."""
+"""Crop windows are kept while they fit, and lead a moving person."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_crop_windows_are_held_while_the_person_stays_inside():
         np.testing.assert_array_equal(same.window, first.window)
     (moved,) = held.update(people((7, 12, 0, 72, 100)))
     assert moved.number != first.number
-    # It leads the movement, by a share of the window at most.
+    # It leads the movement by a limited share of the window.
     own = crop_window(np.array([12.0, 0, 72, 100]), (256, 192))
     assert 0 < moved.window[0] - own[0] <= 0.06 * own[2]
     (grown,) = held.update(people((7, 12, 0, 82, 118)))

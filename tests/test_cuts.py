@@ -1,4 +1,4 @@
-"""Cuts between scenes, on pictures that are made and on the bundled clip."""
+"""Cuts between scenes, on synthetic images and on the bundled clip."""
 
 from fractions import Fraction
 from itertools import pairwise
@@ -18,7 +18,7 @@ HEIGHT, WIDTH = 120, 160
 
 
 def place(seed, width=4 * WIDTH):
-    """A wide picture of somewhere: patches of several sizes."""
+    """Return a wide image of a place, made of patches of several sizes."""
     rng = np.random.default_rng(seed)
     layers = [
         cv2.resize(rng.uniform(0, 255, (rows, 4 * rows, 3)), (width, HEIGHT)) for rows in (4, 9, 20)
@@ -61,7 +61,7 @@ def test_a_camera_that_pans_stays_in_its_scene(step):
 
 
 def test_a_camera_that_is_pushed_stays_in_its_scene():
-    # A tenth of the picture, at once.
+    # By a tenth of the image in a single frame.
     assert cuts([look(place(0))] * 6 + [look(place(0), 16)] * 6) == []
 
 
@@ -149,6 +149,6 @@ def test_the_verdict_names_where_scenes_begin():
 
 
 def test_every_pair_of_places_is_told_apart():
-    # The made pictures are as different as scenes are: otherwise nothing above says anything.
+    # Otherwise the synthetic images would be too similar for the tests above to mean anything.
     for first, second in pairwise(range(12)):
         assert cuts([look(place(first))] * 4 + [look(place(second))] * 4) == [4]

@@ -1,4 +1,4 @@
-"""What `doctor` says of installations that are whole, and of faked ones that are not."""
+"""Findings of `doctor` on intact installations, and on faked broken ones."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from diffusionpose.doctor import Finding, examine
 
 @pytest.fixture
 def packages(tmp_path, monkeypatch):
-    """Makes installed packages up, in front of the true ones."""
+    """Fake installed packages, which take precedence over the real ones."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def install(name, number, requires=(), code=None):
@@ -25,7 +25,7 @@ def packages(tmp_path, monkeypatch):
         lines += [f"Requires-Dist: {one}" for one in requires]
         (info / "METADATA").write_text("\n".join(lines) + "\n")
         if code is not None:
-            # Both, so that what is imported is forgotten in the end.
+            # Both, so that the import is undone at the end.
             monkeypatch.setitem(sys.modules, name, ModuleType(name))
             monkeypatch.delitem(sys.modules, name)
             (tmp_path / f"{name}.py").write_text(code)
@@ -34,7 +34,7 @@ def packages(tmp_path, monkeypatch):
 
 
 def checked(monkeypatch, name):
-    """The findings of one check, by `examine`."""
+    """Return the findings of one check, as `examine` reports them."""
     monkeypatch.setattr(doctor, "_CHECKS", {name: doctor._CHECKS[name]})
     monkeypatch.setattr(doctor, "EXTRAS", {})
     return list(examine())[2:]
@@ -107,7 +107,7 @@ def test_a_full_disk_and_one_that_may_not_be_written_to(monkeypatch, tmp_path):
 
 @pytest.fixture
 def no_temporary_folder(monkeypatch, tmp_path):
-    """A container whose disks are all read-only."""
+    """Simulate a container whose disks are all read-only."""
     monkeypatch.setattr(doctor.tempfile, "tempdir", None)
     absent = [str(tmp_path / "absent")]
     monkeypatch.setattr(doctor.tempfile, "_candidate_tempdir_list", lambda: absent)
@@ -197,7 +197,7 @@ def test_a_scan_that_was_not_built_is_slow(monkeypatch):
     ],
 )
 def test_the_package_is_installed_anew_from_where_it_came(packages, tmp_path, origin, source):
-    """No index of packages has it."""
+    """No package index has it."""
     packages("diffusionpose", "0.1.0")
     if origin is not None:
         (tmp_path / "diffusionpose-0.1.0.dist-info/direct_url.json").write_text(json.dumps(origin))

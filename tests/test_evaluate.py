@@ -1,4 +1,4 @@
-"""Evaluation of a small model and of files, on made data sets."""
+"""Evaluation of a small model and of files, on synthetic data sets."""
 
 import hashlib
 import json
@@ -24,13 +24,13 @@ from tests.metrics.made import video, whole_person
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A PoseTrack18 root: two videos, five annotated frames each, one person a frame."""
+    """Make a PoseTrack18 root: two videos of five annotated frames, with one person each."""
     return posetrack_root(tmp_path_factory.mktemp("sets") / "posetrack18_v0.45")
 
 
 @pytest.fixture
 def options(untrained, root):
-    """Options of the small model over that root."""
+    """Return a function that makes options for the small model on that root."""
 
     def make(**fields):
         base = {"model": str(untrained), "data": root, "device": "cpu", "num_resamples": 50}
@@ -56,7 +56,7 @@ def test_pck_agrees_with_the_metric_of_training(options):
     assert people(report, "predicted").shape == (10, 15, 2)
     plain.update(people(report, "predicted"), people(report, "truth"))
     assert report.facts["values"]["Mean"] == pytest.approx(100 * plain.compute()["mean"])
-    # Joints come back to the image: an untrained network's are anywhere within the crop.
+    # Joints are in image coordinates, though the untrained network's are anywhere in the crop.
     for point in people(report, "predicted").reshape(-1, 2):
         assert (abs(point - [80, 60]) < 150).all()
 
@@ -114,7 +114,7 @@ def test_the_json_of_files_says_which_and_how(tmp_path):
         expected = {"name": folder, "sha256": sha256_of_files((tmp_path / folder).iterdir())}
         assert report.facts[key] == expected
     assert report.table.title.endswith("; boxes: those of the predictions; --stride 2")
-    # With nothing unusual the title ends as before.
+    # Without anything unusual, the title has no addition.
     assert evaluate(EvaluateOptions(**chosen)).table.title.endswith("those of the predictions")
 
 

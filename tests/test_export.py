@@ -1,4 +1,4 @@
-"""The exported file gives torch's heatmaps, for any batch, and is not written when it does not."""
+"""An exported file reproduces torch's heatmaps for any batch size, or is not written."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def test_file_gives_the_heatmaps_of_torch(untrained, exported):
     (found,) = session.run(["heatmaps"], {"images": images.numpy(), "noise": noise.numpy()})
     with torch.inference_mode():
         expected = model.generate(model.encode(model.extract(images)), noise)
-    # DDIM's arithmetic around the only step rounds once more.
+    # DDIM's arithmetic around the single step adds a rounding error.
     np.testing.assert_allclose(found, expected.numpy(), atol=2e-4)
     facts = session.get_modelmeta().custom_metadata_map
     assert '"name":"untrained"' in facts["config"]
@@ -43,7 +43,7 @@ def test_a_file_that_is_there_stays(untrained, exported):
 
 
 def test_a_model_too_large_for_one_file_is_refused(untrained, tmp_path, monkeypatch):
-    """torch would put the weights into a second file, which would keep its temporary name."""
+    """torch would write the weights to a second file, which would keep its temporary name."""
     monkeypatch.setattr(export, "MOST_WEIGHTS", 2**10)
     with pytest.raises(UsageError, match=r"GiB of weights are too large for an ONNX file"):
         export.export_onnx(untrained, tmp_path / "model.onnx")
@@ -51,7 +51,7 @@ def test_a_model_too_large_for_one_file_is_refused(untrained, tmp_path, monkeypa
 
 
 def test_a_file_that_differs_is_not_written(untrained, exported, tmp_path, monkeypatch):
-    """The file of another network, as a wrong translation would be."""
+    """Another network's file simulates a wrong export."""
     monkeypatch.setattr(
         export, "_write", lambda *given: given[2].write_bytes(exported.read_bytes())
     )
@@ -63,5 +63,5 @@ def test_a_file_that_differs_is_not_written(untrained, exported, tmp_path, monke
 
 
 def test_the_bundled_model_can_be_exported(tmp_path):
-    """Its stem has what no other model has."""
+    """Its stem has operators that no other model has."""
     assert export.export_onnx("tiny", tmp_path / "tiny.onnx") < export.TOLERANCE

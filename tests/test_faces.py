@@ -1,4 +1,4 @@
-"""Faces that cannot be told apart, and nothing else changed."""
+"""Blurred faces are unrecognisable, and nothing else changes."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Exported files give torch's heatmaps in `predict` with every engine; wrong pairs of engine and model are named."""
+"""Exported files reproduce torch's heatmaps with every engine; mismatches are reported."""
 
 import shutil
 import subprocess
@@ -57,7 +57,7 @@ def test_a_model_has_the_name_that_it_is_found_by(untrained, monkeypatch, tmp_pa
     shutil.copytree(untrained, folder)
     (folder / "inner").mkdir()
     monkeypatch.chdir(folder)
-    # Of the hub's copy on disk the folder is called by a hash.
+    # In the hub's cache, the folder is named by a hash.
     monkeypatch.setattr("diffusionpose.model.pretrained._from_hub", lambda _: folder)
     assert load_network(asked, CPU).facts["name"] == name
 
@@ -105,7 +105,7 @@ def test_a_video_through_an_exported_file(untrained, exported, made_video, made_
     ours = PosePipeline.from_pretrained(untrained, device="cpu")(made_video, boxes=boxes)
     assert theirs.header.settings["engine"] == (engine or "onnxruntime")
     assert theirs.header.model["name"] == "untrained.onnx"
-    # Random weights: where two peaks are equal but for rounding, either may win.
+    # With random weights, two peaks may be equal but for rounding, and either may win.
     away = abs(theirs.keypoints - ours.keypoints).max(-1)
     assert (away < 0.1).mean() > 0.98
 
@@ -150,7 +150,7 @@ def test_files_that_are_no_export_are_named(tmp_path, engine):
 
 
 def edited(exported, path, edit):
-    """A copy of an exported file with something changed."""
+    """Write a modified copy of an exported file."""
     model = pytest.importorskip("onnx").load(exported)
     edit(model)
     path.write_bytes(model.SerializeToString())
@@ -205,7 +205,7 @@ def test_a_configuration_nested_without_an_end_is_named(exported, tmp_path):
 
 
 def test_openvino_opens_no_connection(exported):
-    """Its package reports every import to its makers, unless kept from it."""
+    """The package reports each import to its vendor unless prevented."""
     needs("openvino")
     watch = f"""
 import sys, torch, threading

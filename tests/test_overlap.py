@@ -1,4 +1,4 @@
-"""Stages side by side: order, bounds, errors, and no thread left behind."""
+"""Concurrent stages: order, bounds, errors, and no thread left running."""
 
 import threading
 import time
@@ -29,7 +29,7 @@ def test_ahead_keeps_order_and_its_distance():
     while len(made) < 5 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.05)
-    # One given out, three in the queue, one in the hand.
+    # One consumed, three queued, and one that waits to be queued.
     assert len(made) == 5
     assert list(source) == list(range(1, 50))
 

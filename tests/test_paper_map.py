@@ -13,7 +13,7 @@ TESTS = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)))
 
 
 def names_in(path):
-    """Functions, classes, `Class.method`s and module constants."""
+    """Return the functions, classes, methods (`Class.method`) and constants of a module."""
     found = set()
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):

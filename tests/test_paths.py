@@ -1,4 +1,4 @@
-"""What is no file is refused before it is opened; temporary folders go, and are asked for where there is no place."""
+"""Rejection of anything but regular files before opening; removal of temporary folders."""
 
 import os
 import tempfile
@@ -31,7 +31,7 @@ def test_a_temporary_folder_is_removed():
 
 
 def test_no_place_for_a_temporary_folder_is_an_error_that_says_what_to_do(monkeypatch, tmp_path):
-    """A container whose disks are all read-only."""
+    """Simulate a container whose disks are all read-only."""
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "absent")])
     with pytest.raises(DiffusionPoseError, match="set TMPDIR"), temporary_folder():

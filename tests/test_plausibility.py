@@ -1,4 +1,4 @@
-"""Frames that do not look like a person's are named, and no others."""
+"""Flags on frames whose pose is implausible, and on no others."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -96,7 +96,7 @@ def test_no_such_track():
 
 
 def stretched(length, at=4, **places):
-    """Who stands, in one frame with a left forearm of that length, of 20 usually."""
+    """Return a standing person whose left forearm has another length than 20 in one frame."""
     figures = usual()
     figures[at] = figure(head_top=(0, -20), nose=(0, -10), left_wrist=(10, 30 + length), **places)
     return figures

@@ -1,4 +1,4 @@
-"""`VideoPoses`: arrays that agree with the frames they came from."""
+"""`VideoPoses`: arrays agree with the frames that they are made from."""
 
 import re
 from dataclasses import replace
@@ -18,7 +18,7 @@ POSES = VideoPoses.from_frames(HEADER, FRAMES, VERDICT)
 
 
 def same(frame: FramePoses, other: FramePoses) -> bool:
-    """Equal to the bit."""
+    """Whether two frames are bitwise equal."""
     if (frame.index, frame.time, frame.cut) != (other.index, other.time, other.cut):
         return False
     if len(frame.people) != len(other.people):
@@ -103,9 +103,9 @@ def test_a_slice_knows_its_cuts():
     assert np.flatnonzero(poses.cuts).tolist() == [2, 3, 7]
     assert poses[3].cut
     assert not poses[4].cut
-    # The first frame of a part begins nothing anew.
+    # The first frame of a slice is not a cut.
     assert np.flatnonzero(poses[3:].cuts).tolist() == [4]
-    # Between frames 0, 4 and 8 there are cuts, though in none of them.
+    # Cuts lie between frames 0, 4 and 8, but at none of them.
     assert poses[::4].cuts.tolist() == [False, True, True]
     assert poses[5:5].cuts.tolist() == []
     with pytest.raises(ValueError, match=r"cuts is \(3,\), not \(10,\)"):
@@ -136,7 +136,7 @@ def test_a_track_has_a_row_for_every_frame():
 
 @pytest.mark.parametrize("track_id", [7, NO_TRACK])
 def test_a_track_that_is_not_there(track_id):
-    with pytest.raises(KeyError, match=re.escape("there are [3, 4]")):
+    with pytest.raises(KeyError, match=re.escape("choose from [3, 4]")):
         POSES.track(track_id)
 
 
@@ -159,8 +159,11 @@ def person(**changes):
     [
         (FramePoses(4, Fraction(1), person(keypoints=np.zeros((2, 3)))), r"\(2, 3\), not \(3, 3\)"),
         (FramePoses(4, Fraction(1), person(keypoints=np.zeros((3, 2)))), r"\(3, 2\), not \(3, 3\)"),
-        (FramePoses(4, Fraction(1), person(filled=(3,))), r"filled is \(3,\), of 3 joints"),
-        ((None, FRAMES[0]), "are FramePoses, not tuple: a stream"),
+        (
+            FramePoses(4, Fraction(1), person(filled=(3,))),
+            r"filled is \(3,\), but there are 3 joints",
+        ),
+        ((None, FRAMES[0]), "must be FramePoses, not tuple: PosePipeline.stream"),
     ],
 )
 def test_frames_that_do_not_fit_are_told(frame, said):

@@ -1,4 +1,4 @@
-"""Gaps filled and paths smoothed, by true times."""
+"""Filling of gaps and smoothing of paths, by true times."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -26,7 +26,7 @@ NAN = float("nan")
 
 
 def make_poses(paths, times=None, absent=()):
-    """One track: paths (frames, joints, 2), NaN where missing; absent in some frames; one untracked person beside it."""
+    """Make a track from paths (frames, joints, 2), NaN where missing, and an untracked person."""
     rate = Fraction(1, 30)
     frames = []
     for index, path in enumerate(paths):
@@ -41,7 +41,7 @@ def make_poses(paths, times=None, absent=()):
 
 
 def straight(num_frames=12):
-    """Joints that move evenly."""
+    """Return joints that move uniformly."""
     at = np.arange(float(num_frames))[:, None]
     return np.stack([np.hstack([a * at + 5, b * at]) for a, b in ((1, 2), (3, -1), (0, 4))], 1)
 
@@ -97,7 +97,7 @@ def test_frames_stay_as_they_are_without_gaps():
 
 
 def noisy(num_frames=120, hertz=1.0, noise=2.0, seed=0):
-    """A joint that swings, with and without noise, at 30 frames a second."""
+    """Return a swinging joint, with and without noise, at 30 frames/s."""
     time = np.arange(num_frames) / 30
     swing = np.stack([100 + 30 * np.sin(2 * np.pi * hertz * time), 50 + 20 * time], -1)
     clean = np.repeat(swing[:, None], 3, 1)
@@ -112,12 +112,12 @@ def test_smoothing_comes_closer_to_the_truth_and_is_steadier(name):
     error = lambda paths: np.sqrt(np.square(paths - clean)[inner].mean())  # noqa: E731
     shake = lambda paths: np.abs(np.diff(paths, 2, axis=0)).mean()  # noqa: E731
     assert shake(smoothed) < 0.5 * shake(found)
-    # The 1 euro filter pays for knowing no future with lag.
+    # The 1 euro filter is causal, and therefore lags.
     assert error(smoothed) < (1.6 if name == "one-euro" else 0.75) * error(found)
 
 
 def test_butterworth_has_its_cutoff_and_no_lag():
-    """Half the power at the cut-off, all of it well below, the phase kept."""
+    """In power, the gain is a half at the cutoff and 1 well below it; the phase is zero."""
     time = np.arange(600) / 60
     for hertz, gain in ((1.0, 1.0), (6.0, np.sqrt(0.5)), (20.0, 0.0)):
         wave = np.sin(2 * np.pi * hertz * time)
@@ -151,7 +151,7 @@ def test_short_paths_stay_as_they_are():
 
 
 def test_one_euro_by_hand():
-    """Two steps at 10 frames a second, from Casiez et al.'s equations."""
+    """Two steps at 10 frames/s, from the equations of Casiez et al."""
     points = np.array([[0.0, 0.0], [1.0, 0.0]])
     found = OneEuro(min_cutoff=1.0, beta=0.0)(np.array([0.0, 0.1]), points, 1.0)
     share = 1 / (1 + 1 / (2 * np.pi * 1.0 * 0.1))
@@ -275,12 +275,12 @@ def test_no_gap_is_filled_across_a_cut():
     filled = fill_gaps(poses, 3)
     assert filled.track(3).present.all()
     assert not np.isnan(filled.track(3).keypoints[:7]).any()
-    # At the first frame of a gap, in it, and at the frame after it.
+    # Cuts at the first frame of a gap, inside it, and at the frame after it.
     for cut in (3, 4, 6):
         assert np.isnan(fill_gaps(cut_at(poses, cut), 3).track(3).keypoints[3:6, 0]).all()
     for cut in (7, 8, 9):
         assert not fill_gaps(cut_at(poses, cut), 3).track(3).present[7:9].any()
-    # A cut just before a gap's last known place is another scene's business.
+    # A cut at the last frame before a gap does not affect the gap.
     assert fill_gaps(cut_at(poses, 2), 3).filled.sum() == filled.filled.sum()
 
 
@@ -294,7 +294,7 @@ def test_scenes_are_smoothed_apart(smoother):
         smooth(make_poses(part, [Fraction(i, 30) for i in at]), parse_smoother(smoother))
         for part, at in ((paths[:40], range(40)), (paths[40:], range(40, 80)))
     ]
-    # The same box in both, or the sizes that the filter goes by would differ.
+    # Use the same box in both, since the filter scales by the size of the person.
     whole = replace(whole, box=np.tile(apart[0].box, (2, 1)))
     apart[1] = replace(apart[1], box=apart[0].box)
     found = smooth(whole, parse_smoother(smoother)).track(3).keypoints

@@ -102,7 +102,7 @@ def test_detector_looks_at_every_nth_of_the_frames_that_come():
 
 
 class LooseDetector:
-    """Gives what it is told to."""
+    """Return whatever it was given."""
 
     name, start_score = "loose", 0.5
 
@@ -140,7 +140,7 @@ def test_what_is_no_detector_is_told_before_the_video_is_read(untrained):
         PosePipeline(whole.network, lambda images: [], whole.options)
     for boxes in ("boxes.json", np.zeros((1, 4)), {0: Boxes.empty()}):
         with pytest.raises(
-            UsageError, match=r"boxes are a BoxesFile, not .*: BoxesFile.load\(path"
+            UsageError, match=r"boxes must be a BoxesFile, not .*: BoxesFile.load\(path"
         ):
             whole(DEMO, boxes=boxes)
 
@@ -185,7 +185,7 @@ def test_result_has_every_frame_and_only_the_people_in_the_boxes(untrained, made
     assert poses.verdict.status == "ok"
     assert poses.header.model["name"] == "untrained"
     assert len(str(poses.header.model["sha256"])) == 64
-    # A person's score is the mean over joints times the box's.
+    # A person's score is the mean joint score times the box score.
     second = poses.track_id == 9
     expected = poses.keypoint_scores[second].mean(1) * 0.5
     np.testing.assert_allclose(poses.score[second], expected, atol=1e-4)
@@ -221,12 +221,12 @@ def test_seed_decides_and_renaming_does_not_matter(untrained, made_video, made_b
 
 
 def stand_still(num_frames):
-    """A walker whose boxes tremble by less than a window is held for."""
+    """Return a person whose boxes jitter too little to leave the crop window."""
     return [[20 + index % 2, 10, 80 + index % 2, 110] for index in range(num_frames)]
 
 
 class StubDetector:
-    """Gives prepared boxes, one a frame, in the order in which frames come."""
+    """Return prepared boxes, one per frame, in order."""
 
     name, start_score = "stub", 0.5
 
@@ -239,7 +239,7 @@ class StubDetector:
 
 
 class DoubtfulDetector:
-    """The bundled one, which is sure of nobody, and sees somebody in an empty place, too."""
+    """The bundled detector with low scores only, and with a false positive in an empty place."""
 
     name, start_score = "doubtful", 0.4
 
@@ -264,14 +264,14 @@ def test_of_doubtful_boxes_those_with_a_good_pose_are_people(detect_every):
     assert people() == [[1]] * 12
     found.detector = DoubtfulDetector()
     assert people() == [[1]] * 12
-    # Without calibration a score is no chance, and nobody is taken at their pose's word.
+    # Without calibration, scores are not probabilities, and poses confirm nobody.
     found.network.config = found.network.config.model_copy(update={"calibration": None})
     assert people() == [[]] * 12
 
 
 @pytest.mark.parametrize("flip_test", [False, True])
 def test_shared_features_change_no_bit(untrained, made_video, flip_test, monkeypatch):
-    """With the window held, features are computed once a frame, and keypoints are those of features made anew."""
+    """With kept windows, features are computed once per frame, without changing keypoints."""
     counts = []
 
     def run(forget):
@@ -290,7 +290,7 @@ def test_shared_features_change_no_bit(untrained, made_video, flip_test, monkeyp
             of = _Features.of
 
             def anew(self, crops):
-                # One by one: within a batch, too, nothing is shared.
+                # One by one, so that nothing is shared within a batch either.
                 parts = []
                 for crop in crops:
                     self._known.clear()
@@ -346,7 +346,7 @@ def test_flip_test_is_symmetric(untrained, made_boxes):
 
 @pytest.fixture(scope="module")
 def cut_video(tmp_path_factory):
-    """The bundled clip's first frames, mirrored from the 12th on: another scene."""
+    """Write the bundled clip's first frames, mirrored from the 12th on as another scene."""
     path = tmp_path_factory.mktemp("cut") / "cut.mp4"
     with open_video(DEMO) as reader:
         size = reader.info.width, reader.info.height
@@ -358,7 +358,7 @@ def cut_video(tmp_path_factory):
 
 
 def standing(track_id=NO_TRACK):
-    """Somebody who stands in the middle of 24 frames."""
+    """Return boxes of a person who stands in the centre of 24 frames."""
     boxes = Boxes([[380, 60, 520, 480]], [1], [track_id])
     return BoxesFile(dict.fromkeys(range(24), boxes))
 
@@ -384,7 +384,7 @@ def test_ids_do_not_pass_a_cut(untrained, cut_video, tmp_path):
 def test_poses_of_a_scene_are_those_of_a_video_of_it_alone(untrained, cut_video):
     boxes = standing(track_id=5)
     found = PosePipeline.from_pretrained(untrained, device="cpu").with_boxes(boxes)(cut_video)
-    # The user's ids are the user's.
+    # Ids given by the user are kept.
     assert found.track_ids == (5,)
     with open_video(cut_video) as reader:
         second = [frame for frame in reader if frame.index >= 12]
@@ -411,7 +411,7 @@ def test_streaming_gives_frames_in_order_as_they_come(untrained, made_video, mad
 
 
 def test_the_bundled_model_starts_light(made_video, tmp_path):
-    """What takes as long to import as torch stays away, and what it leaves in the folder for temporary files."""
+    """Packages as slow to import as torch are not loaded and leave no temporary files."""
     code = (
         "import sys, diffusionpose\n"
         "diffusionpose.PosePipeline.from_pretrained(device='cpu')(sys.argv[1])\n"
@@ -442,7 +442,7 @@ def test_only_a_bounded_number_of_frames_is_alive_at_a_time(untrained):
             most = max(most, sum(ref() is not None for ref in born))
 
     assert len([poses.index for _, poses in stream.stream(camera())]) == 150
-    # The tracker's lag, a batch, the window, and what is made ahead.
+    # The tracker's lag, a batch, the window, and those computed ahead.
     assert 20 < most < 21 + 4 + 6 + WINDOWS_AHEAD
 
 
@@ -614,7 +614,7 @@ def test_too_few_frames_a_second_are_told_before_the_first_frame(
 
 
 def test_what_only_true_times_show_costs_only_the_smoothing(untrained, tmp_path):
-    """Frames that come slowly, then fast: the mean rate would do, that of the person's does not."""
+    """The mean frame rate is high enough, but not that of the frames with the person."""
     times = [Fraction(n, 5) for n in range(18)]
     times += [times[-1] + Fraction(n, 100) for n in range(1, 20)]
     source, boxes = tmp_path / "slow.mp4", tmp_path / "boxes.json"

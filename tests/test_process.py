@@ -1,4 +1,4 @@
-"""What a process may use of its machine, and that it can be set up where things are missing."""
+"""Resources that a process may use, and its setup where parts of the system are missing."""
 
 import ctypes
 import os
@@ -26,7 +26,7 @@ from diffusionpose.process import prepare_process, usable_cores
     ],
 )
 def test_cores_are_those_of_this_process(monkeypatch, tmp_path, quota, cores):
-    """Not those of the machine: pinned by a queue, or in a container with a quota."""
+    """They may be fewer than the machine's: pinned by a queue, or limited by a container."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(process, "_QUOTA", tmp_path / "cpu.max")
@@ -46,7 +46,7 @@ def test_systems_without_affinity_have_the_cores_of_the_machine(monkeypatch, tmp
 
 @pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])
 def test_a_system_without_glibc_is_set_up_all_the_same(monkeypatch, error):
-    """Windows' loader takes no None."""
+    """The loader of Windows does not accept None."""
 
     def fails(_):
         raise error
@@ -56,8 +56,8 @@ def test_a_system_without_glibc_is_set_up_all_the_same(monkeypatch, error):
     prepare_process()
 
 
-def test_streams_that_are_closed_are_no_hindrance(made_video, made_boxes, tmp_path):
-    """As some services are started. With the bundled model: transformers, which others import, mends stderr."""
+def test_closed_streams_do_no_harm(made_video, made_boxes, tmp_path):
+    """Some services start so. The bundled model is used since transformers would repair stderr."""
     code = "import os, sys; [os.close(n) for n in range(3)]; os.execv(sys.executable, sys.argv[1:])"
     command = [sys.executable, "-m", "diffusionpose", "predict", made_video]
     command += ["--boxes", made_boxes, "--out", tmp_path / "out"]
@@ -67,7 +67,7 @@ def test_streams_that_are_closed_are_no_hindrance(made_video, made_boxes, tmp_pa
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["models"]])
 def test_a_standard_output_without_room_is_one_line(arguments):
-    """Short texts fail when they are flushed, long ones before."""
+    """Short output fails when flushed, long output before."""
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "diffusionpose", *arguments],

@@ -1,4 +1,4 @@
-"""Pictures, judged by their pixels."""
+"""Rendered images, checked by their pixels."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -32,7 +32,7 @@ GREY = np.full((260, 200, 3), 128, np.uint8)
 
 
 def make_person(score: float = 1.0, track_id: int = 0, **places) -> PersonPose:
-    """A person who faces us; joints by name are moved, or missing where None."""
+    """Make a person who faces the camera; named joints are moved, or missing if None."""
     chosen = {**PLACES, **places}
     rows = [(*(chosen[name] or (np.nan, np.nan)), score) for name in POSETRACK15.joints]
     return PersonPose(track_id, np.array([45.0, 20, 155, 240]), 0.9, 0.8, np.array(rows))
@@ -196,7 +196,7 @@ def test_tags_stay_in_the_picture(dx, dy):
 
 
 def tag_pixels(**places) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of what the tag of a person changes."""
+    """Return rows and columns of the pixels that a person's tag changes."""
     tagged = draw(make_person(**places), style=RenderStyle())
     return np.nonzero(changed(tagged, draw(make_person(**places))))
 
@@ -287,7 +287,7 @@ def test_strided_pictures_are_drawn_alike():
     assert (draw(make_person(), image=wide[:, ::2]) == draw(make_person())).all()
 
 
-# ---------------------------------------------------------------------------------------------- contact sheets
+# --- Contact sheets -------------------------------------------------------------------------------
 
 
 def make_frame(index: int, size: tuple[int, int] = (48, 64)) -> Frame:

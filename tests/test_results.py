@@ -1,4 +1,4 @@
-"""Other formats of a result, with gaps filled and paths smoothed."""
+"""Conversion of results, with gaps filled and paths smoothed."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from tests.test_postprocess import NAN, make_poses, noisy
 
 
 def saved(tmp_path):
-    """A result with a gap of two frames."""
+    """Save a result with a gap of two frames."""
     paths = noisy(num_frames=40)[1]
     paths[10:12, 1] = NAN
     path = tmp_path / "clip.poses.json"
@@ -109,14 +109,14 @@ def test_times_of_the_files_find_their_frames_and_parts_of_parts_are_noted(tmp_p
     assert found.frame_indices[[0, -1]].tolist() == [3, 13]
     assert found.header.settings["start"] == [0.066667, 0.1]
     for wrong in ({"end": float("inf")}, {"start": float("nan")}):
-        with pytest.raises(UsageError, match="--start and --end are seconds"):
+        with pytest.raises(UsageError, match="--start and --end must be finite"):
             convert(part, tmp_path / "3", ResultOptions(), **wrong)
 
 
 @pytest.mark.parametrize(("start", "end"), [(2, None), (0.9, 0.5)])
 def test_a_part_without_frames_is_refused(tmp_path, start, end):
     with pytest.raises(
-        UsageError, match=r"--start .*: there are no frames in between; they go from"
+        UsageError, match=r"--start .*: no frames in this range; the video goes from"
     ):
         convert(saved(tmp_path), tmp_path / "part", ResultOptions(), start=start, end=end)
 
@@ -167,7 +167,7 @@ def test_what_nobody_has_a_track_for_is_noted_and_the_rest_made(tmp_path):
 
 
 def saved_pair(tmp_path):
-    """A result with the people 2 and 7."""
+    """Save a result with the people 2 and 7."""
     path = tmp_path / "clip.poses.json"
     POSES.save(path)
     return path
@@ -201,7 +201,7 @@ def test_people_of_different_heights_one_by_one(tmp_path):
     assert (alone.track_id == 7).all()
     assert len(alone) == len(POSES)
     assert alone.header.settings["people"] == [7]
-    with pytest.raises(UsageError, match="--person 3: there are 2, 7"):
+    with pytest.raises(UsageError, match="unknown --person 3; ids in this result: 2, 7"):
         convert(source, tmp_path, ResultOptions(), people=[7, 3])
 
 
@@ -212,7 +212,9 @@ def test_another_file_of_a_result_is_told_from_a_broken_one(tmp_path, name):
     with pytest.raises(DataError, match="No such file"):
         convert(tmp_path / name, tmp_path, ResultOptions())
     (tmp_path / name).write_text("{}")
-    with pytest.raises(DataError, match=r"the NAME\.poses\.json holds the whole result: give that"):
+    with pytest.raises(
+        DataError, match=r"only NAME\.poses\.json holds the whole result: pass that"
+    ):
         convert(tmp_path / name, tmp_path, ResultOptions())
     (tmp_path / "clip.poses.json").write_text("{}")
     with pytest.raises(DataError, match="schema"):
@@ -220,14 +222,14 @@ def test_another_file_of_a_result_is_told_from_a_broken_one(tmp_path, name):
 
 
 def test_unknown_formats_are_refused():
-    with pytest.raises(UsageError, match=r"--format 'xml': there are json, csv, .*trc"):
+    with pytest.raises(UsageError, match=r"unknown --format 'xml'; choose from json, csv, .*trc"):
         ResultOptions(("xml",))
-    with pytest.raises(UsageError, match="--format '': there are json"):
+    with pytest.raises(UsageError, match="unknown --format ''; choose from json"):
         ResultOptions(())
 
 
 def test_options_of_a_wrong_kind_are_refused():
-    with pytest.raises(UsageError, match=r"formats are several names: \('csv',\) has one"):
+    with pytest.raises(UsageError, match=r"formats must be a tuple of names, such as \('csv',\)"):
         ResultOptions(formats="csv")
     for frames in (-1, 1.5, "5"):
         with pytest.raises(UsageError, match=f"fill_gaps must be 0 frames or more, not {frames!r}"):

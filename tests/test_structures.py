@@ -1,4 +1,4 @@
-"""What travels between the parts is what it says."""
+"""Validation of the shared data structures."""
 
 import re
 from fractions import Fraction

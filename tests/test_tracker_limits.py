@@ -1,4 +1,4 @@
-"""Where a track begins, goes on and ends: on either side of each limit."""
+"""Thresholds of the tracker, tested on either side."""
 
 import numpy as np
 import pytest
@@ -104,7 +104,7 @@ def test_runs_of_the_detector_may_be_further_apart_than_gaps_that_are_filled():
     assert all(np.allclose(path[index], truth[index], atol=3) for index in range(180))
 
 
-def test_who_is_known_for_long_has_the_first_claim():
+def test_a_track_with_many_sightings_is_preferred():
     frames = [boxes_of(person(300.0))] * 20
     frames += [boxes_of(person(300.0), person(420.0))]
     frames += [boxes_of(person(365.0))] * 20

@@ -1,4 +1,4 @@
-"""Ids over time: made trajectories with known truth, judged by what comes out."""
+"""Tracking of synthetic trajectories with known ground truth."""
 
 from collections.abc import Callable, Iterable
 from fractions import Fraction
@@ -16,7 +16,7 @@ FPS = 30
 
 
 def person(x: float, y: float = 200.0, height: float = 200.0) -> np.ndarray:
-    """A box of the shape of a standing person, around its centre."""
+    """Return a box with the proportions of a standing person, given its centre."""
     return np.array([x - height / 5, y - height / 2, x + height / 5, y + height / 2])
 
 
@@ -50,7 +50,7 @@ def jitter(box: np.ndarray, rng: np.random.Generator, share: float = 0.02) -> np
 
 @st.composite
 def videos(draw: st.DrawFn) -> list[tuple[int, Fraction, Boxes | None]]:
-    """Frames with holes in their numbering, uneven (even repeated) times and any boxes at all."""
+    """Draw frames with gaps in their indices, irregular (even repeated) times and any boxes."""
     index, time, frames = -1, Fraction(0), []
     for _ in range(draw(st.integers(0, 40))):
         index += draw(st.integers(1, 3))
@@ -114,7 +114,7 @@ def test_people_who_cross_keep_their_ids(who_is_hidden: str) -> None:
     def frame(index: int) -> Boxes:
         left, right = person(100 + 8 * index), person(900 - 8 * index)
         if who_is_hidden == "both":
-            # Only their motion tells who comes out on which side.
+            # Only their motion tells on which side each of them reappears.
             return Boxes.empty() if abs(left[0] - right[0]) < 90 else boxes_of(left, right)
         return boxes_of(right) if abs(left[0] - right[0]) < 30 else boxes_of(left, right)
 
@@ -134,7 +134,7 @@ def test_who_falls_and_lands_unseen_keeps_the_id() -> None:
 
 
 def test_a_pause_in_jitter_is_no_motion() -> None:
-    """Two sightings that tremble are no velocity: a second person nearby does not get the id."""
+    """Jitter between two sightings is not a velocity: another person nearby gets another id."""
     shaken = [person(300.0), person(315.0)]
     frames = [boxes_of(box) for box in shaken] + [Boxes.empty()] * 10
     frames += [boxes_of(person(310.0), person(420.0))] * 30
@@ -178,7 +178,7 @@ def test_a_long_track_of_weak_boxes_is_nobody_without_a_judge() -> None:
 def judged(
     frames: Iterable[Boxes | None], tracker: Tracker, judge: Callable[[int, np.ndarray], float]
 ) -> tuple[list[TrackedFrame], list[int]]:
-    """What comes out, and the frames in which the judge was asked."""
+    """Return the tracked frames, and the indices of frames in which the judge was called."""
     out: list[TrackedFrame] = []
     asked: list[int] = []
     for index, boxes in enumerate(frames):
@@ -324,7 +324,7 @@ def test_one_frame_in_sixty_is_enough_to_know_a_person_who_stays() -> None:
 
 
 def roughness(path: dict[int, np.ndarray]) -> float:
-    """Root mean square of the second differences in pixels: what makes a crop tremble."""
+    """Root mean square of second differences in pixels: the jitter of a crop."""
     boxes = np.stack([path[index] for index in sorted(path)])
     return float(np.sqrt((np.diff(boxes, 2, axis=0) ** 2).mean()))
 
@@ -349,12 +349,12 @@ def test_a_box_that_jumps_for_a_frame_does_not_move_the_crop() -> None:
 
 
 def run_away(seconds: float) -> np.ndarray:
-    """From standing to 3 heights a second within a second."""
+    """Accelerate from rest to 3 heights/s within a second."""
     return person(100 + 600 * (seconds**2 / 2 if seconds < 1 else seconds - 0.5))
 
 
 def jump(seconds: float) -> np.ndarray:
-    """Up and down by half a height in 0.6 s, over and over: more than a gravity."""
+    """Jump by half a height in 0.6 s, repeatedly: more than 1 g."""
     return person(300.0, 300 - 100 * abs(np.sin(np.pi * seconds / 0.6)))
 
 
@@ -390,7 +390,7 @@ def test_a_double_of_a_person_gets_no_id(double: np.ndarray) -> None:
 
 
 def test_a_part_that_parts_from_the_person_does_not_take_the_id() -> None:
-    """A weak box beside the person slides into it; then only that part is detected."""
+    """A weak box beside a person slides into theirs; then only that part is detected."""
     full = person(300.0)
     frames = []
     for index in range(60):
@@ -401,7 +401,7 @@ def test_a_part_that_parts_from_the_person_does_not_take_the_id() -> None:
 
 
 def test_a_box_around_two_people_takes_nobody_along() -> None:
-    """For two frames it is strong and somebody's own box weak; afterwards it is the other way round."""
+    """For two frames, it is strong and a person's own box weak; then the reverse."""
     left, right = person(300.0), person(375.0, height=220.0)
     both = np.array([left[0], 165.0, right[2], right[3]])
 

@@ -124,7 +124,7 @@ def test_gradients_are_clipped_in_both_precisions(root, tmp_path, monkeypatch, p
     step = torch.optim.AdamW.step
 
     def watched(self, closure=None):
-        # Lightning's closure computes the gradients, and our hook clips them.
+        # Lightning's closure computes the gradients, and the module's hook clips them.
         def after():
             loss = closure()
             grads = [p.grad for g in self.param_groups for p in g["params"] if p.grad is not None]
@@ -220,7 +220,7 @@ def test_a_run_leaves_what_is_needed_to_repeat_it_and_to_go_on(root, tmp_path):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     assert "val/pck_data_val" in lines[0]
-    # The rate of the epoch's last step, not of the one to come.
+    # The rate of the epoch's last step, not of the next one.
     peak = config.optimizer.learning_rate
     rates = [peak * rate_at(step, 2, 2, config.optimizer) for step in (0, 1)]
     assert [line["learning_rate"] for line in lines] == pytest.approx(rates)
@@ -232,13 +232,13 @@ def test_a_run_leaves_what_is_needed_to_repeat_it_and_to_go_on(root, tmp_path):
     train(longer, run, resume=True, progress=False)
     line = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert line["step"] == 3
-    # The first step of more epochs is at their rate, not at the one that fewer had come down to.
+    # With more epochs, the first step uses their schedule, not the rate at which the run ended.
     assert line["learning_rate"] == pytest.approx(peak * rate_at(2, 3, 3, config.optimizer))
 
 
 @pytest.fixture
 def finished(root, tmp_path):
-    """A recipe, and a run of it that has come to its end."""
+    """Return a recipe and a finished run of it."""
     validation = [{"kind": "posetrack", "root": str(root), "split": "val"}]
     config = recipe(root, validation=validation, epochs=2)
     train(config, tmp_path / "run", progress=False)
@@ -319,7 +319,7 @@ def test_a_run_goes_on_with_its_own_validation_data_only(root, tmp_path, metric,
     changed_label(root, "train", key)
     with pytest.raises(ConfigError, match="other validation data"):
         train(longer, run, resume=True, progress=False)
-    # A run of before this was kept goes on.
+    # A run of an earlier release, which did not record this, can be resumed.
     facts = json.loads((run / "run.json").read_text())
     del facts["validation_sha256"]
     (run / "run.json").write_text(json.dumps(facts))
@@ -344,7 +344,7 @@ def test_a_finished_run_that_is_resumed_keeps_its_weights(finished):
     weights, metrics = run / "model" / "model.safetensors", run / "metrics.jsonl"
     before, lines = sha256_of(weights), metrics.read_text()
     card = (run / "model" / "README.md").read_text()
-    weights.unlink()  # as after a kill between the last checkpoint and the model
+    weights.unlink()  # as if killed between the last checkpoint and the model
     train(config, run, resume=True, progress=False)
     assert sha256_of(weights) == before
     assert metrics.read_text() == lines
@@ -356,13 +356,13 @@ def test_a_run_keeps_who_trained_what(finished):
     facts = json.loads((run / "run.json").read_text())
     (first,) = facts["sessions"]
     assert first["first_step"] == 0
-    # As an earlier release left it.
+    # As written by an earlier release.
     other = {"version": "0.0.1", "git": "abc", "torch": "1.0", "machine": "M", "threads": 1}
     (run / "run.json").write_text(
         json.dumps({k: facts[k] for k in facts if k != "sessions"} | other)
     )
     before = {name: (run / name).read_text() for name in ("run.json", "recipe.yaml")}
-    # Nothing is left to train: whoever looks in changes nothing.
+    # Nothing is left to train: resuming changes nothing.
     train(config.model_copy(update={"epochs": 1}), run, resume=True, progress=False)
     assert {name: (run / name).read_text() for name in before} == before
     assert "diffusionpose 0.0.1, recipe" in (run / "model" / "README.md").read_text()
@@ -373,7 +373,7 @@ def test_a_run_keeps_who_trained_what(finished):
     assert f"torch {torch.__version__}, not 1.0" in told[0]
     sessions = json.loads((run / "run.json").read_text())["sessions"]
     assert sessions == [{"first_step": 0} | other, first | {"first_step": 2}]
-    # A session that ended before its first checkpoint trained nothing that is kept.
+    # A session that ended before its first checkpoint leaves no trained weights.
     inputs = {key: value for key, value in facts.items() if key.endswith("sha256")}
     write_facts(longer, run, inputs, Ranks(), 2)
     assert [one["first_step"] for one in sessions_of(run)] == [0, 2]
@@ -413,7 +413,7 @@ def test_two_processes_do_not_train_in_one_folder(root, tmp_path, monkeypatch):
     monkeypatch.setattr("diffusionpose.train.LOCK_SECONDS", 0.0)
     with pytest.raises(ConfigError, match="in use by another training process"):
         train(recipe(root), run, progress=False)
-    # As the loader workers of a killed run, which hold on for some seconds.
+    # As by the loader workers of a killed run, which live on for some seconds.
     monkeypatch.setattr("diffusionpose.train.LOCK_SECONDS", 30.0)
     Timer(0.5, lock.release).start()
     assert train(recipe(root), run, progress=False).is_dir()
@@ -468,7 +468,7 @@ def test_posetrack_ap_of_a_validation_is_that_of_evaluate(tmp_path):
     config = recipe(root, validation=[source, harder], validation_metric="posetrack-ap", epochs=2)
     model = train(config, tmp_path / "run", progress=False)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    # A harder copy is measured by PCK alone: AP is of images as they are.
+    # Degraded copies are measured by PCK alone; AP needs the unmodified images.
     names = {key for key in json.loads(lines[-1]) if key.startswith("val/")}
     assert names == {"val/ap_data_val", "val/pck_data_val", "val/pck_data_val_harder"}
     options = EvaluateOptions(model=str(model), data=root, batch_size=3, num_resamples=0)
@@ -485,7 +485,7 @@ def test_a_validation_and_evaluate_give_a_person_the_same_noise(tmp_path, monkey
     root = {"posetrack": posetrack_root, "coco": coco_root}[kind](tmp_path / "data")
     file = next(root.glob("*.json"), None) or next((root / "posetrack_data" / "val").glob("*.json"))
     content = json.loads(file.read_text())
-    # Somebody who cannot be used comes first in a frame: who follows keeps the second place.
+    # An unusable person comes first in a frame: the next one keeps the second place.
     first = content["annotations"][0]
     nobody = first | {"id": 1_000, "track_id": 9, "keypoints": [0] * len(first["keypoints"])}
     content["annotations"].insert(0, nobody)
@@ -518,7 +518,7 @@ def test_a_validation_and_evaluate_give_a_person_the_same_noise(tmp_path, monkey
     assert 100 * line[name] == pytest.approx(report.facts["values"]["Mean"], abs=1e-3)
 
 
-def test_posetrack_ap_heeds_signals(tmp_path):
+def test_posetrack_ap_stops_on_signals(tmp_path):
     root = posetrack_root(tmp_path / "data")
     source = {"kind": "posetrack", "root": str(root), "split": "val"}
     config, signals = recipe(root, validation=[source]), StopSignals(tmp_path / "last.ckpt")

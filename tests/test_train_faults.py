@@ -1,4 +1,4 @@
-"""What goes wrong in a long run: kills, signals, full disks, NaN, workers that die, several processes."""
+"""Faults in long runs: kills, signals, full disks, NaN, dead workers, several processes."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def root(tmp_path_factory):
 
 
 def written(root, folder, **changes):
-    """A recipe file: 10 people, random augmentation, checkpoints all the time."""
+    """Write a recipe file: 10 people, random augmentation, frequent checkpoints."""
     settings = {
         "augment": {},
         "validation": [{"kind": "posetrack", "root": str(root), "split": "val"}],
@@ -84,7 +84,7 @@ def metrics(run):
 
 
 def wait_for_checkpoint(run, process, after=0.0):
-    """Until a checkpoint is there that is newer than `after`, or the run is over."""
+    """Wait until a checkpoint is newer than `after`, or the run has ended."""
     path = run / "checkpoints" / "last.ckpt"
     while process.poll() is None:
         if path.exists() and path.stat().st_mtime > after:
@@ -94,7 +94,7 @@ def wait_for_checkpoint(run, process, after=0.0):
 
 
 def killed_often(path, run, kills, seed):
-    """Kills a run at random moments and resumes it until it is done; how often it was killed."""
+    """Kill a run at random moments and resume it until done; return the number of kills."""
     rng, done, after = random.Random(seed), 0, 0.0
     while True:
         resumes = ["--resume"] if (run / "checkpoints" / "last.ckpt").exists() else []
@@ -134,7 +134,7 @@ def test_twenty_kills_change_no_bit(root, tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_ends_the_run(root, tmp_path, number, code):
-    """To the whole group, as a terminal and some schedulers send it: workers, too, get it."""
+    """Terminals and some schedulers signal the whole process group, including workers."""
     path = written(root, tmp_path, epochs=400, checkpoint_minutes=60)
     run = tmp_path / "run"
     process = start(path, run, start_new_session=True)
@@ -188,7 +188,7 @@ def test_a_full_disk_under_kept_features_is_one_line(root, tmp_path):
 
 
 def poisoned(config, run, monkeypatch, indices):
-    """Trains with clips whose pixels make every loss NaN."""
+    """Train with clips whose pixels make every loss NaN."""
     original = clips.ClipDataset.__getitem__
 
     def get(self, key):

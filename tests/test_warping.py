@@ -1,4 +1,4 @@
-"""Paths against an oracle, their length in time, and the band."""
+"""Warping paths against an oracle, their length in time, and the band."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tests.oracles.warping import cheapest, pair_cost
 
 
 def made(seed, count, num_angles=3):
-    """Angles all round, some unknown, of frames that last unequally."""
+    """Make angles over the full circle, some unknown, for frames of unequal duration."""
     rng = np.random.default_rng(seed)
     angles = rng.uniform(-180, 180, (count, num_angles))
     angles[rng.random(angles.shape) < 0.2] = np.nan
@@ -18,7 +18,7 @@ def made(seed, count, num_angles=3):
 
 
 def waves(progress):
-    """Angles of a movement at shares of its time."""
+    """Return angles of a movement at fractions of its duration."""
     return 60 + 50 * np.sin(np.multiply.outer(progress, [7, 11, 17]))
 
 
@@ -73,7 +73,7 @@ def test_the_band_is_kept():
 
 
 def test_frames_count_by_the_time_that_they_last():
-    # A frame that is shown nine times as long is as good as nine frames.
+    # A frame that is shown nine times as long counts as nine frames.
     angles = np.array([[0.0], [50], [10], [90]])
     other = AngleSequence(np.array([[0.0], [45], [90]]), np.ones(3))
     long = AngleSequence(angles, np.array([1.0, 9, 1, 1]))

@@ -1,4 +1,4 @@
-"""Who may be a person: where somebody was seen, where they are expected, and what was said of their poses.
+"""Candidates for people: their sightings, predicted positions and pose scores.
 
 Lengths are pixels of the displayed image, boxes xyxy, times seconds.
 """
@@ -11,20 +11,27 @@ import numpy as np
 from diffusionpose.structures import NO_TRACK
 
 VELOCITY_SECONDS = 0.25
-"""A sighting this old has 1/e of the weight of a new one in the estimate of the velocity."""
+"""Time constant at which the weights of sightings decay in the velocity estimate."""
 COASTING_SECONDS = 0.5
-"""An unseen person slows down with this time constant: an old velocity must not carry far."""
+"""Time constant at which an unseen person slows down: an old velocity must not carry far."""
 VELOCITY_SIGHTINGS = 16
-"""The velocity comes from this many sightings at most."""
+"""Maximum number of sightings in the velocity estimate."""
 JITTER_SECONDS = 0.05
-"""A box trembles by about 5 % of the height, and a person moves at about one height a second."""
+"""Ratio of box jitter (about 5 % of the height) to a person's speed (about one height/s)."""
 CONVINCING = 0.5
-"""So high is a person's pose, in the mean of all looks at it: who is asked often must not come through by luck."""
+"""Minimum mean pose score of a person over all looks: frequent looks must not succeed by chance."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sighting:
-    """A box of the `place`-th frame fed: `time` in seconds, `box` (4,) float64 xyxy pixels."""
+    """A detected box.
+
+    Args:
+        place: Position of its frame among those passed to the tracker, from 0.
+        time: Seconds.
+        box: (4,) float64 xyxy pixels.
+        score: Of the box.
+    """
 
     place: int
     time: float
@@ -36,9 +43,12 @@ class Sighting:
 class Candidate:
     """A candidate for a person.
 
-    It gets its `number` when it is first given out; `num_nested` counts the runs in a row in which
-    it lay in somebody else's box. `looks` are what was said of its pose while the detector doubted, the next one not
-    before place `ask_from`.
+    Args:
+        sightings: In order of time.
+        number: Track id, `NO_TRACK` until it is first output.
+        num_nested: Number of consecutive detector runs in which it lay in somebody else's box.
+        looks: Scores of its pose, taken while detector scores were too low to decide.
+        ask_from: Place before which its pose is not scored again.
     """
 
     sightings: list[Sighting] = field(default_factory=list)
@@ -53,16 +63,16 @@ class Candidate:
 
     @property
     def is_sure(self) -> bool:
-        """Whether it has been given out on the detector's word."""
+        """Whether it has been output, confirmed by the detector alone."""
         return self.number != NO_TRACK and not self.looks
 
     @property
     def convinces(self) -> bool:
-        """Whether its pose makes it a person where the detector doubts."""
+        """Whether its pose scores confirm a person where those of the detector do not."""
         return bool(self.looks) and sum(self.looks) >= CONVINCING * len(self.looks)
 
     def around(self, place: int) -> tuple[Sighting | None, Sighting | None]:
-        """The last sighting at or before a frame, and the first one at or after it."""
+        """Return the last sighting at or before a place, and the first one at or after it."""
         places = [sighting.place for sighting in self.sightings]
         after = bisect_left(places, place)
         before = bisect_right(places, place) - 1
@@ -72,7 +82,7 @@ class Candidate:
         )
 
     def predict(self, time: float) -> np.ndarray:
-        """The box (4,) expected at that time: recent motion carried on, slowing down."""
+        """Predict the box (4,) at that time by extrapolating recent motion, damped."""
         recent = self.sightings[-VELOCITY_SIGHTINGS:]
         ages = np.array([min(one.time - self.last.time, 0.0) for one in recent])
         centres = np.stack([(one.box[:2] + one.box[2:]) / 2 for one in recent])
@@ -83,7 +93,7 @@ class Candidate:
         ridge = JITTER_SECONDS**2 / len(recent)
         slope = (weights * ages) @ centres / (weights @ ages**2 + ridge)
         elapsed = 1 - np.exp(-max(time - self.last.time, 0.0) / COASTING_SECONDS)
-        # Only the centre moves on: a box that shrinks behind an obstacle would vanish.
+        # Only the centre is extrapolated: a box that shrinks behind an obstacle would vanish.
         return self.last.box + np.tile(slope * COASTING_SECONDS * elapsed, 2)
 
     def forget(self, place: int) -> None:

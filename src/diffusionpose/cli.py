@@ -155,9 +155,7 @@ ReportOption = Annotated[
         "--report", help="Also write NAME.report.html: everything on one page that opens offline."
     ),
 ]
-DataOption = Annotated[
-    Path | None, typer.Option(help="The folder that DATA stands for in the recipe.")
-]
+DataOption = Annotated[Path | None, typer.Option(help="Folder that replaces DATA in the recipe.")]
 
 
 @app.command()
@@ -192,7 +190,7 @@ def predict(
     overwrite: OverwriteOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
-    """Find the poses of the people in a video: OUT/NAME.poses.json and the annotated OUT/NAME.mp4."""
+    """Estimate poses of people in a video: OUT/NAME.poses.json and the annotated OUT/NAME.mp4."""
     from diffusionpose.detection import BoxesFile
     from diffusionpose.predict import PosePipeline
     from diffusionpose.predict_files import predict_files
@@ -316,7 +314,7 @@ def convert(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
-    """Write a result in other formats; if asked to, fill gaps, smooth paths, and cut out a part."""
+    """Write a result in other formats; optionally fill gaps, smooth paths, or select a part."""
     from diffusionpose.results import convert as convert_result
 
     wanted = result_options(names_of(formats), min_score, smooth, fill_gaps, angles, height_m)
@@ -391,7 +389,7 @@ app.command("app")(serve_app)
 
 @app.command()
 def doctor() -> None:
-    """Show what this installation has and whether its parts work; exit code 1 if one does not."""
+    """Check the parts of this installation; exit code 1 if one does not work."""
     from diffusionpose.doctor import examine
 
     is_whole = True
@@ -443,10 +441,10 @@ def ablate(
     workers: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 2,
     plots: Annotated[Path | None, typer.Option(help="Folder for pictures of the results.")] = None,
     only_report: Annotated[
-        bool, typer.Option("--only-report", help="Train nothing; show the results so far.")
+        bool, typer.Option("--only-report", help="Only show the results so far; do not train.")
     ] = False,
 ) -> None:
-    """Train and evaluate every row of a suite and print its tables; continues where it stopped (extra: train)."""
+    """Train and evaluate every row of a suite and print its tables; resumes if run again (extra: train)."""
     _need_extra("lightning", "train")
     from diffusionpose.ablate import Job, check_inputs, jobs_of, read_suite, run_all
     from diffusionpose.ablation_report import report

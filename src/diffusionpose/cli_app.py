@@ -25,15 +25,15 @@ def serve_app(
     keep_minutes: Annotated[
         float, typer.Option(min=0.01, help="Minutes after which results are deleted.")
     ] = 60,
-    time_limit: Annotated[float, typer.Option(min=1, help="Seconds that a job may run.")] = 3600,
+    time_limit: Annotated[float, typer.Option(min=1, help="Time limit of a job, seconds.")] = 3600,
     memory_limit: Annotated[
         float, typer.Option(min=0.1, help="GiB of memory that a job may use (on Linux).")
     ] = 8,
-    model: Annotated[str, typer.Option(help="As in predict.")] = "tiny",
+    model: Annotated[str, typer.Option(help="The model, as in predict.")] = "tiny",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
 ) -> None:
-    """Serve a page on this machine: drop a video, watch the progress, take the results (extra: app)."""
+    """Serve a page on this machine to upload a video, watch its progress and get results (extra: app)."""
     for package in ("starlette", "uvicorn"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "app")

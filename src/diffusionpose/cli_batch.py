@@ -85,11 +85,11 @@ def batch(
     height_m: HeightOption = None,
     hide_faces: BlurFacesOption = False,
     overwrite: OverwriteOption = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only name what is not ok.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only list videos not ok.")] = False,
 ) -> None:
-    """Run predict on many videos; stopped and started again, it does not repeat finished ones.
+    """Run predict on many videos; when run again, finished ones are skipped.
 
-    Exit code 0 when all are ok, 4 when some are not.
+    Exit code 0 if all are ok, 4 if some are not.
     """
     from diffusionpose.batch.run import BatchPlan, run_batch
     from diffusionpose.batch.work import BatchOptions, PipelineOptions

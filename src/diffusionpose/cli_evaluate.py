@@ -11,24 +11,30 @@ import typer
 
 def evaluate(
     model: Annotated[
-        str | None, typer.Option(help="As in predict, over --data; else --truth and --predictions.")
+        str | None,
+        typer.Option(help="Model to run on --data, as in predict; or give --truth, --predictions."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Root of the data set, with images.")] = None,
     truth: Annotated[Path | None, typer.Option(help="Annotation file, or a folder.")] = None,
-    predictions: Annotated[Path | None, typer.Option(help="Prediction files, same names.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Prediction file, or a folder with the names of --truth.")
+    ] = None,
     metric: Annotated[
         str,
         typer.Option(help="posetrack-ap, pck, pckh; oks, mota (extra eval); hota (extra hota)."),
     ] = "posetrack-ap",
     split: Annotated[str, typer.Option(help="Split: a folder with annotations.")] = "val",
     layout: Annotated[
-        str, typer.Option(help="Of --data: posetrack or coco; written: posetrack17, posetrack18.")
+        str,
+        typer.Option(
+            help="Of --data: posetrack or coco; of written predictions: posetrack17, posetrack18."
+        ),
     ] = "posetrack",
     annotations: Annotated[Path | None, typer.Option(help="For coco: file under --data.")] = None,
     images: Annotated[Path | None, typer.Option(help="For coco: folder under --data.")] = None,
     boxes: Annotated[str, typer.Option(help="truth, or a file or folder of detections.")] = "truth",
-    box_score: Annotated[float, typer.Option(help="Drop detections that score less.")] = 0.2,
-    subset: Annotated[Path | None, typer.Option(help="Only the videos or frames in it.")] = None,
+    box_score: Annotated[float, typer.Option(help="Minimum score of a detection.")] = 0.2,
+    subset: Annotated[Path | None, typer.Option(help="List of videos or frames to use.")] = None,
     stride: Annotated[int, typer.Option(help="Use every n-th annotated frame of a video.")] = 1,
     steps: Annotated[int, typer.Option(help="DDIM steps.")] = 1,
     flip_test: Annotated[bool, typer.Option(help="Average with the mirrored crop.")] = False,
@@ -42,10 +48,18 @@ def evaluate(
     table_format: Annotated[
         str, typer.Option("--format", help="Format of the table: text, markdown or latex.")
     ] = "text",
-    json_file: Annotated[Path | None, typer.Option("--json", help="All results, as JSON.")] = None,
-    published: Annotated[Path | None, typer.Option(help="YAML file of published figures.")] = None,
-    worst: Annotated[Path | None, typer.Option(help="Picture of the 20 worst people.")] = None,
-    write_predictions: Annotated[Path | None, typer.Option(help="Predictions for poseval.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="File for all results as JSON.")
+    ] = None,
+    published: Annotated[
+        Path | None, typer.Option(help="YAML file of published results to add to the table.")
+    ] = None,
+    worst: Annotated[
+        Path | None, typer.Option(help="Image file in which to show the 20 worst people.")
+    ] = None,
+    write_predictions: Annotated[
+        Path | None, typer.Option(help="Folder for predictions in the format of poseval.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:

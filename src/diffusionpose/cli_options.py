@@ -63,14 +63,14 @@ DetectEveryOption = Annotated[
 ]
 HoldCropsOption = Annotated[
     bool,
-    typer.Option(help="Keep a crop while the person stays inside: faster. The paper does not."),
+    typer.Option(help="Keep a crop while the person stays inside: faster, unlike the paper."),
 ]
 FindCutsOption = Annotated[
     bool,
     typer.Option(help="Find cuts between scenes: ids do not pass from one scene to the next."),
 ]
 FpsOption = Annotated[
-    float | None, typer.Option(help="Images per second of a folder of images; 25 when left out.")
+    float | None, typer.Option(help="Images per second of a folder of images; 25 by default.")
 ]
 FlipTestOption = Annotated[
     bool, typer.Option(help="Average with the mirrored crop: slower, but steadier.")
@@ -92,7 +92,7 @@ BatchSizeOption = Annotated[int, typer.Option(help="People per pass; changes spe
 LookOption = Annotated[
     int | None,
     typer.Option(
-        min=0, help="Frame in which the report looks inside the model; by default the middle one."
+        min=0, help="Frame for which the report looks inside the model; by default the middle one."
     ),
 ]
 

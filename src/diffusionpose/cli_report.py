@@ -29,7 +29,7 @@ def report(
     video: Annotated[
         Path | None, typer.Option(help="With a NAME.poses.json: the video that it was made from.")
     ] = None,
-    model: Annotated[str, typer.Option(help="With a video: as for predict.")] = "tiny",
+    model: Annotated[str, typer.Option(help="With a video: the model, as in predict.")] = "tiny",
     look_at: LookOption = None,
     fps: FpsOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",

@@ -1,8 +1,8 @@
 """The network at inference: in torch, or exported to ONNX and run by onnxruntime or OpenVINO.
 
-"Cut" means the image of a person cut out of one frame. In torch, the backbone features of a cut are
-cached and shared by the windows that contain it. An exported file covers the whole network, so
-there a cut's "features" are its pixels, and the backbone runs again in every window.
+A crop is the image of a person in one frame. In torch, the backbone features of a crop are cached
+and shared by the windows that contain it. An exported file covers the whole network, so there a
+crop's "features" are its pixels, and the backbone runs again in every window.
 """
 
 import json
@@ -38,22 +38,22 @@ from diffusionpose.paths import EXPORTED, check_regular, is_exported
 
 Precision = Literal["float32", "bfloat16"]
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Maps cuts (batch, frames, 3, height, width) uint8 and noise to heatmaps, both of the latter
+"""Maps crops (batch, frames, 3, height, width) uint8 and noise to heatmaps, both of the latter
 (batch, joints, height / 4, width / 4)."""
 
 ENGINES = ("torch", "onnxruntime", "openvino")
-CUTS_A_PASS = 8
+CROPS_PER_PASS = 8
 """Batch size of the backbone."""
 
 
 class PoseNetwork(ABC):
-    """Base of networks: mean heatmaps over noise samples and, with `flip_test`, mirrored cuts.
+    """Base of networks: mean heatmaps over noise samples and, with `flip_test`, mirrored crops.
 
     Args:
         config: Of the model.
         engine: One of `ENGINES`.
         facts: Name and hash of the weights, recorded in results.
-        flip_test: Average with the mirrored cut.
+        flip_test: Average with the mirrored crop.
     """
 
     device = torch.device("cpu")
@@ -75,18 +75,18 @@ class PoseNetwork(ABC):
 
     @torch.inference_mode()
     def features(self, images: Tensor) -> Tensor:
-        """Compute the features of cuts; on the CPU, independent of batching bit for bit.
+        """Compute the features of crops; on the CPU, independent of batching bit for bit.
 
         Args:
-            images: (cuts, 3, height, width) uint8.
+            images: (crops, 3, height, width) uint8.
 
         Returns:
-            (cuts, views, ...); with `flip_test`, the second view is the mirrored cut.
+            (crops, views, ...); with `flip_test`, the second view is the mirrored crop.
         """
         views = [images, images.flip(-1)] if self.flip_test else [images]
-        cuts = torch.stack(views, 1).flatten(0, 1)
+        crops = torch.stack(views, 1).flatten(0, 1)
         with self._one_at_a_time:
-            found = self._extract(cuts)
+            found = self._extract(crops)
         return found.unflatten(0, (len(images), len(views)))
 
     @torch.inference_mode()
@@ -117,8 +117,8 @@ class PoseNetwork(ABC):
         return points, calibrated(scores.double().cpu().numpy(), self.config.calibration)
 
     @abstractmethod
-    def _extract(self, cuts: Tensor) -> Tensor:
-        """Features (cuts, ...) of cuts (cuts, 3, height, width)."""
+    def _extract(self, crops: Tensor) -> Tensor:
+        """Features (crops, ...) of crops (crops, 3, height, width)."""
 
     @abstractmethod
     def _generate(self, features: Tensor, noise: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class TorchNetwork(PoseNetwork):
         model: Moved to the device.
         device: Where it runs.
         facts: Name and hash of its weights, recorded in results.
-        flip_test: Average with the mirrored cut.
+        flip_test: Average with the mirrored crop.
         num_inference_steps: DDIM steps.
         precision: With `bfloat16`, `model` can afterwards only be called within `autocast`.
 
@@ -164,10 +164,10 @@ class TorchNetwork(PoseNetwork):
         if precision == "bfloat16":
             self.model.hold_bfloat16()
 
-    def _extract(self, cuts: Tensor) -> Tensor:
+    def _extract(self, crops: Tensor) -> Tensor:
         with self.autocast():
             # Small batches: the stem's large feature maps would not fit into the CPU cache.
-            parts = [self.model.extract(part[:, None]) for part in cuts.split(CUTS_A_PASS)]
+            parts = [self.model.extract(part[:, None]) for part in crops.split(CROPS_PER_PASS)]
         return torch.cat(parts).squeeze(1)
 
     def _generate(self, features: Tensor, noise: Tensor) -> Tensor:
@@ -195,7 +195,7 @@ class ExportedNetwork(PoseNetwork):
         path: The file.
         engine: `onnxruntime` or `openvino`.
         device: onnxruntime uses CUDA if its build supports it; OpenVINO runs on the CPU only.
-        flip_test: Average with the mirrored cut.
+        flip_test: Average with the mirrored crop.
 
     Raises:
         CheckpointError: If it is not such a file.
@@ -223,21 +223,21 @@ class ExportedNetwork(PoseNetwork):
         super().__init__(config, engine, facts, flip_test)
         self._path = path
 
-    def _extract(self, cuts: Tensor) -> Tensor:
-        return cuts
+    def _extract(self, crops: Tensor) -> Tensor:
+        return crops
 
     def _generate(self, features: Tensor, noise: Tensor) -> Tensor:
         # One by one: the unrolled scan needs 0.5 GB per window, and larger batches are no faster.
         return torch.stack(
             [
-                torch.from_numpy(np.stack([self._one(cuts, x_t) for x_t in noises])).mean(0)
-                for cuts, noises in zip(features.numpy(), noise.numpy(), strict=True)
+                torch.from_numpy(np.stack([self._one(crops, x_t) for x_t in noises])).mean(0)
+                for crops, noises in zip(features.numpy(), noise.numpy(), strict=True)
             ]
         )
 
-    def _one(self, cuts: np.ndarray, x_t: np.ndarray) -> np.ndarray:
+    def _one(self, crops: np.ndarray, x_t: np.ndarray) -> np.ndarray:
         try:
-            (found,) = self._run(cuts[None], x_t[None])
+            (found,) = self._run(crops[None], x_t[None])
         except Exception as error:  # the engines' errors share no base
             reason = first_line(error)
             raise CheckpointError(
@@ -319,7 +319,7 @@ def load_network(
         name_or_path: Bundled name, folder, Hugging Face repository, or exported file.
         device: Where it runs.
         engine: One of `ENGINES`; None for torch, or onnxruntime for an exported file.
-        flip_test: Average with the mirrored cut.
+        flip_test: Average with the mirrored crop.
         num_inference_steps: DDIM steps; an exported file has one.
         precision: Of torch; an exported file has float32.
 

@@ -1,4 +1,4 @@
-"""`VideoPoses`: all poses of one video as arrays, one row a person and frame."""
+"""`VideoPoses`: all poses of one video as arrays, with a row per person and frame."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -24,7 +24,7 @@ from diffusionpose.structures import (
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """One person through all frames of a video: a row a frame, NaN in every array where the person is absent.
+    """One person in all frames of a video: a row per frame, NaN in all arrays where absent.
 
     Args:
         track_id: Of the person.
@@ -33,7 +33,7 @@ class Track:
         box: (num_frames, 4) xyxy pixels.
         box_score: (num_frames,)
         score: (num_frames,)
-        keypoints: (num_frames, num_joints, 2) x, y in pixels; NaN where the joint is missing, too.
+        keypoints: (num_frames, num_joints, 2) x, y in pixels; also NaN where the joint is missing.
         keypoint_scores: (num_frames, num_joints)
     """
 
@@ -48,12 +48,12 @@ class Track:
 
     @property
     def present(self) -> np.ndarray:
-        """(num_frames,) bool: where the person was found."""
+        """(num_frames,) bool: whether the person was found."""
         return ~np.isnan(self.score)
 
     @property
     def span(self) -> slice:
-        """From the first to the last frame in which the person was found."""
+        """Slice from the first to the last frame in which the person was found."""
         at = np.flatnonzero(self.present)
         return slice(int(at[0]), int(at[-1]) + 1)
 
@@ -63,24 +63,24 @@ class Track:
 
 @dataclass(frozen=True, eq=False)
 class VideoPoses:
-    """All poses of a video. Rows are sorted by frame; people of one frame stay in their order.
+    """All poses of a video. Rows are sorted by frame; the order of people in a frame is kept.
 
     Pixels are those of the displayed image, x to the right, y down, integers at pixel centres.
 
     Args:
         header: Video, skeleton, model and settings.
-        verdict: What reading the video to its end found.
-        frame_indices: (num_frames,) int64, increasing: every frame, also those without people.
-        exact_times: Time of each of these frames, seconds, increasing.
-        frame_index: (n,) int64, the frame of each row, one of `frame_indices`.
+        verdict: Outcome of reading the video to its end.
+        frame_indices: (num_frames,) int64, increasing; includes frames without people.
+        exact_times: Time of each of these frames in seconds, increasing.
+        frame_index: (n,) int64, frame of each row; one of `frame_indices`.
         track_id: (n,) int64, `NO_TRACK` where unknown.
         box: (n, 4) xyxy pixels.
         box_score: (n,)
         score: (n,)
         keypoints: (n, num_joints, 2) x, y in pixels, NaN where missing.
         keypoint_scores: (n, num_joints), 0 where missing.
-        filled: (n, num_joints) bool, joints whose places come from other frames; none of them when left out.
-        cuts: (num_frames,) bool, first frames of further scenes; one scene when left out.
+        filled: (n, num_joints) bool, joints interpolated from other frames; by default none.
+        cuts: (num_frames,) bool, first frames of new scenes; by default none.
 
     Raises:
         ValueError: If arrays contradict each other or the header.
@@ -137,13 +137,13 @@ class VideoPoses:
             raise ValueError("frame_index names a frame that is not in frame_indices")
         missing = np.isnan(self.keypoints)
         if (missing[..., 0] != missing[..., 1]).any():
-            raise ValueError("keypoints have one of x and y: a joint has both or neither")
+            raise ValueError("keypoints have only one of x and y: a joint needs both or neither")
         tracked = self.track_id != NO_TRACK
         pairs = np.column_stack([self.frame_index, self.track_id])[tracked]
         if len(np.unique(pairs, axis=0)) != len(pairs):
             raise ValueError("two people of one frame have the same track id")
 
-    # ------------------------------------------------------------------------------------------- what is there
+    # Access ---------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         """Number of frames, not of people."""
@@ -157,33 +157,33 @@ class VideoPoses:
 
     @cached_property
     def skeleton(self) -> Skeleton:
-        """Joints and limbs that keypoints are in the order of."""
+        """Skeleton that defines the order of the keypoints."""
         return Skeleton(self.header.skeleton, self.header.joints, self.header.limbs)
 
     @cached_property
     def frame_times(self) -> np.ndarray:
-        """(num_frames,) seconds; `exact_times` has them as fractions."""
+        """(num_frames,) seconds; see `exact_times` for fractions."""
         return np.array([float(time) for time in self.exact_times], np.float64)
 
     @property
     def time(self) -> np.ndarray:
-        """(n,) seconds, the time of each row's frame."""
+        """(n,) time of each row's frame in seconds."""
         return self.frame_times[np.searchsorted(self.frame_indices, self.frame_index)]
 
     @property
     def track_ids(self) -> tuple[int, ...]:
-        """All tracks, in increasing order."""
+        """All track ids, in increasing order."""
         return tuple(int(track) for track in np.unique(self.track_id) if track != NO_TRACK)
 
     def track(self, track_id: int) -> Track:
-        """One person through all frames.
+        """Return one person in all frames.
 
         Raises:
-            KeyError: There is no such track.
+            KeyError: If there is no such track.
         """
         rows = np.flatnonzero(self.track_id == track_id)
         if track_id == NO_TRACK or not len(rows):
-            raise KeyError(f"no track {track_id}; there are {list(self.track_ids)}")
+            raise KeyError(f"no track {track_id}; choose from {list(self.track_ids)}")
         at = np.searchsorted(self.frame_indices, self.frame_index[rows])
 
         def spread(values: np.ndarray) -> np.ndarray:
@@ -202,7 +202,7 @@ class VideoPoses:
             keypoint_scores=spread(self.keypoint_scores),
         )
 
-    # -------------------------------------------------------------------------------------------- frame by frame
+    # Frames ---------------------------------------------------------------------------------------
 
     @overload
     def __getitem__(self, key: int) -> FramePoses: ...
@@ -211,13 +211,13 @@ class VideoPoses:
     def __getitem__(self, key: slice) -> Self: ...
 
     def __getitem__(self, key: int | slice) -> FramePoses | Self:
-        """The frame at a position (not: with an index), or the poses of a slice of the frames.
+        """Return the frame at a position (not: with an index), or the poses of a slice of frames.
 
-        A slice keeps header and verdict, which speak of the whole video.
+        A slice keeps header and verdict, which describe the whole video.
 
         Raises:
-            IndexError: There is no frame at that position.
-            ValueError: The slice goes backwards.
+            IndexError: If there is no frame at that position.
+            ValueError: If the slice goes backwards.
         """
         if isinstance(key, slice):
             return self._slice(key)
@@ -232,16 +232,16 @@ class VideoPoses:
 
     def _slice(self, key: slice) -> Self:
         if (key.step or 1) < 1:
-            raise ValueError("frames cannot be reversed: their order is that of time")
+            raise ValueError("frames cannot be reversed: they are in order of time")
         indices = self.frame_indices[key]
         part = self._of_rows(np.isin(self.frame_index, indices))
-        # A cut stays one if its own frame is not in the slice.
+        # A cut survives even if its own frame is not in the slice.
         cuts = np.diff(np.cumsum(self.cuts)[key], prepend=0) > 0
         cuts[:1] = False
         return replace(part, frame_indices=indices, exact_times=self.exact_times[key], cuts=cuts)
 
     def only(self, track_ids: Iterable[int]) -> Self:
-        """These people alone, in all frames; header and verdict are kept."""
+        """Keep only these people, in all frames; header and verdict stay the same."""
         return self._of_rows(np.isin(self.track_id, list(track_ids)))
 
     def _of_rows(self, rows: np.ndarray) -> Self:
@@ -268,14 +268,14 @@ class VideoPoses:
         )
 
     def frames(self) -> Iterator[FramePoses]:
-        """All frames in order."""
+        """Iterate over all frames in order."""
         return (self[position] for position in range(len(self)))
 
     @classmethod
     def from_frames(
         cls, header: PosesHeader, frames: Iterable[FramePoses], verdict: VideoVerdict
     ) -> Self:
-        """Gathers frames, in order, into arrays.
+        """Build arrays from frames, which must be in order.
 
         Raises:
             ValueError: If frames contradict each other or the header.
@@ -307,38 +307,38 @@ class VideoPoses:
         )
 
     def rounded(self) -> Self:
-        """With the decimals that files carry: what is made of it is what is made of the file."""
+        """Round to the precision of files, so that whatever is derived agrees with the files."""
         return self.from_frames(self.header, map(rounded_frame, self.frames()), self.verdict)
 
-    # -------------------------------------------------------------------------------------------------- files
+    # Files ----------------------------------------------------------------------------------------
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Reads a `NAME.poses.json`.
+        """Read a `NAME.poses.json`.
 
         Raises:
-            DataError: The file cannot be read, is no such file, or contradicts itself.
+            DataError: If the file cannot be read, is not such a file, or contradicts itself.
         """
         return cls.from_frames(*read_poses(path))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes what `load` reads: the JSON, rounded to 0.001 px. One format is enough."""
+        """Write the JSON that `load` reads, rounded to 0.001 px. Same as `to_json`."""
         self.to_json(path)
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """The complete record; reading it and writing it again gives the same bytes."""
+        """Write the complete result as JSON; loading and saving it again gives the same bytes."""
         self._write(path, "json")
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """A table with a row for each frame, person and joint."""
+        """Write a table with a row for each frame, person and joint."""
         self._write(path, "csv")
 
     def to_posetrack(self, path: str | os.PathLike[str]) -> None:
-        """A PoseTrack18 file."""
+        """Write a PoseTrack18 file."""
         self._write(path, "posetrack")
 
     def to_coco(self, path: str | os.PathLike[str]) -> None:
-        """A COCO keypoints data set."""
+        """Write a COCO keypoints data set."""
         self._write(path, "coco")
 
     def _write(self, path: str | os.PathLike[str], format_name: str) -> None:
@@ -348,7 +348,8 @@ class VideoPoses:
 def _check_fits(frame: FramePoses, num_joints: int) -> None:
     if not isinstance(frame, FramePoses):
         raise ValueError(
-            f"frames are FramePoses, not {type(frame).__name__}: a stream gives them as the second of each pair"
+            f"frames must be FramePoses, not {type(frame).__name__}: "
+            "PosePipeline.stream yields them as the second item of each pair"
         )
     for person in frame.people:
         found = np.shape(person.keypoints)
@@ -356,5 +357,5 @@ def _check_fits(frame: FramePoses, num_joints: int) -> None:
             raise ValueError(f"frame {frame.index}: keypoints are {found}, not {(num_joints, 3)}")
         if any(not 0 <= joint < num_joints for joint in person.filled):
             raise ValueError(
-                f"frame {frame.index}: filled is {person.filled}, of {num_joints} joints"
+                f"frame {frame.index}: filled is {person.filled}, but there are {num_joints} joints"
             )

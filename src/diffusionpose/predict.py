@@ -1,10 +1,10 @@
-"""From a video to poses: the table of contents of the product. Each arrow is one function.
+"""Pose estimation from video: the overview of the package. Each arrow is one function.
 
 source -> frames (`open_video`) -> scenes (`scenes`) -> person boxes (`detect`) -> tracks (`track`)
 -> windows of three frames (`windows`) -> crops, heatmaps and keypoints (`PosePipeline.estimate`)
 -> files (`predict_files`).
 
-All are generators over bounded windows of frames: memory does not grow with the length of the video.
+All stages are generators with bounded buffers, so memory does not grow with the video's length.
 """
 
 import os
@@ -43,24 +43,28 @@ from diffusionpose.video import VideoReader, open_video
 
 Source = str | os.PathLike[str]
 WINDOWS_AHEAD = 8
-"""How far decoding and detection may run ahead of the network."""
+"""Maximum number of windows by which decoding and detection run ahead of the network."""
 
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """How poses are estimated; written into every result.
+    """Options of pose estimation, recorded in every result.
 
     Args:
         seed: Of the noise that heatmaps start from.
         num_inference_steps: DDIM steps; the paper uses 1.
-        num_hypotheses: Noises a person and frame, their heatmaps averaged.
+        num_hypotheses: Noise samples per person and frame, whose heatmaps are averaged.
         flip_test: Average with the mirrored crop.
-        batch_size: Person-frames a pass; changes speed, not results.
-        detect_every: The detector looks at every n-th frame, boxes between are interpolated.
-        hold_crops: A person's crop window stays while the person stays inside, and frames' features are used again;
-            otherwise every key frame has the window of its own box, as in the paper. Boxes of the user's are never held.
-        find_cuts: Where the video cuts to another scene, ids and windows of frames start anew.
+        batch_size: People per forward pass; changes speed, not results.
+        detect_every: Run the detector on every n-th frame; boxes in between are interpolated.
+        hold_crops: Keep a person's crop window while the person stays inside, and reuse the
+            features of frames; otherwise each key frame is cropped to its own box, as in the paper.
+            Windows of boxes given by the user are never kept.
+        find_cuts: Detect cuts between scenes; neither ids nor windows of frames extend across one.
         precision: Of the network: `float32`, or `bfloat16` by autocast.
+
+    Raises:
+        UsageError: If an option has the wrong type or is out of range.
     """
 
     seed: int = 0
@@ -79,7 +83,7 @@ class PredictOptions:
             number = getattr(self, name)
             if not isinstance(number, (int, np.integer)) or isinstance(number, bool):
                 raise UsageError(f"{name} must be a whole number, not {number!r}")
-            # numpy's numbers have no place in a result's settings.
+            # Settings are written as JSON, which has no NumPy integers.
             object.__setattr__(self, name, int(number))
         for name in ("flip_test", "hold_crops", "find_cuts"):
             if not isinstance(getattr(self, name), bool):
@@ -88,18 +92,18 @@ class PredictOptions:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.precision not in ("float32", "bfloat16"):
-            raise UsageError(f"precision {self.precision!r}: there are float32 and bfloat16")
+            raise UsageError(f"unknown precision {self.precision!r}; choose from float32, bfloat16")
 
     def settings(self) -> dict[str, object]:
-        """What of it changes results, for the header."""
+        """Return the options that change results, for the header."""
         return {k: v for k, v in asdict(self).items() if k != "batch_size"}
 
 
 def choose_device(device: str | torch.device) -> torch.device:
-    """`auto` takes CUDA, then MPS, then the CPU.
+    """Resolve a device name; `auto` prefers CUDA, then MPS, then the CPU.
 
     Raises:
-        UsageError: If the device is not there.
+        UsageError: If the device is not available.
     """
     name = str(device)
     found = {
@@ -112,31 +116,39 @@ def choose_device(device: str | torch.device) -> torch.device:
     kind, _, number = name.partition(":")
     if not found.get(kind, False) or (":" in name and not number.isdecimal()):
         there = ", ".join(kind for kind, present in found.items() if present)
-        raise UsageError(f"device {name!r} is not there; this machine has {there}")
+        raise UsageError(f"device {name!r} is not available; choose from {there}")
     return torch.device(name)
 
 
 @dataclass(frozen=True)
 class _Crop:
-    """One person of one window: the same cut through each of its frames."""
+    """One person in one window of frames, all cropped alike.
+
+    Args:
+        window: Position of the window in its batch.
+        person: Position of the person in the window.
+        frames: Frames of the window, in order of time.
+        number: Of the crop window; with a frame's index, it identifies the cropped image.
+        affine: (2, 3) from image to crop pixels.
+        noise_key: Track id and index of the key frame.
+    """
 
     window: int
     person: int
     frames: tuple[Frame, ...]
     number: int
-    """Of the crop window: a frame's cut is known by it and the frame's index."""
     affine: Affine
     noise_key: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """One person of one frame as the network has it, for those who look on.
+    """Intermediate results for one person in one frame, passed to the observer.
 
     Args:
         frame: Index of the key frame.
         track_id: Of the person.
-        affine: (2, 3) from picture to crop pixels.
+        affine: (2, 3) from image to crop pixels.
         features: (frames, views, ...) of the backbone.
         heatmaps: (joints, height, width)
     """
@@ -152,14 +164,14 @@ Observer = Callable[[Seen], None]
 
 
 class _Features:
-    """Backbone features of cuts, each computed once for the windows that share it."""
+    """Cache of backbone features, each computed once for all windows that share the crop."""
 
     def __init__(self, network: PoseNetwork) -> None:
         self._network = network
         self._known: dict[tuple[int, int], Tensor] = {}
 
     def of(self, crops: list[_Crop]) -> Tensor:
-        """(crops, frames, views, ...) features; see `PoseNetwork.features`."""
+        """Return (crops, frames, views, ...) features; see `PoseNetwork.features`."""
         missing = {
             (crop.number, frame.index): (frame, crop.affine)
             for crop in crops
@@ -168,8 +180,8 @@ class _Features:
         }
         if missing:
             size = self._network.config.image_size
-            cuts = [warp(frame.image, affine, size) for frame, affine in missing.values()]
-            images = torch.from_numpy(np.stack(cuts).transpose(0, 3, 1, 2))
+            cropped = [warp(frame.image, affine, size) for frame, affine in missing.values()]
+            images = torch.from_numpy(np.stack(cropped).transpose(0, 3, 1, 2))
             found = self._network.features(images.to(self._network.device))
             self._known.update(zip(missing, found.unbind(0), strict=True))
         return torch.stack(
@@ -180,21 +192,21 @@ class _Features:
         )
 
     def forget_before(self, index: int) -> None:
-        """Drops what no window with a later key frame can share."""
+        """Drop features of frames before `index`, which no later window shares."""
         self._known = {key: value for key, value in self._known.items() if key[1] >= index}
 
 
 class PosePipeline:
-    """A network and a detector: call it on a video.
+    """Pose estimator made of a network and a detector; call it on a video.
 
     Args:
         network: From `load_network`.
-        detector: Finds people.
-        options: How; what the network was made with must be what they say.
-        observer: Shown every person of every frame.
+        detector: Person detector, or given boxes.
+        options: Must agree with those that the network was loaded with.
+        observer: Called for every person in every frame.
 
     Raises:
-        UsageError: If the network was made with other options, or the detector is none.
+        UsageError: If the network was loaded with other options, or the detector is not one.
     """
 
     def __init__(
@@ -208,8 +220,8 @@ class PosePipeline:
             made, wanted = getattr(network, name), getattr(options, name)
             if made != wanted:
                 raise UsageError(
-                    f"{name} is {wanted!r} in the options, but the network was made with {made!r}: "
-                    "give load_network the same"
+                    f"{name} is {wanted!r} in the options, but the network was loaded with "
+                    f"{made!r}: pass the same value to load_network"
                 )
         if not isinstance(detector, BoxesFile):
             check_detector(detector)
@@ -226,19 +238,20 @@ class PosePipeline:
         engine: str | None = None,
         **options: Any,
     ) -> "PosePipeline":
-        """A pipeline by the names of its parts.
+        """Load a model and a detector by name.
 
         Args:
-            name_or_path: Bundled model, folder, Hugging Face repository, or a file of `diffusionpose export`.
-            detector: As `load_detector`; None for the bundled one.
-            device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`, or one of torch's.
-            engine: `torch`, or for exported files `onnxruntime` (there the default) or `openvino`.
+            name_or_path: Bundled model, folder, Hugging Face repository, or a file written by
+                `diffusionpose export`.
+            detector: As for `load_detector`; None for the bundled one.
+            device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`, or a `torch.device`.
+            engine: `torch`, or for exported files `onnxruntime` (their default) or `openvino`.
             **options: Fields of `PredictOptions`.
 
         Raises:
-            CheckpointError: The model cannot be had or is broken.
-            UsageError: An option is out of range, or the device is not there.
-            MissingExtraError: The engine is not installed.
+            CheckpointError: If the model is not found or broken.
+            UsageError: If an option is out of range, or the device is not available.
+            MissingExtraError: If the engine is not installed.
         """
         settings = PredictOptions(**options)
         chosen = choose_device("cpu" if (engine, device) == ("openvino", "auto") else device)
@@ -253,63 +266,63 @@ class PosePipeline:
         return cls(network, load_detector(detector, device=str(chosen)), settings)
 
     def with_boxes(self, boxes: BoxesFile) -> "PosePipeline":
-        """The same pipeline with given boxes in place of the detector.
+        """Return the same pipeline with given boxes instead of the detector.
 
         Raises:
-            UsageError: If they are something else than a `BoxesFile`.
+            UsageError: If `boxes` is not a `BoxesFile`.
         """
         if not isinstance(boxes, BoxesFile):
             raise UsageError(
-                f"boxes are a BoxesFile, not {type(boxes).__name__}: BoxesFile.load(path) reads one, "
-                "BoxesFile({0: Boxes(boxes, scores)}) makes one"
+                f"boxes must be a BoxesFile, not {type(boxes).__name__}: BoxesFile.load(path) "
+                "reads one, BoxesFile({0: Boxes(boxes, scores)}) makes one"
             )
         return PosePipeline(self.network, boxes, self.options, self.observer)
 
     def watched_by(self, observer: Observer) -> "PosePipeline":
-        """The same pipeline, looked on by somebody."""
+        """Return the same pipeline with an observer."""
         return PosePipeline(self.network, self.detector, self.options, observer)
 
     def __call__(
         self, source: Source, *, boxes: BoxesFile | None = None, fps: Fraction | float | None = None
     ) -> VideoPoses:
-        """All poses of a video, in memory.
+        """Estimate all poses of a video, in memory.
 
         Raises:
-            InputRefusedError: The source is no video that can or may be read.
+            InputRefusedError: If the source is not a video, or cannot or must not be read.
         """
         pipeline = self if boxes is None else self.with_boxes(boxes)
         with open_video(source, fps=fps) as reader:
             return pipeline.whole(reader)
 
     def whole(self, reader: VideoReader) -> VideoPoses:
-        """All poses of an opened video, in memory."""
+        """Estimate all poses of an opened video, in memory."""
         frames = [poses for _, poses in self.stream(reader)]
         verdict = note_cuts(reader.verdict, [poses.index for poses in frames if poses.cut])
         return VideoPoses.from_frames(self.header(reader.info), frames, verdict)
 
     def stream(self, frames: Iterable[Frame]) -> Generator[tuple[Frame, FramePoses], None, None]:
-        """Frames with their poses, in order, as soon as they are known."""
+        """Yield frames with their poses, in order, as soon as they are known."""
         every = self.options.detect_every
         found = scenes(frames, find_cuts=self.options.find_cuts)
         detections = detect(found, self.detector, every)
-        # Only calibrated scores say how likely a joint is right.
+        # Only calibrated scores are probabilities that a joint is right.
         judge = self.pose_score if self.network.config.calibration else None
         tracked = track(detections, make_tracker(self.detector, every), judge)
         with closing(ahead(windows(tracked), WINDOWS_AHEAD)) as source:
             yield from self.estimate(source)
 
     def pose_score(self, frame: Frame, box: np.ndarray) -> float:
-        """Mean score of the joints in a box (4,) of one frame, which is its own neighbour."""
+        """Mean joint score of the pose in a box (4,), with the frame as its own neighbours."""
         config, device = self.network.config, self.network.device
         affine = crop_affine(crop_window(box, config.image_size), config.image_size)
-        cut = warp(frame.image, affine, config.image_size).transpose(2, 0, 1)
-        features = self.network.features(torch.from_numpy(cut[None].copy()).to(device))
+        cropped = warp(frame.image, affine, config.image_size).transpose(2, 0, 1)
+        features = self.network.features(torch.from_numpy(cropped[None].copy()).to(device))
         noise = self._noise((0, frame.index))[None].to(device)
         maps = self.network.heatmaps(torch.stack([features] * config.num_frames, 1), noise)
         return float(self.network.keypoints(maps)[1].mean())
 
     def header(self, video: VideoInfo) -> PosesHeader:
-        """What a result of this pipeline says of itself."""
+        """Return the metadata of a result of this pipeline."""
         skeleton = self.network.config.skeleton_graph
         settings = self.options.settings() | {
             "detector": self.detector.name,
@@ -326,10 +339,10 @@ class PosePipeline:
         )
 
     def estimate(self, source: Iterable[Window]) -> Iterator[tuple[Frame, FramePoses]]:
-        """Poses of every window, people of several frames in one batch.
+        """Yield the key frame and poses of each window, with people of several frames in a batch.
 
-        A window waits until its people are in a full batch; at most `batch_size` windows wait, so that a stretch
-        without people passes through.
+        A window waits until the batch is full. At most `batch_size` windows wait, so that frames
+        without people are not held back.
         """
         waiting: list[Window] = []
         crops: list[_Crop] = []
@@ -377,7 +390,7 @@ class PosePipeline:
             yield key, FramePoses(key.index, key.time, tuple(found), key.cut)
 
     def _keypoints(self, crops: list[_Crop], features: _Features) -> list[np.ndarray]:
-        """(num_joints, 3) x, y, score in image pixels for each crop."""
+        """Return (num_joints, 3) x, y, score in image pixels for each crop."""
         noise = torch.stack([self._noise(crop.noise_key) for crop in crops]).to(self.network.device)
         inputs = features.of(crops)
         maps = self.network.heatmaps(inputs, noise)
@@ -391,7 +404,7 @@ class PosePipeline:
         return [np.column_stack(both) for both in zip(placed, scores, strict=True)]
 
     def _noise(self, key: tuple[int, int]) -> Tensor:
-        """(num_hypotheses, joints, height, width), decided by seed, track and frame alone."""
+        """(num_hypotheses, joints, height, width) noise; depends on seed, track and frame alone."""
         shape = self.network.noise_shape
         return torch.stack(
             [
@@ -402,7 +415,7 @@ class PosePipeline:
 
 
 def _person(boxes: Boxes, index: int, keypoints: np.ndarray) -> PersonPose:
-    """A person's score is the mean over joints times that of the box."""
+    """Build a person, whose score is the mean joint score times the box score."""
     box_score = float(boxes.scores[index])
     return PersonPose(
         track_id=int(boxes.track_ids[index]),

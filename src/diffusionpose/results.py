@@ -1,4 +1,4 @@
-"""What is made of a result: its formats, and what is done to its tracks."""
+"""Options of result files (formats, postprocessing of tracks), and conversion of results."""
 
 import os
 import re
@@ -23,11 +23,11 @@ FILM = ".mp4"
 PAGE = ".report.html"
 """Suffix of the report."""
 SUFFIXES = (*(made.suffix for made in (*FORMATS.values(), *EXPORTS.values())), FILM, PAGE)
-"""Of all files that a result can have; files a person have `.person3` before it."""
+"""Suffixes of all files of a result; in files per person, the person precedes it: `.person3`."""
 
 
 def files_of_result(folder: Path, stem: str, suffixes: Iterable[str]) -> list[Path]:
-    """What stands in a folder under names that results can have, those of a person too, whoever made it."""
+    """List the files in a folder that have names of result files, including those per person."""
     ends = "|".join(map(re.escape, suffixes))
     of_result = re.compile(rf"{re.escape(stem)}(\.person\d+)?({ends})")
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as there:
@@ -36,25 +36,25 @@ def files_of_result(folder: Path, stem: str, suffixes: Iterable[str]) -> list[Pa
 
 
 def left_over(there: Sequence[Path], made: Sequence[Path]) -> tuple[str, ...]:
-    """Says which files of an earlier run stand beside those of this one, and do not belong to them."""
+    """Describe files of an earlier run that are next to those of this run but not part of them."""
     others = ", ".join(path.name for path in there if path not in made)
     return (f"left from before, not made with these results: {others}",) if others else ()
 
 
 @dataclass(frozen=True)
 class ResultOptions:
-    """Formats, and changes of tracks.
+    """Formats and postprocessing of tracks.
 
     Args:
         formats: Names in `formats.FORMATS` and `exports.EXPORTS`.
-        fill_gaps: Frames of the longest gap that is filled; 0 fills none.
-        smoother: Of the paths of joints; None leaves them as they are.
+        fill_gaps: Maximum length in frames of a gap to fill; 0 fills none.
+        smoother: Of the paths of joints; None for no smoothing.
         export: For exports in metres.
         min_score: Joints with a lower score become missing, before gaps are filled.
 
     Raises:
-        UsageError: If there is no such format, or an option is missing or out of range.
-        MissingExtraError: If a format's package is not installed.
+        UsageError: If a format is unknown, or an option is missing or out of range.
+        MissingExtraError: If the package that a format needs is not installed.
     """
 
     formats: tuple[str, ...] = ("json",)
@@ -65,12 +65,13 @@ class ResultOptions:
 
     def __post_init__(self) -> None:
         if isinstance(self.formats, str):
-            raise UsageError(f"formats are several names: ({self.formats!r},) has one")
+            raise UsageError(f"formats must be a tuple of names, such as ({self.formats!r},)")
         if not isinstance(self.fill_gaps, int) or self.fill_gaps < 0:
             raise UsageError(f"fill_gaps must be 0 frames or more, not {self.fill_gaps!r}")
         for name in self.formats or ("",):
             if name not in FORMATS and name not in EXPORTS:
-                raise UsageError(f"--format {name!r}: there are {', '.join([*FORMATS, *EXPORTS])}")
+                known = ", ".join([*FORMATS, *EXPORTS])
+                raise UsageError(f"unknown --format {name!r}; choose from {known}")
         if not 0 <= self.min_score <= 1:
             raise UsageError(f"--min-score must be in [0, 1], not {self.min_score:g}")
         check_exports(self.exports, self.export)
@@ -82,21 +83,21 @@ class ResultOptions:
 
     @property
     def exports(self) -> tuple[str, ...]:
-        """Formats that are made of the whole result."""
+        """Formats that need the whole result."""
         return tuple(name for name in self.formats if name in EXPORTS)
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """What the names of its files end in; those of files a person have the person before it."""
+        """Suffixes of the files of these formats."""
         return tuple((FORMATS | EXPORTS)[name].suffix for name in self.formats)
 
     @property
     def changes_tracks(self) -> bool:
-        """Whether poses differ from those that the network gave, so that nothing can be written before the end."""
+        """Whether postprocessing changes poses, so that nothing can be written before the end."""
         return self.min_score > 0 or self.fill_gaps > 0 or self.smoother is not None
 
     def noted(self, header: PosesHeader) -> PosesHeader:
-        """The header with what changes results among its settings; what was done before stays there, as a list."""
+        """Record postprocessing in the header's settings; repeated steps become a list."""
         settings = dict(header.settings)
         if self.min_score:
             settings["min_score"] = _after(settings.get("min_score"), self.min_score)
@@ -107,22 +108,22 @@ class ResultOptions:
         return replace(header, settings=settings)
 
     def check_rate(self, rate: Fraction | None) -> None:
-        """Says at once what true times would say after an hour.
+        """Check the frame rate for the smoother before the video is processed.
 
         Args:
-            rate: Frames a second, where they come at one rate.
+            rate: Frames per second; None if not constant.
 
         Raises:
-            UsageError: If they are too few for the smoother.
+            UsageError: If it is too low for the smoother.
         """
         if self.smoother is not None and rate is not None:
             self.smoother.check_rate(float(rate))
 
     def processed(self, poses: VideoPoses) -> VideoPoses:
-        """Weak joints dropped, gaps filled, paths smoothed, as asked for, and noted in the header.
+        """Drop weak joints, fill gaps and smooth paths, as requested; note it in the header.
 
         Raises:
-            UsageError: If the video has too few frames a second for the smoother.
+            UsageError: If the video's frame rate is too low for the smoother.
         """
         poses = replace(poses, header=self.noted(poses.header))
         if self.min_score:
@@ -133,10 +134,10 @@ class ResultOptions:
 
 
 def read_result(source: Path) -> VideoPoses:
-    """A `NAME.poses.json`; another file of a result is told from a broken one.
+    """Read a `NAME.poses.json`; the error for another file of a result names the right one.
 
     Raises:
-        DataError: If it is none.
+        DataError: If it is not such a file.
     """
     try:
         return VideoPoses.load(source)
@@ -144,13 +145,13 @@ def read_result(source: Path) -> VideoPoses:
         others = tuple(suffix for suffix in SUFFIXES if suffix != FORMATS["json"].suffix)
         if source.exists() and source.name.endswith(others):
             raise DataError(
-                f"{source}: only the NAME.poses.json holds the whole result: give that"
+                f"{source}: only NAME.poses.json holds the whole result: pass that file"
             ) from error
         raise
 
 
 def _after(before: object, now: object) -> object:
-    """A setting, behind those of earlier times."""
+    """Append a setting to those of earlier steps."""
     if before is None:
         return now
     return [*before, now] if isinstance(before, list) else [before, now]
@@ -161,8 +162,8 @@ def _of_people(poses: VideoPoses, people: Sequence[int]) -> VideoPoses:
         return poses
     absent = [one for one in people if one not in poses.track_ids]
     if absent:
-        there = ", ".join(map(str, poses.track_ids)) or "nobody with an id"
-        raise UsageError(f"--person {absent[0]}: there are {there}")
+        there = ", ".join(map(str, poses.track_ids)) or "none"
+        raise UsageError(f"unknown --person {absent[0]}; ids in this result: {there}")
     settings = poses.header.settings
     settings = settings | {"people": _after(settings.get("people"), sorted(people))}
     return replace(poses.only(people), header=replace(poses.header, settings=settings))
@@ -173,17 +174,19 @@ def _between(poses: VideoPoses, start: float | None, end: float | None) -> Video
     if not span:
         return poses
     if not np.isfinite(list(span.values())).all():
-        raise UsageError("--start and --end are seconds: give numbers")
-    # As files tell them, so that a time that was read there finds its frame.
+        raise UsageError("--start and --end must be finite numbers of seconds")
+    # Rounded as in files, so that a time read there matches its frame.
     times = np.round(poses.frame_times, SECOND_DECIMALS)
     first = 0 if start is None else int(np.searchsorted(times, start, "left"))
     last = len(times) if end is None else int(np.searchsorted(times, end, "right"))
     if last <= first:
         asked = " ".join(f"--{name} {time:g}" for name, time in span.items())
         there = (
-            f"they go from {times[0]:.3f} s to {times[-1]:.3f} s" if len(times) else "none at all"
+            f"the video goes from {times[0]:.3f} s to {times[-1]:.3f} s"
+            if len(times)
+            else "the video has none"
         )
-        raise UsageError(f"{asked}: there are no frames in between; {there}")
+        raise UsageError(f"{asked}: no frames in this range; {there}")
     settings = dict(poses.header.settings)
     settings |= {name: _after(settings.get(name), time) for name, time in span.items()}
     header = replace(poses.header, settings=settings)
@@ -201,24 +204,24 @@ def convert(
     overwrite: bool = False,
     on_note: Callable[[str], None] | None = None,
 ) -> tuple[Path, ...]:
-    """Other formats of a `NAME.poses.json`, under its name in another folder or beside it.
+    """Write a `NAME.poses.json` in other formats, as files of the same name.
 
     Args:
-        source: The file; it stays.
-        out: Folder, made if it is not there.
-        wanted: What is made.
-        people: Their ids; everybody when left out.
-        start: Seconds; frames before it are left out, after gaps are filled and paths smoothed.
-        end: Likewise for frames after it.
-        overwrite: Replace files that are there.
-        on_note: Told what there is no file of, and why, and what was left by an earlier run.
+        source: The file; it is not changed.
+        out: Folder; created if missing.
+        wanted: Formats and postprocessing.
+        people: Track ids to keep; by default all.
+        start: Drop frames before this time in seconds, after postprocessing.
+        end: Drop frames after this time in seconds, after postprocessing.
+        overwrite: Replace existing files.
+        on_note: Called with notes on files that could not be made or are left from an earlier run.
 
     Returns:
-        The files.
+        The files written.
 
     Raises:
-        DataError: If the file is none of ours, or lacks what an export needs.
-        UsageError: If a file would be replaced, or settings do not fit the video.
+        DataError: If the file is not a result, or lacks what an export needs.
+        UsageError: If a file exists, or an option does not fit the video.
     """
     source, out = Path(source), Path(out)
     poses = wanted.processed(_of_people(read_result(source), people))
@@ -237,7 +240,7 @@ def convert(
         exports.publish()
         writer.publish()
     there = files_of_result(out, stem, wanted.suffixes)
-    # Where people were chosen, files of the others belong there.
+    # If people were selected, files of the others are not left over.
     for note in (*exports.notes, *(() if people else left_over(there, files))):
         if on_note is not None:
             on_note(note)

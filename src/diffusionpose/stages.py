@@ -1,4 +1,4 @@
-"""The stages before the network: scenes, people found and tracked in them, and windows of three frames."""
+"""Stages before the network: scene cuts, detection, tracking, and windows of three frames."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +16,7 @@ from diffusionpose.tracking import Tracker
 
 @dataclass(frozen=True)
 class Window:
-    """A key frame with its people and its neighbours in the scene; it stands in for a missing neighbour."""
+    """A key frame, its people, and its neighbours in the scene (itself where one is missing)."""
 
     previous: Frame
     key: Frame
@@ -25,10 +25,10 @@ class Window:
 
 
 def scenes(frames: Iterable[Frame], *, find_cuts: bool = True) -> Iterator[Frame]:
-    """The frames; with `find_cuts`, the first one of every further scene says so.
+    """Yield the frames; with `find_cuts`, mark the first one of every new scene.
 
     Raises:
-        UsageError: If something else than frames is given.
+        UsageError: If an item is not a frame.
     """
     checked = (_checked(frame) for frame in frames)
     return mark_cuts(checked) if find_cuts else checked
@@ -37,8 +37,8 @@ def scenes(frames: Iterable[Frame], *, find_cuts: bool = True) -> Iterator[Frame
 def _checked(frame: Frame) -> Frame:
     if not isinstance(frame, Frame):
         raise UsageError(
-            f"a stream takes Frames, not {type(frame).__name__}: open_video(path) gives those of a video, "
-            "Frame(index, Fraction(index, 25), image) makes one of a picture"
+            f"a stream takes Frames, not {type(frame).__name__}: open_video(path) reads those of a "
+            "video, Frame(index, Fraction(index, 25), image) makes one from an image"
         )
     return frame
 
@@ -46,8 +46,8 @@ def _checked(frame: Frame) -> Frame:
 def detect(
     frames: Iterable[Frame], detector: PersonDetector | BoxesFile, every: int = 1
 ) -> Iterator[tuple[Frame, Boxes | None]]:
-    """Frames with their person boxes; None where the detector did not look."""
-    # Counted as they come: of every third frame of a video, too, every n-th is looked at.
+    """Yield frames with their person boxes; None where the detector did not run."""
+    # Count the frames passed, not their indices, which may have gaps.
     number = -1
     for frame in frames:
         number = 0 if frame.cut else number + 1
@@ -63,14 +63,14 @@ def _given_boxes(given: BoxesFile, frame: Frame) -> Boxes:
     outside = (x2 <= 0) | (y2 <= 0) | (x1 >= width) | (y1 >= height)
     if outside.any():
         raise UsageError(
-            f"boxes file {given.name}: frame {frame.index}: box {boxes.boxes[outside][0].tolist()} lies outside "
-            f"the picture, which is {width} x {height}"
+            f"boxes file {given.name}: frame {frame.index}: box {boxes.boxes[outside][0].tolist()} "
+            f"lies outside the image, which is {width} x {height}"
         )
     return boxes
 
 
 def make_tracker(detector: PersonDetector | BoxesFile, every: int = 1) -> Tracker:
-    """A tracker for what `detect` gives: boxes of the user's are left as they are."""
+    """Make a tracker for the output of `detect`; boxes given by the user stay unchanged."""
     if isinstance(detector, BoxesFile):
         return Tracker(trust_boxes=True)
     return Tracker(start_score=detector.start_score, detect_every=every)
@@ -81,7 +81,13 @@ def track(
     tracker: Tracker,
     judge: Callable[[Frame, np.ndarray], float] | None = None,
 ) -> Iterator[tuple[Frame, Boxes]]:
-    """Frames with tracked people, in order, `tracker.lag` frames late; `judge` decides where the detector doubts."""
+    """Yield frames with tracked people, in order, `tracker.lag` frames late.
+
+    Args:
+        detections: From `detect`.
+        tracker: From `make_tracker`.
+        judge: Returns the mean joint score of the pose in a box (4,), for boxes with low scores.
+    """
     waiting: deque[Frame] = deque()
     for frame, boxes in detections:
         if frame.cut:
@@ -96,7 +102,7 @@ def track(
 
 
 def windows(tracked: Iterable[tuple[Frame, Boxes]]) -> Iterator[Window]:
-    """Every frame as key frame between its neighbours."""
+    """Yield a window for every frame, with that frame as key frame."""
     previous: Frame | None = None
     key: tuple[Frame, Boxes] | None = None
     for following in tracked:

@@ -1,11 +1,11 @@
-"""Who is who over time: ids, bridged gaps and steady boxes, a fixed number of frames late.
+"""Multi-person tracking with a fixed lag: ids, bridged gaps and smoothed boxes.
 
-Boxes are associated frame by frame (as ByteTrack does: strong boxes first, then weak ones; but people who were just seen
-choose before all others, and among all boxes). A frame is given out
-`lag` frames later, when what follows it is known: so gaps are bridged, false alarms dropped and boxes smoothed without
-trailing behind, with memory for `lag` frames only. Where the detector doubts, the pose decides, if there is a judge of it.
-Lengths are measured in heights of the person and velocities per second, so that neither the size of the picture nor the
-frame rate matters.
+Boxes are associated frame by frame as in ByteTrack, strong boxes before weak ones, except that
+confirmed people seen in the previous detector run are matched first, with boxes of both kinds. A
+frame is output `lag` frames late: gaps can then be bridged, false positives dropped and boxes
+smoothed without phase lag, in memory for `lag` frames. If detector scores are too low to decide,
+the pose score decides, provided there is a judge. Distances are in heights of the person and
+velocities per second, so that neither resolution nor frame rate matters.
 
 Coordinates are pixels of the displayed image, boxes xyxy.
 """
@@ -24,57 +24,61 @@ from diffusionpose.candidates import Candidate, Sighting
 from diffusionpose.structures import NO_TRACK, Boxes
 
 SMOOTHING_SECONDS = 0.08
-"""Standard deviation of the smoothing window. Measured on white jitter at 30 frames a second against a
-person who jumps by half a height: 0.12 steadies no better, and loses 7 more points of worst IoU."""
+"""Standard deviation of the smoothing window. Measured on white jitter at 30 frames/s, with a
+person who jumps by half a height: 0.12 smooths no better and loses 7 more points of worst IoU."""
 REACH, REACH_PER_SECOND, MAX_REACH = 0.3, 1.5, 1.0
-"""How far from its prediction a person may turn up, in heights: at once, more per second, at most."""
+"""Maximum distance of a sighting from the prediction in heights: base, growth per second, cap."""
 MAX_SIZE_RATIO = 2.2
-"""Between sightings a box may grow or shrink this much (half of a person may get hidden)."""
+"""Maximum ratio of box heights between sightings (half of a person may become occluded)."""
 DUPLICATE_IOU, NESTED = 0.7, 0.8
-"""Above these, a box (union, or its own area) is the same person as a better box."""
+"""IoU, and share of the smaller box, above which two boxes are taken for the same person."""
 SHADOW_RUNS = 3
-"""So many runs in a row in somebody's box, and a track that was never given out is no person."""
+"""Consecutive detector runs inside another box after which a track without number is dropped."""
 WEAK_IOU, WEAK_COST = 0.4, 1.5
-"""A weak box must fit the prediction this well; a strong one is left for it where that costs so much more. A box
-around two people who come close may be the strong one for a moment."""
+"""Minimum IoU of a weak box with the prediction, and its extra cost for people matched first. They
+may prefer it to a strong one: a box around two people who meet can briefly be the strong one."""
 LEFT_OUT = 2.5
-"""What it costs to leave somebody who chooses without a box in a frame."""
+"""Cost of leaving a person who is matched first without a box."""
 MISSED_RUN_DECAY = 0.95
 """Factor on the score of a bridged frame for each detector run that missed the person."""
 
 DOUBTFUL = 0.625
-"""From this share of the detector's `start_score` on, boxes that stay make a person if the pose in them convinces."""
+"""Share of `start_score` from which persistent boxes become a person if the pose is convincing."""
 BESIDE = 0.3
-"""Doubtful people share at most this part of their box, or of the other's, with anybody better known: half a person is
-not another one."""
+"""Maximum overlap of a doubtful person with anybody better known, as a share of the smaller box: a
+part of a person is not another one."""
 LEAST_HEIGHT = 40
-"""Pixels. In a smaller box a pose is a guess, and stands are full of such boxes."""
+"""Minimum box height in pixels for judging a pose: poses in smaller boxes, of which grandstands are
+full, are guesses."""
 
 Judge = Callable[[np.ndarray], float]
-"""How well a pose fits a box (4,) of the newest frame: the mean score of its joints, in [0, 1]."""
+"""Mean joint score, in [0, 1], of the pose in a box (4,) of the newest frame."""
 
 
 @dataclass(frozen=True)
 class TrackedFrame:
-    """The final people of one frame; `boxes.track_ids` are set."""
+    """Final people of one frame, with `boxes.track_ids` set."""
 
     index: int
     boxes: Boxes
 
 
 class Tracker:
-    """Gives ids to the boxes of a video, frame by frame.
+    """Assigns ids to the boxes of a video, frame by frame.
 
     Args:
-        max_gap: Up to this many frames between two sightings are filled.
-        min_hits: Strong sightings within `lag` frames that make a person; where the detector ran
-            less often, in a majority of its runs.
-        start_score: Weaker boxes make no person; they only prolong one, at both ends.
-        detect_every: Distance in frames of the detector's runs.
-        smoothing_frames: Frames on either side that steady a box; 0 leaves boxes as detected.
-        lost_seconds: For so long an unseen person keeps the id (though longer gaps stay empty).
-        trust_boxes: For boxes that the user gives: they come out at once, as they are, and those of
-            a frame without ids get some.
+        max_gap: Maximum number of frames bridged between two sightings.
+        min_hits: Number of strong sightings within `lag` frames that make a person; if the detector
+            ran less often, a majority of its runs is enough.
+        start_score: Minimum score of a strong box. Weaker boxes only extend a track, at both ends.
+        detect_every: Number of frames from one detector run to the next.
+        smoothing_frames: Frames on either side used to smooth a box; 0 leaves boxes as detected.
+        lost_seconds: Time for which an unseen person keeps the id, even if the gap stays empty.
+        trust_boxes: For boxes given by the user: they are output immediately and unchanged; ids are
+            assigned only in frames without any.
+
+    Raises:
+        ValueError: If a number is out of range.
     """
 
     def __init__(
@@ -107,17 +111,20 @@ class Tracker:
     def update(
         self, index: int, time: Fraction, boxes: Boxes | None, judge: Judge | None = None
     ) -> list[TrackedFrame]:
-        """Feed the next frame.
+        """Process the next frame.
 
         Args:
-            index: Frame index, higher than the one before. Inside, frames are counted as they come,
-                so that a video of which every tenth frame is fed is as good as any.
-            time: Its time in seconds.
-            boxes: Its people; None when the detector did not look at this frame.
-            judge: Asked about doubtful boxes of this frame; without one they make no person.
+            index: Frame index, higher than the previous one. It only labels the output: gaps and
+                lag count the frames passed, so that every tenth frame of a video works, too.
+            time: Time in seconds.
+            boxes: People in the frame; None if the detector did not run on it.
+            judge: Scores the poses of doubtful boxes; without it they do not become people.
 
         Returns:
-            The frames that are final now, in order.
+            Frames that are now final, in order.
+
+        Raises:
+            ValueError: If the index does not increase, or boxes have ids without `trust_boxes`.
         """
         if index <= self._newest_index:
             raise ValueError(f"frame {index} comes after frame {self._newest_index}")
@@ -135,27 +142,23 @@ class Tracker:
         return self._give_out(self._newest - self.lag)
 
     def flush(self) -> list[TrackedFrame]:
-        """The frames still held back, at the end of the video."""
+        """Return the frames still held back, at the end of the video."""
         if self._runs:
-            # Of a video that is shorter than the window there is no more to wait for.
+            # A video shorter than the window has fewer runs than usual: judge by those it has.
             self._ask(self._runs_since(self._newest - self.lag))
         return self._give_out(self._newest)
 
     def cut(self) -> list[TrackedFrame]:
-        """Another scene comes next, in which nobody is known.
-
-        Returns:
-            The frames still held back.
-        """
+        """Return the frames still held back, and forget all tracks: a new scene follows."""
         final = self.flush()
         self._tracks.clear()
         self._runs.clear()
         return final
 
-    # --- which box is whom
+    # --- Association ------------------------------------------------------------------------------
 
     def _named(self, time: float, boxes: Boxes) -> Boxes:
-        """Boxes of the user's with ids: theirs, else ours."""
+        """Return the user's boxes with ids: those given, else assigned ones."""
         if (boxes.track_ids != NO_TRACK).any():
             return boxes
         owners = self._associate(time, boxes)
@@ -166,10 +169,10 @@ class Tracker:
         return Boxes(boxes.boxes, boxes.scores, np.array([track.number for track in owners]))
 
     def _associate(self, time: float, boxes: Boxes) -> list[Candidate]:
-        """Prolong tracks with the boxes of the newest frame, start new ones.
+        """Extend tracks with the boxes of the newest frame, and start new ones.
 
         Returns:
-            The tracks that have a sighting in the frame, in the order of its boxes.
+            Tracks that have a sighting in the frame, in the order of its boxes.
         """
         sightings = [
             Sighting(self._newest, time, box.astype(np.float64), float(score))
@@ -178,14 +181,14 @@ class Tracker:
         strong = [one for one in sightings if one.score >= self._start_score]
         weak = [one for one in sightings if one.score < self._start_score]
         alive = [track for track in self._tracks if self._is_alive(track, time)]
-        # What is no person yet, a part of somebody perhaps, chooses after the people who were seen just now.
+        # Unconfirmed tracks, perhaps parts of a person, are matched after the people just seen.
         last_run = self._runs[-2] if len(self._runs) > 1 else 0
         first = [track for track in alive if track.is_sure and track.last.place >= last_run]
         owners = self._match(first, sightings, time, choosing=True)
         for those in (strong, weak):
             idle = [track for track in alive if track.last.place != self._newest]
             owners |= self._match(idle, [one for one in those if one not in owners], time)
-        # Weak boxes start tracks too, silent ones: they give a person who is recognised later a past.
+        # Weak boxes start tracks, too, so that a person who is recognised later has a past.
         for one in (*strong, *weak):
             others = [other.box for other in owners]
             if one not in owners and (self._trust_boxes or not _is_nested(one.box, others)):
@@ -196,7 +199,7 @@ class Tracker:
         return [owners[one] for one in sightings if one in owners]
 
     def _drop_shadows(self, seen: Sequence[Candidate]) -> None:
-        """End the silent tracks that have become a part of an older one: they would steal its box."""
+        """Drop tracks without number inside an older track's box: they would steal its boxes."""
         for place, track in enumerate(seen):
             is_nested = _is_nested(track.last.box, [older.last.box for older in seen[:place]])
             track.num_nested = track.num_nested + 1 if is_nested else 0
@@ -218,18 +221,19 @@ class Tracker:
         *,
         choosing: bool = False,
     ) -> dict[Sighting, Candidate]:
-        """Best assignment of sightings to tracks, which are prolonged with them.
+        """Assign sightings to tracks at minimum cost, and append them.
 
-        As many as can be get one; those who are `choosing` among strong and weak ones would rather have none than a bad
-        one, or somebody who is hidden would push the next person from the own box to a worse.
+        As many tracks as possible get one. With `choosing`, both strong and weak sightings are
+        given, and a track may prefer none to a bad one: otherwise an occluded person could push a
+        neighbour to a worse box.
         """
         if not tracks or not sightings:
             return {}
         cost = self._costs(tracks, sightings, time)
         if choosing:
             cost += WEAK_COST * np.array([one.score < self._start_score for one in sightings])
-        # A column for each track that gets no box, and a finite stand-in: the solver refuses a matrix in which inf
-        # cannot be avoided.
+        # One extra column per track means "no box". Finite values replace inf, because the solver
+        # rejects a matrix in which inf cannot be avoided.
         none = np.full((len(tracks), len(tracks)), LEFT_OUT if choosing else 1e5)
         padded = np.hstack([np.where(np.isfinite(cost), cost, 1e6), none])
         rows, columns = linear_sum_assignment(padded)
@@ -249,21 +253,21 @@ class Tracker:
         sightings: Sequence[Sighting],
         time: float,
     ) -> np.ndarray:
-        """(tracks, sightings): how badly each fits, inf where it cannot be."""
+        """(tracks, sightings) costs of assignment; inf where impossible."""
         expected = np.stack([track.predict(time) for track in tracks])
         seen = np.stack([sighting.box for sighting in sightings])
         unseen = np.array([max(time - track.last.time, 0.0) for track in tracks])
         heights, seen_heights = expected[:, 3] - expected[:, 1], seen[:, 3] - seen[:, 1]
-        # In heights of the taller box: one may show only a half of the person.
+        # In heights of the taller box: the other may show only half of the person.
         tallest = np.maximum(heights[:, None], seen_heights)
         distance = _centre_distances(expected, seen) / tallest
-        # Whoever stops dead, as a jumper does, is still where they were seen last.
+        # A person who stops abruptly, as after a jump, is still at the last position.
         last = np.stack([track.last.box for track in tracks])
         nearest = np.minimum(distance, _centre_distances(last, seen) / tallest)
         reach = np.minimum(REACH + REACH_PER_SECOND * unseen, MAX_REACH)[:, None]
         ratio = np.abs(np.log(seen_heights / heights[:, None]))
         overlap = pairwise_iou(expected, seen)
-        # People known for long and seen just now have the first claim.
+        # Prefer tracks with many sightings that were seen recently.
         young = np.array([len(track.sightings) < self._min_hits for track in tracks])
         weak = np.array([one.score < self._start_score for one in sightings])
         cost = distance / reach + (1 - overlap) + ratio + (0.3 * young + 0.3 * unseen)[:, None]
@@ -271,13 +275,13 @@ class Tracker:
         fits &= (overlap >= WEAK_IOU) | ~weak
         return np.where(fits, cost, np.inf)
 
-    # --- who is a person though the detector doubts
+    # --- Doubtful people, decided by their pose ---------------------------------------------------
 
     def _ask(self, num_runs: int) -> None:
-        """Has the poses judged of doubtful tracks that the last run saw, that last long enough and stand apart.
+        """Judge the poses of doubtful tracks that were just seen, are persistent and stand apart.
 
         Args:
-            num_runs: Of the detector, among which they must be seen as often as a person.
+            num_runs: Number of detector runs in which they must be seen as often as a person.
         """
         if self._judge is None:
             return
@@ -307,15 +311,15 @@ class Tracker:
                 and not _is_nested(track.last.box, others, BESIDE)
             )
             if track.convinces or is_candidate:
-                # Ever longer waits: what stands there all day costs nothing.
+                # Wait twice as long each time, so that a permanent false positive costs little.
                 wait = self._min_hits * self._detect_every * 2 ** len(track.looks)
                 track.ask_from = self._newest + wait
                 track.looks.append(self._judge(track.last.box))
 
-    # --- what comes out
+    # --- Output -----------------------------------------------------------------------------------
 
     def _give_out(self, up_to: int) -> list[TrackedFrame]:
-        """The pending frames up to that place, final."""
+        """Finalise and return the pending frames up to place `up_to`."""
         final = []
         while self._pending and self._pending[0][0] <= up_to:
             place, index, time = self._pending.popleft()
@@ -334,7 +338,7 @@ class Tracker:
         return _as_boxes(people)
 
     def _forget(self, place: int, time: float) -> None:
-        """Drop what no frame from `place` on needs."""
+        """Drop tracks, sightings and runs that no frame from `place` on needs."""
         newest = self._pending[-1][2] if self._pending else time
         self._tracks = [
             track
@@ -343,7 +347,7 @@ class Tracker:
         ]
         for track in self._tracks:
             track.forget(place - self._smoothing_frames)
-        # One run more than the window holds: the frames since then must know that somebody looked.
+        # Keep one run before the window: its first frames must know that the detector ran.
         del self._runs[: max(0, bisect_left(self._runs, place - self.lag) - 1)]
 
     def _number(self, track: Candidate) -> None:
@@ -354,13 +358,13 @@ class Tracker:
     def _is_person(self, track: Candidate, place: int) -> bool:
         """Whether a track is sure, is seen often enough from `place` on, or convinces."""
         if self._lasts(track, place, self._start_score, self._runs_since(self._newest - self.lag)):
-            # The detector's word is enough, from now on.
+            # From now on, the detector alone confirms this person.
             track.looks.clear()
             return True
         return track.is_sure or track.convinces
 
     def _lasts(self, track: Candidate, place: int, score: float, num_runs: int) -> bool:
-        """Whether enough sightings from `place` on have that score."""
+        """Whether enough sightings from `place` on have at least that score."""
         num_good = sum(one.place >= place and one.score >= score for one in track.sightings)
         return num_good >= min(self._min_hits, num_runs // 2 + 1)
 
@@ -368,7 +372,7 @@ class Tracker:
         return len(self._runs) - bisect_left(self._runs, place)
 
     def _state(self, track: Candidate, place: int, time: float) -> tuple[np.ndarray, float] | None:
-        """Box (4,) and score of a track in a frame; None where the person is not known to be."""
+        """Box (4,) and score of a track in a frame; None where it is unknown."""
         before, after = track.around(place)
         if before is None:
             return None
@@ -385,16 +389,16 @@ class Tracker:
                     score * MISSED_RUN_DECAY**num_missed,
                 )
         if self._num_runs(before.place, place) == 0:
-            # Nobody looked since: the person stays until the detector says otherwise.
+            # The detector has not run since: the person stays until its next run.
             return self._smoothed(track, before), before.score
         return None
 
     def _num_runs(self, after: int, up_to: int) -> int:
-        """Detector runs in the frames after one, up to and with another."""
+        """Number of detector runs after place `after`, up to and including `up_to`."""
         return bisect_right(self._runs, up_to) - bisect_right(self._runs, after)
 
     def _smoothed(self, track: Candidate, centre: Sighting) -> np.ndarray:
-        """The box (4,) of a sighting, steadied by those around it."""
+        """Box (4,) of a sighting, smoothed by those around it."""
         near = [
             one
             for one in track.sightings
@@ -409,14 +413,14 @@ class Tracker:
 
 
 def _local_fit(times: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Robust local parabola through (n, 4) values, at time 0: (4,).
+    """Fit a robust local parabola to (n, 4) values; return its value (4,) at time 0.
 
-    A parabola follows a person who speeds up, where a mean or a line would trail or cut corners.
-    Times are in standard deviations of the window, values in heights of the person.
+    Unlike a mean or a line, a parabola follows acceleration without lag. Times are in standard
+    deviations of the window, values in heights of the person.
     """
     design = np.stack([np.ones_like(times), times, times**2], 1)
     near = np.exp(-(times**2) / 2)
-    # Few or one-sided sightings cannot tell a curve from noise: bent and sloped fits cost extra.
+    # Few or one-sided sightings cannot tell motion from noise: penalise slope and curvature.
     penalty = np.diag([0.0, 0.01, 0.3])
     weights = near
     fit = np.zeros((3, values.shape[1]))
@@ -425,13 +429,13 @@ def _local_fit(times: np.ndarray, values: np.ndarray) -> np.ndarray:
         fit = np.linalg.solve(design.T @ weighted + penalty, weighted.T @ values)
         misfit = np.linalg.norm(values - design @ fit, axis=1)
         scale = max(1.5 * _weighted_median(misfit, near), 0.01)
-        # Tukey's biweight: a box that jumps for a frame loses its say.
+        # Tukey's biweight: a box that jumps for one frame loses its weight.
         weights = near * np.clip(1 - (misfit / (4 * scale)) ** 2, 1e-3, None) ** 2
     return fit[0]
 
 
 def _centre_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Pixels between the centres of (n, 4) and (m, 4) boxes: (n, m)."""
+    """(n, m) distances in pixels between the centres of (n, 4) and (m, 4) boxes."""
     centres = [(boxes[:, :2] + boxes[:, 2:]) / 2 for boxes in (first, second)]
     return np.linalg.norm(centres[0][:, None] - centres[1], axis=-1)
 
@@ -443,7 +447,7 @@ def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
 
 
 def _is_nested(box: np.ndarray, others: Sequence[np.ndarray], share: float = NESTED) -> bool:
-    """Whether more than that share of the box lies in one of the others, or of one of them in it."""
+    """Whether the overlap with any other box exceeds that share of the smaller of the two."""
     if not others:
         return False
     stacked = np.stack(others)

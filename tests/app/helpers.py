@@ -1,4 +1,4 @@
-"""A server under test, in this process; its workers are processes of their own, as ever."""
+"""Test client of the server, which runs in this process; workers are separate processes."""
 
 import time
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ from tests.app.works import quick
 
 ADDRESS = "http://127.0.0.1:8000"
 PATIENCE = 300
-"""Seconds that a worker may take to start on a busy machine."""
+"""Maximum time in seconds for a worker to start on a busy machine."""
 
 
 @contextmanager
 def serving(
     root: Path, work: Work = quick, settings: AppSettings | None = None, *, is_going: bool = True
 ) -> Iterator[tuple[TestClient, Jobs]]:
-    """A client and the jobs behind it; `is_going` false leaves every job waiting."""
+    """Yield a client and its jobs; without `is_going`, all jobs stay queued."""
     with closing(Jobs(root, settings or AppSettings(), work)) as jobs:
         client = TestClient(create_app(jobs, Hosts("127.0.0.1", 8000)), base_url=ADDRESS)
         if is_going:
@@ -33,14 +33,14 @@ def serving(
 
 
 def upload(client: TestClient, content: bytes = b"a video", **query: str | float) -> str:
-    """The id of a new job."""
+    """Create a job and return its id."""
     answer = client.post("/api/jobs", params={"name": "walk.mp4", **query}, content=content)
     assert answer.status_code == 201, answer.text
     return answer.json()["id"]
 
 
 def wait(client: TestClient, job_id: str, *states: str) -> dict:
-    """The job once it is in one of these states."""
+    """Wait until the job is in one of these states, and return it."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         job = client.get(f"/api/jobs/{job_id}").json()

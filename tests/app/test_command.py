@@ -1,4 +1,4 @@
-"""`diffusionpose app` as a process: its address, its end, and what a real video goes through."""
+"""`diffusionpose app` as a process: its address, its termination, and a real video."""
 
 import json
 import os
@@ -23,7 +23,7 @@ PATIENCE = 600
 
 @contextmanager
 def running(folder, *options):
-    """The command in a process of its own, with its address; temporary files go to a folder."""
+    """Run the command in a process with temporary files in `folder`; also yield its address."""
     command = [sys.executable, "-m", "diffusionpose", "app", "--port", "0", *map(str, options)]
     environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
@@ -84,7 +84,7 @@ def test_an_address_in_use_is_one_line(tmp_path):
         ({"model": "empty"}, 1, "config.json: no such file"),
         ({"model": "nothere.onnx"}, 1, "nothere.onnx: no such file"),
         ({"model": "nothere.ONNX"}, 1, "nothere.ONNX: no such file"),
-        ({"device": "tpu"}, 2, "device 'tpu' is not there"),
+        ({"device": "tpu"}, 2, "device 'tpu' is not available"),
         ({"max_upload_mb": inf}, 2, "--max-upload-mb must be above 0 and at most"),
         ({"max_upload_mb": 1e303}, 2, "--max-upload-mb must be above 0 and at most"),
         ({"keep_minutes": nan}, 2, "--keep-minutes must be above 0"),
@@ -124,10 +124,10 @@ def test_a_real_video_and_a_signal(tmp_path, untrained, made_video, number, code
         assert (job["state"], job["message"], job["frames"]) == ("done", "", 12)
         assert job["result"]["frames"] == 12
         assert ask(address, f"api/jobs/{job['id']}/video")[1][4:8] == b"ftyp"
-        # A second job is at work when the end comes.
+        # A second job is running when the signal arrives.
         ask(address, "api/jobs?name=figure.mp4", made_video.read_bytes())
         process.send_signal(number)
         assert process.wait(PATIENCE) == code
         assert process.stderr.read().startswith("diffusionpose: error: ")
-        # Nothing of ours, and none of the ids by which dependencies know a machine again.
+        # Neither own files nor ids by which dependencies recognise a machine are left.
         assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""What a visitor may ask for."""
+"""Options that a visitor may choose."""
 
 from typing import get_args
 

@@ -1,4 +1,4 @@
-"""The page in a headless Chromium, from the upload to the zip; the work is a stand-in's."""
+"""The page in headless Chromium, from upload to zip file, with simulated work."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ pytestmark = [
 
 @contextmanager
 def serving(folder, keep_minutes=60, work="slow"):
-    """The address of a server in a process of its own."""
+    """Run a server in a separate process and yield its address."""
     script = folder / "serve.py"
     script.write_text(SERVER)
     root = Path(__file__).parents[2]
@@ -53,14 +53,14 @@ def serving(folder, keep_minutes=60, work="slow"):
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    """Of the server that most tests share."""
+    """Address of the server shared by most tests."""
     with serving(tmp_path_factory.mktemp("server")) as found:
         yield found
 
 
 @contextmanager
 def visiting(address):
-    """A fresh browser at the page, and its complaints; addresses of other sites are among them."""
+    """Open the page in a new browser; also yield console messages, errors and foreign URLs."""
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE_MS
@@ -84,14 +84,14 @@ def visiting(address):
 
 @pytest.fixture
 def page(address):
-    """A fresh browser at the page; anything in its console is a failure."""
+    """Open the page in a new browser; console messages and errors fail the test."""
     with visiting(address) as (page, complaints):
         yield page
     assert complaints == []
 
 
 def wait_until(page, condition):
-    """Playwright's own way needs `eval` in the page, which its policy forbids."""
+    """Poll a condition: Playwright's own wait needs `eval`, which the page's policy forbids."""
     end = time.monotonic() + PATIENCE_MS / 1000
     while not page.evaluate(condition):
         assert time.monotonic() < end, condition

@@ -1,4 +1,4 @@
-"""The server as clients meet it: who may speak, what is taken, what becomes of jobs and of their files."""
+"""The server as seen by clients: access, uploads, and the life of jobs and their files."""
 
 import io
 import stat
@@ -27,7 +27,7 @@ def files_of(folder):
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-# ---- who may speak
+# ---- access
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_own_names_are_served(idle, host):
     ],
     ids=str,
 )
-def test_others_are_not(idle, headers):
+def test_other_hosts_and_origins_are_not_served(idle, headers):
     for method, path in [("GET", "/"), ("POST", "/api/jobs"), ("GET", "/nothing")]:
         answer = idle[0].request(method, path, headers=headers)
         assert answer.status_code == 403
@@ -93,7 +93,7 @@ def test_the_page_takes_nothing_from_elsewhere(idle):
         text = idle[0].get(path).text
         assert "https://" not in text
         assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
-        assert "style=" not in text  # the policy forbids it
+        assert "style=" not in text  # forbidden by the policy
 
 
 # ---- uploads
@@ -202,7 +202,7 @@ def test_a_job_from_upload_to_deletion(tmp_path):
         names = zipfile.ZipFile(io.BytesIO(archive.content)).namelist()
         assert names == ["walk.mp4", "walk.poses.json"]
 
-        # The upload is gone; what is kept is for the owner alone.
+        # The upload is deleted; other files are readable by their owner only.
         assert {path.name for path in files_of(tmp_path)} == {"results.zip", "film.mp4"}
         assert {stat.S_IMODE(path.stat().st_mode) for path in files_of(tmp_path)} == {0o600}
         assert client.delete(f"/api/jobs/{job_id}").status_code == 204

@@ -1,4 +1,4 @@
-"""The server under strain: generated requests, and twenty clients for a minute."""
+"""The server under load: generated requests, and twenty clients for a minute."""
 
 import os
 import subprocess
@@ -24,14 +24,14 @@ if __name__ == "__main__":
 """
 CLIENTS, SECONDS, WARM_UP = 20, 60, 20
 GROWTH = 20_000_000
-"""Bytes that a server may hold more after the minute than when it was warm."""
+"""Maximum growth in bytes of the server's memory, from the warm-up to the end of the minute."""
 
 pytestmark = pytest.mark.slow
 
 
 @contextmanager
 def running(folder):
-    """A server in a process of its own, and its address."""
+    """Run a server in a separate process; yield it with its address."""
     script = folder / "serve.py"
     script.write_text(SERVER)
     (folder / "tmp").mkdir()
@@ -64,7 +64,7 @@ def resident(pid):
 
 
 def visit(address, end, statuses):
-    """Uploads, looks, cancels or takes the zip, deletes; again and again."""
+    """Upload, query, cancel or download the zip file, and delete, repeatedly."""
     with httpx2.Client(base_url=address, timeout=300) as client:
         while time.monotonic() < end:
             answer = client.post("/api/jobs?name=walk.mp4", content=b"x" * 100_000)

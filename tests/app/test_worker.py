@@ -1,4 +1,4 @@
-"""What a visitor is told of a job that is finished, or not to be finished."""
+"""Messages to a visitor about jobs that have finished or failed."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_what_is_too_long_for_a_report_ends_with_a_word():
 
 
 def test_a_visitor_is_given_no_options_of_the_command_line(tmp_path):
-    """A filter that wants more frames a second than the video has."""
+    """The filter needs a higher frame rate than that of the video."""
     with VideoWriter(tmp_path / UPLOAD, 64, 48, rate=Fraction(5)) as writer:
         for index in range(5):
             writer.write(Frame(index, Fraction(index, 5), np.zeros((48, 64, 3), np.uint8)))

@@ -1,4 +1,4 @@
-"""What workers of the tests do in place of the network; loaded in their processes, so without torch."""
+"""Simulated work for workers in tests; loaded in their processes, so without torch."""
 
 import os
 import time
@@ -11,7 +11,7 @@ FRAMES = 12
 
 
 def quick(order: WorkOrder, send: Send) -> Facts:
-    """Twelve frames, and a film that is the upload itself."""
+    """Report twelve frames, and deliver the upload itself as the annotated video."""
     for frame in range(1, FRAMES + 1):
         send(Report(kind="frames", frames=frame, expected_frames=FRAMES))
     _deliver(order)
@@ -19,7 +19,7 @@ def quick(order: WorkOrder, send: Send) -> Facts:
 
 
 def slow(order: WorkOrder, send: Send) -> Facts:
-    """Two frames a second, so that there is time to look."""
+    """Process two frames/s, so that there is time to look."""
     for frame in range(41):
         send(Report(kind="frames", frames=frame, expected_frames=40))
         time.sleep(0.5)
@@ -28,32 +28,32 @@ def slow(order: WorkOrder, send: Send) -> Facts:
 
 
 def endless(order: WorkOrder, send: Send) -> Facts:
-    """One frame, and no more."""
+    """Stop making progress after one frame."""
     send(Report(kind="frames", frames=1, expected_frames=FRAMES))
     time.sleep(600)
     raise AssertionError
 
 
 def crash(order: WorkOrder, send: Send) -> Facts:
-    """As if the decoder had broken memory."""
+    """Crash as if the decoder had corrupted memory."""
     os.abort()
 
 
 def refuse(order: WorkOrder, send: Send) -> Facts:
-    """As the reader refuses what is no video."""
+    """Refuse the upload as the reader does if it is not a video."""
     plain = f"{order.folder / UPLOAD}: no video"
     raise InputRefusedError(f"{plain}, see --help", plain=plain)
 
 
 def greedy(order: WorkOrder, send: Send) -> Facts:
-    """Takes 400 MB."""
+    """Allocate 400 MB."""
     held = b"x" * 400_000_000
     time.sleep(600)
     raise AssertionError(len(held))
 
 
 def nonsense(order: WorkOrder, send: Send) -> Facts:
-    """Says that it is done, and delivers nothing."""
+    """Report success without delivering anything."""
     return Facts(frames=1, people=0, seconds=0)
 
 

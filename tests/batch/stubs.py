@@ -1,4 +1,4 @@
-"""Work that stands in for a network's: what a "video" says is what happens. Importable by name, for processes."""
+"""Simulated work, controlled by the text in a "video". Importable by name, for other processes."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ MIB = 1 << 20
 
 
 def work(job: Job, load: Load) -> LedgerEntry:
-    """A copy of the video is its result."""
+    """Do what the video says; its result is a copy of it."""
     del load
     digest = sha256_of(job.source)
     key = job.key(digest)
@@ -46,12 +46,12 @@ def work(job: Job, load: Load) -> LedgerEntry:
     result.temporary.write_text(f"{what} {os.getpid() if what == 'pid' else ''}")
     result.publish()
     files = {result.path.name: sha256_of(result.path)}
-    seconds = time.monotonic()  # no two are equal
+    seconds = time.monotonic()  # differs between calls
     return LedgerEntry(job.source.name, "ok", key, digest, files=files, seconds=seconds)
 
 
 def made(folder: Path, **videos: str) -> list[Path]:
-    """Files that `work` understands."""
+    """Write files for `work`."""
     folder.mkdir(exist_ok=True)
     paths = [folder / f"{name}.mp4" for name in videos]
     for path, what in zip(paths, videos.values(), strict=True):

@@ -1,4 +1,4 @@
-"""The ledger: what it remembers, and what it survives."""
+"""The ledger: contents and robustness."""
 
 import json
 
@@ -21,7 +21,7 @@ def test_what_is_appended_is_there_when_it_is_opened_again(tmp_path):
     with open_ledger(tmp_path) as ledger:
         for entry in (LedgerEntry("walk.mp4", "started"), DONE, odd):
             ledger.append(entry)
-        assert len((tmp_path / LEDGER).read_bytes().splitlines()) == 3  # at once
+        assert len((tmp_path / LEDGER).read_bytes().splitlines()) == 3  # written immediately
     assert "кадр" in (tmp_path / LEDGER).read_text(encoding="utf-8")
     again = read(tmp_path)
     assert again.last == {"walk": DONE, odd.stem: odd}
@@ -70,7 +70,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
         read(tmp_path / "file" / "out")
 
 
-def test_an_entry_stands_while_its_key_and_files_do(tmp_path):
+def test_an_entry_is_valid_while_its_key_and_files_are(tmp_path):
     file = tmp_path / "walk.poses.json"
     file.write_text("poses")
     done = LedgerEntry("walk.mp4", "partial", "k", files={file.name: sha256_of(file)})

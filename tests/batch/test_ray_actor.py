@@ -1,4 +1,4 @@
-"""What does videos on a cluster's machine; no cluster is needed to try it."""
+"""The actor that processes videos on a machine of a cluster; tested without one."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ from tests.batch.stubs import made, work
 
 @pytest.fixture
 def jobs(tmp_path):
-    """Jobs of made "videos", in a folder that has a ledger."""
+    """Return a function that makes jobs of "videos", in a folder with a ledger."""
 
     def make(**videos):
         out = tmp_path / "out"
@@ -61,13 +61,13 @@ def test_its_end_leaves_nothing_half_written(jobs, actor):
     entries = []
     doing = threading.Thread(target=lambda: entries.append(actor.do(job)))
     doing.start()
-    while not names(job):  # its temporary
+    while not names(job):  # its temporary file
         time.sleep(0.05)
     actor.end()
     assert names(job) == []
     doing.join()
     assert entries[0].status == "crashed"
-    actor._free.release()  # for the fixture
+    actor._free.release()  # needed by the fixture
 
 
 def test_a_file_that_the_machine_does_not_have_is_rejected(jobs, actor):
@@ -95,7 +95,7 @@ def test_a_machine_with_other_weights_or_without_the_folder_can_do_nothing(jobs,
     assert names(job) == []
 
 
-def test_what_no_video_is_to_blame_for_is_an_error(jobs, actor):
+def test_an_error_not_caused_by_a_video_is_returned(jobs, actor):
     (job,) = jobs(a="impossible")
     answer = actor.do(job)
     assert isinstance(answer, DiffusionPoseError)

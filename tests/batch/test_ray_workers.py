@@ -1,4 +1,4 @@
-"""A batch on a Ray cluster: what the loss of machines does to it. Needs the extra `ray`, but for the first tests."""
+"""Batches on a Ray cluster that loses machines; all but the first tests need the extra `ray`."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def test_without_ray_it_says_what_to_install(monkeypatch):
 
 @pytest.fixture
 def heard():
-    """SIGTERMs that this process's own handler has had."""
+    """Record the SIGTERMs that reach this process's own handler."""
     numbers = []
     before = signal.signal(signal.SIGTERM, lambda number, _: numbers.append(number))
     yield numbers
@@ -45,7 +45,7 @@ def heard():
 
 
 def connect(handler, then):
-    """As Ray does: takes SIGTERM, and something happens."""
+    """Install a SIGTERM handler as Ray does, then call `then`."""
     with _own_sigterm():
         signal.signal(signal.SIGTERM, handler)
         then()
@@ -72,7 +72,7 @@ def test_ctrl_c_while_ray_has_it_is_no_sigterm(heard):
 
 @pytest.fixture
 def cluster():
-    """Two nodes, of one core and of two, on this machine."""
+    """Start two nodes on this machine, with one and two cores."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
@@ -134,7 +134,7 @@ def test_a_video_that_takes_its_actor_along_is_named_and_sinks_nothing(tmp_path)
 
 
 @pytest.mark.slow
-def test_what_no_video_is_to_blame_for_ends_all(tmp_path):
+def test_an_error_not_caused_by_a_video_ends_the_batch(tmp_path):
     pytest.importorskip("ray")
     made(tmp_path / "in", a="impossible", b="fine")
     plan = BatchPlan([tmp_path / "in"], tmp_path / "out", BatchOptions(), 1, ray="local")

@@ -1,4 +1,4 @@
-"""A whole batch with stand-in work: what is kept, what is done again, what is never replaced."""
+"""Whole batches with simulated work: what is kept, repeated, and never replaced."""
 
 import json
 
@@ -13,7 +13,7 @@ from tests.batch.stubs import made, work
 
 @pytest.fixture
 def plan(tmp_path):
-    """A batch of three made "videos", of which one dies."""
+    """Make a batch of three "videos", one of which kills its process."""
     made(tmp_path / "in", a="fine", b="die", c="good")
     return BatchPlan([tmp_path / "in"], tmp_path / "out", BatchOptions(), 1)
 

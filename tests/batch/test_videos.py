@@ -1,4 +1,4 @@
-"""Which files a batch takes."""
+"""Selection of the videos of a batch."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def test_a_folder_means_its_videos_by_name_and_each_file_once(tmp_path):
     whole = (CLIPS / "00_ok.mp4").read_bytes()
     for name in ("c.MOV", "a.mp4", "nameless", ".hidden.mp4"):
         (tmp_path / name).write_bytes(whole)
-    (tmp_path / "b.mkv").touch()  # is named for one, and shall be named when it is none
+    (tmp_path / "b.mkv").touch()  # named like a video, so it is reported if it is not one
     (tmp_path / "notes.txt").write_text("no video")
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "d.mp4").write_bytes(whole)

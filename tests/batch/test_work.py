@@ -1,4 +1,4 @@
-"""Keys, and what of a killed process is removed."""
+"""Keys of work, reuse of results, and removal of a killed process's temporary files."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -112,14 +112,14 @@ def test_what_is_done_is_not_done_again(tmp_path):
 
 
 def nobody_at_all(untrained, tmp_path):
-    """What loads a pipeline that is told that there is nobody."""
+    """Return a loader of a pipeline with an empty boxes file."""
     nobody = tmp_path / "boxes.json"
     nobody.write_text('{"frames": []}')
     found = PosePipeline.from_pretrained(untrained, device="cpu")
     return lambda _: found.with_boxes(BoxesFile.load(nobody))
 
 
-def test_what_there_is_no_file_of_is_noted_and_the_video_ok(untrained, tmp_path, capsys):
+def test_files_that_cannot_be_made_are_noted_and_the_video_is_ok(untrained, tmp_path, capsys):
     wanted = ResultOptions(("json", "trc"), export=ExportOptions(1.8))
     job = Job(CLIPS / "00_ok.mp4", tmp_path / "out", BatchOptions(wanted=wanted, video=False), "w")
     entry = process(job, nobody_at_all(untrained, tmp_path))

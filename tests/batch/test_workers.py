@@ -1,4 +1,4 @@
-"""Processes that do jobs: what ends one video's process leaves the others alone."""
+"""Worker processes: a failure of one video does not affect the others."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from tests.batch.stubs import made, work
 
 @pytest.fixture
 def jobs(tmp_path):
-    """Jobs of made "videos", and none of their results or temporaries yet."""
+    """Return a function that makes jobs of "videos", without any results or temporary files."""
 
     def make(**videos):
         out = tmp_path / "out"
@@ -42,7 +42,7 @@ def test_one_video_never_sinks_the_others(jobs):
     assert ended["d"].message.startswith("KeyError in stubs.py:")
     assert files(given[0]) == ["a.poses.json", "e.poses.json", "f.poses.json"]
     pids = [(given[0].out / f"{stem}.poses.json").read_text() for stem in "aef"]
-    assert len(set(pids)) == 2  # a process serves the next video, unless it was ended
+    assert len(set(pids)) == 2  # a process is reused for the next video unless it ended
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_process_that_is_killed_from_outside_is_named(jobs):
     workers = Workers(1, Limits(), work)
 
     def kill():
-        while not files(given[0]):  # its temporary
+        while not files(given[0]):  # its temporary file
             time.sleep(0.05)
         os.kill(workers._workers[0].process.pid, signal.SIGTERM)
 
@@ -89,7 +89,7 @@ def test_leaving_ends_all_processes_and_removes_what_is_half_written(jobs):
             os.kill(pid, 0)
 
 
-def test_what_no_video_is_to_blame_for_ends_all(jobs):
+def test_an_error_not_caused_by_a_video_ends_the_batch(jobs):
     with pytest.raises(DiffusionPoseError, match="no such model") as caught:
         list(Workers(1, Limits(), work).run(jobs(a="impossible", b="fine")))
     assert caught.value.exit_code == 1

@@ -1,4 +1,4 @@
-"""Made pictures and models, and what holds for the boxes of any detector."""
+"""Synthetic images and models, and properties of the boxes of any detector."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def assert_inside(boxes: Boxes, image: np.ndarray) -> None:
 
 
 def draw_person(height: int, width: int, x: int, feet: int, size: int) -> np.ndarray:
-    """A plain figure of that size in pixels, standing in front of a bright wall and a floor."""
+    """Draw a simple figure, `size` pixels tall, in front of a bright wall and a floor."""
     image = np.full((height, width, 3), (205, 200, 190), np.uint8)
     image[int(height * 0.75) :] = (120, 110, 100)
     at = lambda dx, dy: (int(x + dx * size), int(feet - dy * size))  # noqa: E731
@@ -62,10 +62,10 @@ def yolox_file(
     cells: int = YOLOX_CELLS,
     shape: tuple[Any, ...] = (1, 3, *YOLOX_SIZE),
 ) -> Path:
-    """An ONNX of YOLOX's layout that answers `rows` (cell: x, y, w, h, object, person) to anything.
+    """Write an ONNX file with YOLOX's layout that always outputs `rows`, by cell index.
 
-    The answer is scaled by the brightness of the first channel (blue) of the first pixel over 255,
-    so that the test sees the channel order.
+    A row is x, y, w, h, object score, person score. The output is multiplied by the brightness of
+    the first channel (blue) of the first pixel over 255, so that a test can see the channel order.
     """
     output = np.zeros((1, cells, columns), np.float32)
     if decoded:

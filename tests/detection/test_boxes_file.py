@@ -1,4 +1,4 @@
-"""Boxes files, right and wrong."""
+"""Boxes files, valid and invalid."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Detectors of transformers with random weights, whole and spoiled."""
+"""Detectors of transformers with random weights, intact and corrupted."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.detection.helpers import assert_inside, picture
 
 
 def seeded(model_class: Any, config: Any) -> Any:
-    """A model with random weights, the same each time."""
+    """Make a model with reproducible random weights."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -24,7 +24,7 @@ def seeded(model_class: Any, config: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def yolos_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny YOLOS with random weights and the classes N/A and person."""
+    """Save a tiny YOLOS with random weights and the classes N/A and person."""
     transformers = pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("detectors") / "yolos"
     config = transformers.YolosConfig(
@@ -37,7 +37,7 @@ def yolos_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         id2label={0: "N/A", 1: "Person"},
     )
     model = seeded(transformers.YolosForObjectDetection, config)
-    # Of the classes of a box only the best counts, so let it be the person.
+    # Only the best class of a box counts, so make it the person.
     model.class_labels_classifier.layers[-1].bias.data[1] = 9
     model.save_pretrained(folder)
     size = {"height": 64, "width": 64}
@@ -47,7 +47,7 @@ def yolos_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rtdetr_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny RT-DETRv2 with random weights and the classes person and cat."""
+    """Save a tiny RT-DETRv2 with random weights and the classes person and cat."""
     transformers = pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("detectors") / "rtdetr"
     backbone = transformers.RTDetrResNetConfig(
@@ -120,7 +120,7 @@ def edit_json(path: Path, **changes: Any) -> None:
 
 @pytest.fixture
 def spoiled(yolos_folder: Path, tmp_path: Path) -> Path:
-    """A copy of a good folder, to be spoiled."""
+    """Copy an intact folder, which a test then corrupts."""
     copy = tmp_path / "spoiled"
     copy.mkdir()
     for path in yolos_folder.iterdir():

@@ -1,4 +1,4 @@
-"""Which detector a name means, and what is refused."""
+"""Detectors by name, and rejected names."""
 
 import os
 import subprocess
@@ -44,7 +44,7 @@ def test_importing_is_light() -> None:
 
 
 def test_nothing_phones_home_or_leaves_an_id(tmp_path: Path) -> None:
-    """onnxruntime's telemetry, where it is on, leaves an id in the folder for temporary files."""
+    """If enabled, onnxruntime's telemetry leaves an id in the folder for temporary files."""
     code = (
         "import numpy as np\n"
         "from diffusionpose.detection import load_detector\n"

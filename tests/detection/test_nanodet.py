@@ -1,4 +1,4 @@
-"""The bundled detector: its sizes and boxes, and a drawn person."""
+"""The bundled detector: input sizes, decoding of boxes, and a drawn person."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_the_strangest_picture_costs_no_more_than_others(height: int, width: int
 
 
 def test_a_side_lies_at_the_mean_of_its_distribution() -> None:
-    """One cell at row 1, column 2 of a level of stride 16: left 2, top 1, right 1.5, bottom 0 strides away."""
+    """At row 1, column 2 of stride 16, sides are 2 (left), 1 (top), 1.5 and 0 strides away."""
     level = np.full((1 + 4 * 11, 3, 4), -50.0, np.float32)
     level[0, 1, 2] = 0.0
     for start, bins in ((1, [2]), (12, [1]), (23, [1, 2]), (34, [0])):

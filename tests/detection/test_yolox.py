@@ -1,4 +1,4 @@
-"""YOLOX on models made here, of its layout and of others."""
+"""YOLOX, with synthetic models of its layout and of others."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def test_yolox_decodes_cells_of_every_stride(tmp_path: Path) -> None:
         96 + 2 * 6 + 4: [0.0, 0.25, 0.0, np.log(1.5), 0.8, 1.0],
     }
     detector = load_detector(yolox_file(tmp_path / "made.onnx", rows))
-    # The picture is twice the model's height, so boxes come back twice as large.
+    # The image is twice as tall as the model's input, so boxes become twice as large.
     (boxes,) = detector([blue_picture(128, 160)])
     assert detector.name == "made.onnx"
     assert boxes.scores.tolist() == pytest.approx([0.9, 0.8])

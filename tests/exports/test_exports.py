@@ -1,4 +1,4 @@
-"""Exports, read back by the libraries that people would read them with."""
+"""Exports, read back by common libraries for their formats."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ OPTIONS = ExportOptions(height=1.8)
 
 
 def person(track_id, shift=0.0, missing=(), filled=()):
-    """A figure 130 pixels tall, head_top included."""
+    """Make a figure 130 pixels tall, including head_top."""
     points = figure(head_top=(0, -20), nose=(0, -10)) + np.array([100 + shift, 200])
     scores = np.full((15, 1), 0.75)
     for joint in missing:
@@ -98,7 +98,7 @@ def test_openpose_by_its_documented_form(tmp_path):
     assert empty == {"version": 1.3, "people": []}
 
 
-# From head_top to ankle the figure measures 20 + 60 + 30 + 30; below the ankle lie 3.9 % of the height.
+# The figure measures 20 + 60 + 30 + 30 from head_top to ankle, without 3.9 % of the height below.
 SCALE = (1 - 0.039) * 1.8 / 140
 BOTTOM = HEADER.video.height - 0.5
 
@@ -145,7 +145,7 @@ def test_c3d_is_read_by_ezc3d(tmp_path):
     [(0, {2: (2, 2), 7: (0, 3)}, [3, 0]), (70_000, {2: (0, 0), 7: (0, 3)}, [70_003 - 65_536, 1])],
 )
 def test_c3d_of_several_people_have_one_axis_of_time(tmp_path, shift, header, trial):
-    """Frame 2, counted from 0, is the 3rd; beyond 16 bits the header counts for itself and `TRIAL` is right."""
+    """Frames are numbered from 1; beyond 16 bits, only `TRIAL` has the number of the first one."""
     ezc3d = pytest.importorskip("ezc3d")
     later = [replace(frame, index=frame.index + shift) for frame in POSES.frames()]
     poses = VideoPoses.from_frames(HEADER, later, VERDICT)
@@ -227,7 +227,7 @@ def test_names_that_are_not_utf_8(tmp_path):
 
 
 def scale_of(*changes):
-    """Metres a pixel of a person in a frame for each function of the figure's keypoints."""
+    """Metres per pixel of a person in several frames, each with changed keypoints of the figure."""
     frames = []
     for index, change in enumerate(changes):
         one = person(1)

@@ -1,4 +1,4 @@
-"""One small result, arbitrary ones, and what files say of them."""
+"""A small result, arbitrary generated ones, and their contents as files."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A file that is published or discarded."""
+"""Atomic files, which are published or discarded."""
 
 import errno
 import os
@@ -43,7 +43,7 @@ def test_a_process_that_ends_before_it_publishes_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["done"]
 
 
-def test_a_source_that_is_gone_is_no_hindrance(tmp_path):
+def test_a_source_that_is_gone_does_no_harm(tmp_path):
     (tmp_path / "there").touch()
     check_target(tmp_path / "there", [tmp_path / "gone"], overwrite=True)
     with pytest.raises(UsageError, match="is the source itself"):
@@ -51,7 +51,7 @@ def test_a_source_that_is_gone_is_no_hindrance(tmp_path):
 
 
 def test_a_file_is_synced_by_a_descriptor_that_may_write(tmp_path, monkeypatch):
-    """As Windows wants it, which has none for folders."""
+    """Windows requires this, and has no descriptors for folders."""
     fcntl = pytest.importorskip("fcntl")
 
     def sync(descriptor):

@@ -12,7 +12,7 @@ from tests.formats.helpers import NAN, make_header, strict, written
 
 
 def _at(skeleton, **joints) -> list:
-    """Values by joint name, zeros elsewhere, in the order of the skeleton."""
+    """Arrange values by joint name in the order of the skeleton, zeros elsewhere."""
     rows = [joints.get(name, [0, 0, 0]) for name in skeleton.joints]
     return [value for row in rows for value in (row if isinstance(row, list) else [row])]
 

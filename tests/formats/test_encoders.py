@@ -1,4 +1,4 @@
-"""JSON and CSV: what they say, byte for byte, and that they are strict."""
+"""JSON and CSV: exact contents and strictness."""
 
 import csv
 import re

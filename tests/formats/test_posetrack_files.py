@@ -1,4 +1,4 @@
-"""Predictions in PoseTrack's layouts come back from the reader as they were."""
+"""Round trip of predictions in PoseTrack's layouts."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Reading JSON back: what was written, or a sentence about what was found."""
+"""Reading of JSON results: round trip, and messages about malformed files."""
 
 import json
 import re
@@ -155,7 +155,7 @@ def test_one_of_y_missing_is_refused_as_one_of_x_is(tmp_path):
 
 
 @pytest.mark.parametrize("facts", ["5", "[1]", "null"])
-def test_what_is_no_result_is_of_no_video(tmp_path, facts):
+def test_a_file_that_is_not_a_result_belongs_to_no_video(tmp_path, facts):
     (tmp_path / "a.json").write_text(f'{{\n"video": {facts},\n}}')
     assert not is_result_of(tmp_path / "a.json", HEADER.video)
 

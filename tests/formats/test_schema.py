@@ -1,4 +1,4 @@
-"""The JSON schema describes the file that is written."""
+"""The JSON schema describes the files that are written."""
 
 import json
 
@@ -19,6 +19,6 @@ def test_json_schema_names_every_key_of_the_file():
         ("FrameRecord", golden["frames"][0]),
         ("PersonRecord", golden["frames"][0]["people"][0]),
     ]:
-        # Files of before the fingerprint can be read.
+        # Files from before the fingerprint existed can be read.
         assert set(schema["$defs"][record]["required"]) == set(found) - {"fingerprint"}, record
     assert schema["properties"]["schema_version"]["const"] == 1

@@ -1,4 +1,4 @@
-"""Tables as text, Markdown and LaTeX; published figures stand apart."""
+"""Tables as text, Markdown and LaTeX, with published figures set apart."""
 
 import math
 

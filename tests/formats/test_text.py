@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Formatting of numbers for people."""
 
 from diffusionpose.formats.text import counted, rounded_score
 

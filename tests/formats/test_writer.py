@@ -1,4 +1,4 @@
-"""Writing frame by frame: order, errors, kills, memory; and that no file is ever half there."""
+"""Writing frame by frame: order, errors, kills and memory; final files are always complete."""
 
 import gc
 import os
@@ -34,7 +34,7 @@ def test_all_formats_side_by_side(tmp_path):
 
 
 def write_frames(folder: Path, frames, then=lambda writer: None) -> None:
-    """Writes frames in all formats, then does something before it leaves the block."""
+    """Write frames in all formats, then call `then` before leaving the block."""
     with open_writers([*FORMATS], folder, "clip", HEADER) as writer:
         for frame in frames:
             writer.write(frame)
@@ -175,7 +175,7 @@ def test_a_killed_process_leaves_no_final_file(tmp_path, moment):
 
 
 def _peak_of(num_frames: int, folder: Path) -> int:
-    gc.disable()  # it would empty that stock now and then
+    gc.disable()  # would clear the interpreter's free list of tuples at times
     tracemalloc.start()
     people = (make_person(),)
     try:
@@ -191,7 +191,7 @@ def _peak_of(num_frames: int, folder: Path) -> int:
 
 @pytest.mark.parametrize("num_frames", [3_000, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_the_video(tmp_path, num_frames):
-    _peak_of(3_000, tmp_path)  # what is cached once, the interpreter's stock of small tuples too
+    _peak_of(3_000, tmp_path)  # fills caches, including the interpreter's free list of tuples
     few, many = _peak_of(200, tmp_path), _peak_of(num_frames, tmp_path)
     assert (tmp_path / f"clip{num_frames}.poses.json").stat().st_size > 150 * num_frames
     assert many < few + 20_000

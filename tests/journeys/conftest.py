@@ -1,4 +1,4 @@
-"""What the journeys share: the command line, run in this process."""
+"""Shared by user journeys: the command line, run in this process."""
 
 import signal
 import sys
@@ -10,7 +10,7 @@ from diffusionpose import cli
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Runs the command line in this process; gives exit code, stdout, stderr."""
+    """Run the command line in this process; return exit code, stdout and stderr."""
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["diffusionpose", *map(str, arguments)])

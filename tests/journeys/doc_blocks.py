@@ -9,13 +9,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md")))
 SHELL = ("", "bash", "console", "sh")
-"""Languages of blocks that hold commands; blocks of any other text are `text`."""
+"""Languages of blocks that hold commands; other plain text is marked as `text`."""
 _FENCE = re.compile(r'^( *)```(\w*)(?: +title="([^"]+)")?\n(.*?)^\1```$', re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: a title is the name of the file that it shows."""
+    """A fenced block; its title, if any, is the name of the file that it shows."""
 
     page: str
     line: int
@@ -25,7 +25,7 @@ class Block:
 
     @property
     def commands(self) -> list[str]:
-        """Of a shell block, one a line: continued lines joined, comments and what a console answers left out."""
+        """Commands of a shell block, without comments and output; continued lines are joined."""
         if self.language not in SHELL:
             return []
         lines = re.sub(r"\\\n\s*", "", self.text).splitlines()
@@ -45,18 +45,18 @@ def blocks_of(page: str) -> list[Block]:
 
 
 def all_commands() -> list[tuple[str, str]]:
-    """(page, command) of every shell block."""
+    """Return (page, command) for all shell blocks."""
     return [(page, line) for page in PAGES for one in blocks_of(page) for line in one.commands]
 
 
 def inline_commands(page: str) -> list[str]:
-    """`diffusionpose ...` in the running text."""
+    """Return the `diffusionpose ...` commands in the running text."""
     text = _FENCE.sub("", (ROOT / page).read_text(encoding="utf-8"))
     return [re.sub(r"\s+", " ", found) for found in re.findall(r"`(diffusionpose [^`]+)`", text)]
 
 
 def own_words(command: str) -> list[str]:
-    """What follows `diffusionpose` in a command, also where torchrun or docker starts it; empty where nothing does."""
+    """Return the arguments of `diffusionpose` in a command, also inside torchrun or docker."""
     words = shlex.split(command)
     for at, word in enumerate(words[:-1]):
         if word.split(":")[0] == "diffusionpose" and re.fullmatch(r"[a-z]+", words[at + 1]):

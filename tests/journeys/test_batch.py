@@ -1,4 +1,4 @@
-"""`diffusionpose batch` as users meet it: many clips, some broken, and kills at any moment."""
+"""`diffusionpose batch` as users see it: many clips, some broken, and kills at any time."""
 
 import json
 import os
@@ -19,12 +19,12 @@ from tests.data.made import draw, figure
 from tests.video.helpers import CLIPS
 
 PATIENCE = 600
-"""Seconds after which a test gives up: for machines with much else to do."""
+"""Timeout in seconds, long enough for a busy machine."""
 BROKEN = ("03_zero_bytes.mp4", "17_text.mp4", "16_audio_only.mp4", "36_trunc_in_first_frame.mp4")
 
 
 def clips(folder, number, num_broken):
-    """Short clips `0000.mp4`, ..., each of another figure; the last ones are no videos."""
+    """Write short clips `0000.mp4`, ... of different figures; the last ones are not videos."""
     folder.mkdir()
     for clip in range(number - num_broken):
         with VideoWriter(folder / f"{clip:04}.mp4", 160, 120, rate=Fraction(25)) as writer:
@@ -39,7 +39,7 @@ def clips(folder, number, num_broken):
 
 @pytest.fixture
 def start(untrained):
-    """Starts `batch` with the small model, as the leader of a process group of its own."""
+    """Start `batch` with the small model, as the leader of its own process group."""
 
     def call(videos, out, *options):
         base = ("--model", untrained, "--device", "cpu", "--no-video")
@@ -56,18 +56,18 @@ def start(untrained):
 
 
 def finish(process):
-    """Exit code, stdout, stderr."""
+    """Wait for the end; return exit code, stdout and stderr."""
     out, err = process.communicate(timeout=PATIENCE)
     return process.returncode, out, err
 
 
 def results(folder):
-    """Bytes of every result."""
+    """Read the bytes of all results."""
     return {path.name: path.read_bytes() for path in folder.glob("*.poses.*")}
 
 
 def ledger(folder):
-    """The last line of each video."""
+    """Read the last entry of each video."""
     lines = [json.loads(line) for line in (folder / LEDGER).read_text().splitlines()]
     return {line["name"]: line for line in lines}
 
@@ -88,7 +88,7 @@ def is_gone(group):
 
 
 def wait_for_some_moment(process, out, chance, most):
-    """In the middle of the imports, or of a video up to `most` videos later, however fast the machine is."""
+    """Wait for a random time: during imports, or during one of the next `most` videos."""
     wanted = len(list(out.glob("*.poses.json"))) + chance.randint(0, most)
     while process.poll() is None and len(list(out.glob("*.poses.json"))) < wanted:
         time.sleep(0.01)
@@ -96,7 +96,7 @@ def wait_for_some_moment(process, out, chance, most):
 
 
 def killed_and_continued(start, tmp_path, number, num_broken, kills):
-    """A batch without interruptions, and one that is killed at random moments: both results folders."""
+    """Run a batch without interruption, and one that is killed at random; return both folders."""
     videos, chance = clips(tmp_path / "videos", number, num_broken), random.Random(0)
     good = number - num_broken
     code, _, err = finish(start(videos, tmp_path / "whole", "--format", "csv", "--workers", 2))
@@ -160,7 +160,7 @@ def test_what_is_damaged_is_delivered_and_what_is_done_is_kept(start, made_video
         (["--memory-limit", "0.25"], "crashed: figure.mp4: took more than 0.25 GiB of memory"),
     ],
 )
-def test_who_passes_a_limit_is_named(start, made_video, tmp_path, limit, message):
+def test_a_video_that_exceeds_a_limit_is_named(start, made_video, tmp_path, limit, message):
     code, out, err = finish(start(made_video, tmp_path / "out", "--steps", "1000", *limit))
     assert (code, err) == (4, f"diffusionpose: {message}\n")
     assert out.splitlines()[-1].split() == ["videos", "1"]
@@ -199,16 +199,16 @@ def wait_for_a_temporary(process, out):
 def test_processes_do_not_outlive_the_batch(start, made_video, tmp_path):
     process = start(made_video, tmp_path / "out", "--steps", "1000")
     wait_for_a_temporary(process, tmp_path / "out")
-    process.kill()  # the parent alone
+    process.kill()  # only the parent
     assert finish(process)[0] == -signal.SIGKILL
     assert is_gone(process.pid)
 
 
 def ends_by_a_signal(start, video, out, sent, *options):
-    """A batch that is ended while it is at a video: exit code, stdout and stderr; nothing is left of it."""
+    """End a batch during a video, leaving nothing behind; return exit code, stdout and stderr."""
     process = start(video, out, "--steps", "1000", *options)
     wait_for_a_temporary(process, out)
-    # To the whole group, as a terminal's Ctrl-C; nobody but the parent answers.
+    # Ctrl-C in a terminal signals the whole group; only the parent reacts.
     os.killpg(process.pid, sent) if sent == signal.SIGINT else process.send_signal(sent)
     ended = finish(process)
     assert leftovers(out) == []
@@ -230,14 +230,16 @@ def test_a_signal_ends_all_and_leaves_nothing_half_written(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code", "message"), SIGNALS)
-def test_so_it_does_with_ray(start, made_video, tmp_path, sent, code, message):
+def test_a_signal_ends_a_batch_on_ray_and_leaves_nothing_half_written(
+    start, made_video, tmp_path, sent, code, message
+):
     pytest.importorskip("ray")
     ended = ends_by_a_signal(start, made_video, tmp_path / "out", sent, "--ray", "local")
     assert ended == (code, "", f"diffusionpose: error: {message}\n")
 
 
 @pytest.mark.slow
-def test_with_ray_and_without_come_the_same_bytes(start, tmp_path):
+def test_ray_does_not_change_a_byte(start, tmp_path):
     pytest.importorskip("ray")
     videos = clips(tmp_path / "videos", 4, 1)
     assert finish(start(videos, tmp_path / "here", "--workers", 1))[0] == 4
@@ -257,7 +259,7 @@ def test_with_ray_and_without_come_the_same_bytes(start, tmp_path):
         (["--time-limit", "0"], 2, "--time-limit must be positive"),
         (["--format", "xml"], 2, "xml"),
         (["--model", "nothing"], 1, "no model 'nothing'"),
-        (["--device", "tpu"], 2, "device 'tpu' is not there"),
+        (["--device", "tpu"], 2, "device 'tpu' is not available"),
         (["--steps", "0"], 2, "num_inference_steps"),
         (["elsewhere/figure.mov"], 2, "would both become figure.poses.json"),
     ],

@@ -1,4 +1,4 @@
-"""The command line as users meet it: outcomes, exit codes, one-line errors."""
+"""The command line as users see it: outcomes, exit codes, one-line errors."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from tests.video.helpers import CLIPS
 
 @pytest.fixture
 def predict(run, untrained, made_boxes, tmp_path):
-    """`predict` with the small model and given boxes into `tmp_path / "out"`."""
+    """Run `predict` with the small model and given boxes into `tmp_path / "out"`."""
 
     def call(source, *options):
         base = ("--model", untrained, "--boxes", made_boxes, "--out", tmp_path / "out")
@@ -45,7 +45,7 @@ def test_predict_writes_what_it_says(predict, made_video, tmp_path):
     assert str(tmp_path) not in json.dumps(result)
 
 
-def test_one_is_told_in_the_singular(capsys):
+def test_counts_of_one_are_singular(capsys):
     cli.say(Outcome((Path("a.poses.json"),), VideoVerdict(1, 1, Fraction(1, 25)), 1), quiet=False)
     assert capsys.readouterr().out == "1 frame, 1 person:\n  a.poses.json\n"
 
@@ -164,7 +164,7 @@ def test_nothing_of_the_users_is_replaced_or_mixed_unless_asked(
     assert "--overwrite" in err
     assert [path.read_text() for path in (tmp_path / "out").iterdir()] == ["mine"]
     assert predict(made_video, "--format", "csv", "--overwrite")[0] == 0
-    assert predict(made_video, "--format", "csv")[0] == 0  # of this video now
+    assert predict(made_video, "--format", "csv")[0] == 0  # now a result of this video
     assert (tmp_path / "out" / there).read_bytes() != b"mine"
 
 
@@ -183,7 +183,7 @@ def test_a_person_s_file_of_another_stays_unless_asked_for(predict, made_video, 
 def test_another_camera_s_video_of_the_same_name_does_not_take_the_place_of_results(
     predict, made_video, tmp_path
 ):
-    """Name, size, rate, codec and length are the same."""
+    """Name, size, rate, codec and length are equal."""
     other = tmp_path / "right" / made_video.name
     other.parent.mkdir()
     other.write_bytes(made_video.read_bytes() + b"\0\0\0\x08free")
@@ -216,7 +216,7 @@ def test_only_the_json_is_a_result(run, tmp_path):
     for verb in (["report"], ["compare", tmp_path / "a.coco.json"], ["convert"]):
         code, _, err = run(*verb, tmp_path / "a.coco.json")
         assert code == 1
-        assert "only the NAME.poses.json holds the whole result: give that" in err
+        assert "only NAME.poses.json holds the whole result: pass that file" in err
 
 
 def test_a_folder_s_name_has_no_suffix(run, untrained, tmp_path):
@@ -384,7 +384,7 @@ def test_train_refuses_impossible_settings(run, tmp_path, setting, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_that_failed_at_its_start_stands_in_nobodys_way(run, tmp_path):
+def test_a_run_that_failed_at_its_start_does_not_block_another(run, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("name: x\nmodel: tiny\ntrain: [{kind: coco, root: x}]\n")
     for _ in range(2):
@@ -436,7 +436,7 @@ def test_a_signal_in_the_middle_leaves_nothing_under_a_final_name(
 
 @pytest.fixture
 def evaluate(run, untrained, tmp_path):
-    """`evaluate` with the small model over a made data set in `tmp_path / "set"`."""
+    """Run `evaluate` with the small model on a synthetic data set in `tmp_path / "set"`."""
     root = posetrack_root(tmp_path / "set")
 
     def call(*options):

@@ -1,4 +1,4 @@
-"""`diffusionpose compare` as users meet it: the table, the files, one-line errors."""
+"""`diffusionpose compare` as users see it: the table, the files, one-line errors."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tests.test_compare import poses_of, swing
 
 @pytest.fixture
 def compare(run, monkeypatch, tmp_path):
-    """Runs `compare` in `tmp_path`, which has a.poses.json and the slower b.poses.json."""
+    """Run `compare` in `tmp_path`, which has a.poses.json and the slower b.poses.json."""
     poses_of(swing(np.linspace(0, 1, 30)), name="a.mp4").save(tmp_path / "a.poses.json")
     poses_of(swing(np.linspace(0, 1, 45)), name="b.mp4").save(tmp_path / "b.poses.json")
     monkeypatch.chdir(tmp_path)
@@ -56,7 +56,7 @@ def test_files_stay_unless_asked_for_and_sources_always(compare, tmp_path, targe
     assert (tmp_path / "mine").read_text() != "mine"
 
 
-def test_one_file_that_cannot_be_written_takes_the_other_along(compare, tmp_path):
+def test_no_file_is_written_if_one_cannot_be(compare, tmp_path):
     (tmp_path / "folder").mkdir()
     before = sorted(tmp_path.iterdir())
     code, out, err = compare(

@@ -1,4 +1,4 @@
-"""torch.compile over the whole network, in a process of its own: the tests' type checks cannot be traced."""
+"""torch.compile on the whole network, in a separate process without the tests' type checks."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The bundled model on the bundled clip: what a new user sees first."""
+"""The bundled model on the bundled clip, which a new user tries first."""
 
 import itertools
 from pathlib import Path
@@ -14,7 +14,7 @@ DEMO = Path(__file__).parents[2] / "examples" / "demo.mp4"
 
 @pytest.fixture(scope="module")
 def walker():
-    """(frames, 15, 2) pixels and (frames, 15) scores of the only person, and the joints' names."""
+    """Return (frames, 15, 2) pixels and (frames, 15) scores of the only person, and joint names."""
     poses = PosePipeline.from_pretrained("tiny")(DEMO)
     (track,) = poses.track_ids
     person = poses.track(track)
@@ -45,6 +45,6 @@ def test_a_walker_stands_upright_and_moves_smoothly(walker):
     for upper, lower in itertools.pairwise(order):
         assert np.mean(upper[:, 1] < lower[:, 1]) > 0.97
     height = float(np.median(order[-1][:, 1] - order[0][:, 1]))
-    # Hips move less than a tenth of the body's height from frame to frame.
+    # From frame to frame, hips move by less than a tenth of the body height.
     assert np.quantile(np.linalg.norm(np.diff(hips, axis=0), axis=1), 0.95) < 0.1 * height
     assert np.median(scores) > 0.3

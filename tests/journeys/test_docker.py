@@ -1,4 +1,4 @@
-"""The Dockerfiles, without building them; `make lint-docker` has more to say."""
+"""Checks of the Dockerfiles without building them; `make lint-docker` checks more."""
 
 import re
 import shutil
@@ -14,7 +14,7 @@ FILES = sorted((ROOT / "docker").glob("Dockerfile*"))
 
 
 def instructions(path):
-    """(name, argument) in order, continued lines joined."""
+    """Return (name, argument) in order, with continued lines joined."""
     text = re.sub(r"^\s*#.*\n", "", path.read_text(), flags=re.MULTILINE)
     lines = re.sub(r"\\\n\s*", "", text).splitlines()
     return [tuple(line.split(maxsplit=1)) for line in lines if line.strip()]

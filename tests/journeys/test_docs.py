@@ -1,4 +1,4 @@
-"""Every command and every Python block of README and docs/ is run, or listed here with the reason why not."""
+"""All commands and Python blocks of README and docs/ are run, or listed here with a reason."""
 
 import contextlib
 import io
@@ -57,7 +57,7 @@ SMALL_RUN = " ".join(
 )
 
 SUBSTITUTIONS = (
-    # Data sets: small made ones, in the folder that the commands run in.
+    # Data sets: small synthetic ones, in the working folder of the commands.
     (r"/data/(posetrack18|jhmdb|coco|mine)\b", r"data/\1"),
     (r"--data (DATA|/data)(?=\s|$)", "--data data"),
     # Videos: the first second of the demo clip.
@@ -77,11 +77,11 @@ SUBSTITUTIONS = (
     (r"^init_from: tiny\b", "init_from: {untrained}"),
     (r"^model: tiny\b", f"model: {json.dumps(SMALL_MODEL)}"),
     (r"^epochs: \d+", "epochs: 1"),
-    # A machine without a GPU, and with much else to do.
+    # A busy machine without a GPU.
     (r"--device cuda\b", "--device cpu"),
     (r"^(diffusionpose batch .*)--workers 4", r"\1--workers 1"),
 )  # fmt: skip
-"""What the pages say, and what is run in its place; in order, in commands, Python and files that a page shows."""
+"""Patterns in commands, Python code and files of the pages, and replacements, applied in order."""
 
 NOT_RUN = {
     r"make \w+": "sets up an environment of its own; this test is what it would run",
@@ -103,10 +103,10 @@ NOT_RUN = {
     r"diffusionpose predict .*--detector owner/name.*": "downloads",
     r"diffusionpose predict .*--detector my-detector.*": "tests/detection/test_huggingface.py has such a folder",
 }
-"""Commands that are not run, and why; `diffusionpose` among them is parsed all the same."""
+"""Commands that are not run, and why; those of `diffusionpose` are parsed anyway."""
 
 SLOW = r"diffusionpose (train|ablate|export) |\btrain\(recipe"
-"""Run by `make test-slow` only."""
+"""Commands run by `make test-slow` only."""
 
 
 def is_listed(command):
@@ -134,12 +134,12 @@ RUNNABLE = [
 ]
 
 
-# ---------------------------------------------------------------------------------------------- what the pages assume
+# --- Files that the pages assume ------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def furnished(tmp_path_factory, untrained, made_video):
-    """A folder with everything that the pages take for granted."""
+    """Make a folder with all files that the pages assume."""
     folder = tmp_path_factory.mktemp("furnished")
     shutil.copytree(ROOT / "configs", folder / "configs")
     (folder / "examples").mkdir()
@@ -148,7 +148,7 @@ def furnished(tmp_path_factory, untrained, made_video):
     for name in ("clips/one.mp4", "clips/two.mp4", "extra.mov"):
         shutil.copy(made_video, folder / name)
     yolox_file(folder / "yolox_s.onnx")
-    # The last two are what `data synth` writes.
+    # The last two are as written by `data synth`.
     for name in ("data/posetrack18", "data/jhmdb", "data/synthetic", "FAILURES"):
         root = posetrack_root(folder / name)
         shutil.copytree(root / "posetrack_data" / "val", root / "posetrack_data" / "train")
@@ -157,12 +157,12 @@ def furnished(tmp_path_factory, untrained, made_video):
     for name in ("lspet", "mine"):
         for part in ("train", "val"):
             stills(folder / "data" / name, f"annotations/{part}.json", "images")
-    # What tools/teach.py writes.
+    # As written by tools/teach.py.
     stills(folder / "data" / "lspet", "annotations/train_taught.json", "images")
     stills(folder / "data" / "people", "annotations.json", "images")
     splits = folder / "data" / "jhmdb" / "posetrack_data"
     shutil.copytree(splits / "train", splits / "train_taught")
-    # What tools/start_decoder.py writes, and tools/make_stem.py.
+    # As written by tools/start_decoder.py and tools/make_stem.py.
     (folder / "runs").mkdir()
     for name in ("runs/tiny-start", "runs/first-start", "runs/third-start", "stem"):
         shutil.copy(untrained / "model.safetensors", folder / f"{name}.safetensors")
@@ -176,7 +176,7 @@ def furnished(tmp_path_factory, untrained, made_video):
 
 
 def first_second(path):
-    """Of the demo clip."""
+    """Write the first second of the demo clip."""
     with open_video(ROOT / "examples" / "demo.mp4") as reader:
         width, height = reader.info.width, reader.info.height
         with VideoWriter(path, width, height, rate=Fraction(25)) as writer:
@@ -185,7 +185,7 @@ def first_second(path):
 
 
 def stills(root, annotations, images):
-    """A COCO data set under these names, without the crowd."""
+    """Write a COCO data set under these names, without the crowd."""
     made = coco_root(root / "made")
     for source, name in ((made / "train.json", annotations), (made / "images", images)):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -195,7 +195,7 @@ def stills(root, annotations, images):
 
 
 def detections(path, root):
-    """Boxes of a detector for every labelled frame."""
+    """Write detected boxes for every labelled frame."""
     found = []
     for file in sorted((root / "posetrack_data" / "val").glob("*.json")):
         content = json.loads(file.read_text())
@@ -208,7 +208,7 @@ def detections(path, root):
 
 
 def small_suite(folder):
-    """Two rows of the ablations, one seed, a few steps."""
+    """Write two rows of the ablations, with one seed and a few steps."""
     recipe = {
         "name": "small",
         "model": SMALL_MODEL,
@@ -232,12 +232,12 @@ def small_suite(folder):
     (folder / "small-suite.yaml").write_text(yaml.safe_dump(suite))
 
 
-# ------------------------------------------------------------------------------------------------------ running a page
+# --- Running a page -------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def run_page(furnished, untrained, tmp_path, monkeypatch):
-    """Runs a page from top to bottom in a furnished folder; `with_slow` leaves nothing out."""
+    """Run a page from top to bottom in a furnished folder; `with_slow` includes slow commands."""
     folder = tmp_path / "reader"
     shutil.copytree(furnished, folder)
     monkeypatch.chdir(folder)
@@ -268,7 +268,7 @@ def run_page(furnished, untrained, tmp_path, monkeypatch):
 
 
 def prepared(page, untrained):
-    """Results of an earlier page that this one goes on with."""
+    """Make the results of earlier pages that this one needs."""
     needed = "".join(block.text for block in blocks_of(page))
     predict = f"diffusionpose predict examples/demo.mp4 --model {untrained} --quiet"
     if "NAME.poses.json" in needed:
@@ -284,7 +284,7 @@ def prepared(page, untrained):
 
 
 def run_command(command, what):
-    """In this process; standard output may go to a file."""
+    """Run a command in this process; its standard output may be redirected to a file."""
     words = shlex.split(command)
     target = words.index(">") if ">" in words else None
     output, complaints, code = io.StringIO(), io.StringIO(), 0
@@ -313,7 +313,7 @@ def test_the_commands_of_a_page_run_with_training_and_export(run_page, page):
     assert run_page(page, with_slow=True) > 0
 
 
-# --------------------------------------------------------------------------------------------------- nothing forgotten
+# --- Completeness ---------------------------------------------------------------------------------
 
 
 def test_every_command_is_run_or_listed():
@@ -332,7 +332,7 @@ def test_what_is_listed_is_there(pattern):
 
 
 @pytest.mark.parametrize(
-    # One is of what others have made.
+    # The one left out is applied to text that was already substituted.
     "pattern",
     [pattern for pattern, _ in SUBSTITUTIONS if "{untrained}" not in pattern],
 )
@@ -343,7 +343,7 @@ def test_what_is_substituted_is_there(pattern):
 
 
 def verb_of(words):
-    """The command of the command line's tree that words begin with, and what is left of them."""
+    """Resolve the command at the start of `words`; return it and the remaining words."""
     command = typer.main.get_command(cli.app)
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
         assert words[0] in command.commands, f"there is no verb {words[0]}"

@@ -1,4 +1,4 @@
-"""Names from strangers: addresses, protocols, patterns, pipes, devices and folders are refused at every entrance, in one line."""
+"""Untrusted names: URLs, protocols, patterns, pipes, devices and folders are always refused."""
 
 import os
 import re
@@ -33,12 +33,12 @@ HOSTILE = (
     "missing.json",
 )
 PATIENCE = 240
-"""Seconds after which a name that is read without an end fails its test."""
+"""Timeout in seconds, for names that are read without end."""
 
 
 @pytest.fixture(autouse=True)
 def place(monkeypatch, tmp_path):
-    """A working folder with what protocols would find, and with what must not be read; the network is cut."""
+    """Make a working folder with files that must not be opened, and disable the network."""
     monkeypatch.chdir(tmp_path)
     poses_of(swing(np.linspace(0, 1, 9))).save("good.poses.json")
     for name in ("a.mp4", "b.mp4", "s001.png"):
@@ -58,7 +58,7 @@ def place(monkeypatch, tmp_path):
 
 
 def refuse_network(*address):
-    # No `Exception`: handlers of those must not take it for a refusal.
+    # Fails with a BaseException, which handlers cannot mistake for a refusal.
     pytest.fail(f"asked the network for {address}")
 
 
@@ -82,7 +82,7 @@ ENTRANCES = {
     "ablate": lambda name: ("ablate", name, "--out", "out"),
     "data check": lambda name: ("data", "check", name, "--json", "out"),
 }  # fmt: skip
-"""What takes a name without a video."""
+"""Commands that take a name without a video."""
 OF_A_VIDEO = {
     "predict": lambda name, video: ("predict", name, "--out", "out"),
     "predict --boxes": lambda name, video: ("predict", video, "--boxes", name, "--out", "out"),
@@ -92,7 +92,7 @@ OF_A_VIDEO = {
 
 
 def assert_refused(outcome, folder):
-    """One line of error, and nothing made."""
+    """Check that there is one line of error, and that nothing was written."""
     code, out, err = outcome
     assert code in (1, 2, 3)
     assert out == ""
@@ -114,11 +114,11 @@ def test_refused_wherever_a_video_goes_along(run, tmp_path, made_video, entrance
 
 
 def test_refused_by_a_batch_one_by_one(run, tmp_path, untrained):
-    # Two results of one name would be refused before the names are looked at.
+    # Two results of the same name would be refused before the names are checked.
     names = [name for name in HOSTILE if not name.startswith(("folder", "data:,"))]
     names = list({os.path.splitext(os.path.basename(name))[0]: name for name in names}.values())
     options = ("--model", untrained, "--device", "cpu", "--no-video", "--out", "out")
-    signal.alarm(4 * PATIENCE)  # a process of its own starts
+    signal.alarm(4 * PATIENCE)  # starts another process
     code, out, err = run("batch", *names, *options)
     assert code == 4
     assert out.split()[:2] == ["rejected", str(len(names))]

@@ -1,4 +1,4 @@
-"""The notebook of examples/: small as it is kept, whole as it runs."""
+"""The notebook in examples/: stored without outputs, and run to its end."""
 
 import json
 
@@ -27,4 +27,4 @@ def test_it_runs_and_shows_its_pictures():
     nbclient.NotebookClient(notebook, timeout=600, resources=resources).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
-    assert len(pictures) == 6  # noise to joints has two
+    assert len(pictures) == 6  # two of them from noise to joints

@@ -1,4 +1,4 @@
-"""Nothing asks anything of another machine: every process is watched, and works without a network at all."""
+"""No process contacts another machine; everything works without a network."""
 
 import ipaddress
 import json
@@ -17,12 +17,12 @@ from tests.test_compare import poses_of
 
 WATCH = Path(__file__).parent / "watch"
 PATIENCE = 900
-"""Seconds that a command gets on a machine with much else to do."""
+"""Timeout of a command in seconds, long enough for a busy machine."""
 
 
 @pytest.fixture
 def seen(tmp_path, monkeypatch):
-    """Has every process that is started from here watched; gives what they have asked of the network so far."""
+    """Watch all processes started from here; return a function that reads their network events."""
     monkeypatch.syspath_prepend(WATCH)
     monkeypatch.setenv("NETWORK_LOG", str(tmp_path / "network.jsonl"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
@@ -36,7 +36,7 @@ def seen(tmp_path, monkeypatch):
 
 @pytest.fixture
 def cli(seen):
-    """Runs the command line in a process of its own and gives its stdout; it must end with 0."""
+    """Run the command line in a separate process; return its stdout; it must exit with 0."""
 
     def call(*arguments, before=()):
         command = [*before, sys.executable, "-m", "diffusionpose", *map(str, arguments)]
@@ -48,7 +48,7 @@ def cli(seen):
 
 
 def is_local(host):
-    """Whether a host, as it is asked for, is this machine."""
+    """Whether a host name or address refers to this machine."""
     if host in (None, "", "localhost"):
         return True
     try:
@@ -58,7 +58,7 @@ def is_local(host):
 
 
 def host_of(one):
-    """The host that an event is about; None where it is about a socket of this machine's own kind."""
+    """Return the host that an event refers to; None for local sockets, such as Unix sockets."""
     event, arguments = one["event"], one["arguments"]
     if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
         family, address = arguments[0], arguments[1]
@@ -73,7 +73,7 @@ def host_of(one):
 
 
 def abroad(events):
-    """What was asked of other machines."""
+    """Return the events that refer to other machines."""
     return [one for one in events if one["event"] != "start" and not is_local(host_of(one))]
 
 
@@ -82,13 +82,13 @@ def processes(events):
 
 
 OUTSIDE = "192.0.2.1"
-"""An address for documentation, which nobody has."""
+"""An address reserved for documentation."""
 
 
 @pytest.mark.parametrize(
     ("code", "event"),
     [
-        # A datagram socket that is connected sends nothing.
+        # Connecting a datagram socket sends nothing.
         (f"socket.socket(type=socket.SOCK_DGRAM).connect(('{OUTSIDE}', 9))", "socket.connect"),
         (f"socket.getaddrinfo('{OUTSIDE}', 9, flags=socket.AI_NUMERICHOST)", "socket.getaddrinfo"),
         (f"socket.gethostbyname('{OUTSIDE}')", "socket.gethostbyname"),
@@ -132,7 +132,7 @@ def test_poses_their_report_other_formats_and_a_comparison(
     cli("predict", made_video, *options, "--report", "--angles", "--out", tmp_path)
     cli("report", result, "--video", made_video, "-o", tmp_path / "again.html")
     cli("convert", result, "--format", "csv,npz,openpose")
-    # An untrained model is sure of nothing that could be compared.
+    # An untrained model finds no joints that could be compared.
     made = tmp_path / "made.poses.json"
     poses_of([0, 40, 80]).save(made)
     cli("compare", made, made, "--html", tmp_path / "compared.html")

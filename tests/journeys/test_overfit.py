@@ -1,4 +1,4 @@
-"""From a data set to poses: train on a made clip, then predict that clip; the answer must be its truth."""
+"""Overfitting: train on a synthetic clip, then predict it; poses must match its ground truth."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def recipe(root, **changes):
-    """A very small model without augmentation."""
+    """Make a recipe for a very small model without augmentation."""
     model = {
         "name": "overfit",
         "backbone": {"hidden_size": 64, "depth": 1, "num_heads": 2},
@@ -35,7 +35,7 @@ def recipe(root, **changes):
         "model": model,
         "train": [source],
         "augment": still | {"occlusion": 0.0, "still_motion": 0.0},
-        # Processors differ in the last digits: this much of the location loss leaves them a margin.
+        # Processors differ in the last digits: this weight leaves a margin for that.
         "loss": {"location": 0.03, "alpha": 1e-4},
         "optimizer": {
             "learning_rate": 2e-3,
@@ -52,7 +52,7 @@ def recipe(root, **changes):
 
 
 def trained(folder, **changes):
-    """The clip, and a model trained on it."""
+    """Make the clip, and train a model on it."""
     from diffusionpose.train import train
 
     root = posetrack_root(folder, videos=("000001_bonn",), num_frames=NUM_FRAMES, unlabelled=())
@@ -60,7 +60,7 @@ def trained(folder, **changes):
 
 
 def found(root, model, tmp_path):
-    """Its poses, and their distances from the truth in pixels."""
+    """Predict poses of the clip; also return their distances from the truth in pixels."""
     truth = [figure((70 + 3 * index, 66), 50, index / 2) for index in range(NUM_FRAMES)]
     annotations = json.loads((root / "posetrack_data" / "val" / "000001_bonn.json").read_text())
     frames = []

@@ -1,4 +1,4 @@
-"""The site of docs/: every page in it, built strictly, and nothing in it that a reader's browser fetches from elsewhere."""
+"""The site of docs/: all pages, built strictly, without resources from other sites."""
 
 import os
 import re
@@ -19,11 +19,11 @@ FETCHED = {
     "source": ("src", "srcset"),
     "video": ("src", "poster"),
 }
-"""Attributes whose addresses a browser opens by itself."""
+"""Attributes with URLs that a browser fetches by itself."""
 
 
 class Fetches(HTMLParser):
-    """Collects these addresses, and the classes that Material's script loads something for."""
+    """Collect these URLs, and all classes, for some of which Material's script loads resources."""
 
     def __init__(self):
         super().__init__()
@@ -36,7 +36,7 @@ class Fetches(HTMLParser):
 
 
 def pages_of(nav):
-    """Paths of a navigation, whatever their depth."""
+    """Return all paths in a navigation, at any depth."""
     if isinstance(nav, str):
         return [nav]
     parts = nav.values() if isinstance(nav, dict) else nav
@@ -51,7 +51,7 @@ def test_every_page_is_in_the_navigation_once():
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The folder of the built site."""
+    """Build the site and return its folder."""
     pytest.importorskip("mkdocs")
     pytest.importorskip("material")
     pytest.importorskip("mkdocstrings")
@@ -73,7 +73,7 @@ def test_a_browser_fetches_nothing_from_elsewhere(site):
         found.feed(page.read_text(encoding="utf-8"))
         assert found.addresses
         assert [one for one in found.addresses if re.match(r"(https?:)?//", one)] == [], page
-        # The theme's script would fetch a renderer for diagrams, and figures about a repository.
+        # For these, the theme's script would fetch a renderer of diagrams and repository facts.
         assert not {"mermaid", "md-source__repository"} & found.classes, page
     for sheet in site.rglob("*.css"):
         text = re.sub(r"data:[^;,]*[;,][^)]*", "", sheet.read_text(encoding="utf-8"))

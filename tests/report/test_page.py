@@ -1,4 +1,4 @@
-"""The page in a headless Chromium: skeletons in step with the picture, and its keys."""
+"""The report in headless Chromium: skeletons in sync with the video, and keyboard control."""
 
 import shutil
 import time
@@ -33,7 +33,7 @@ READ = """() => {
   const told = Number(document.getElementById("clock").textContent.match(/frame (\\d+)/)[1]);
   return [told, (index ^ inverse) === 255 ? index : -1];
 }"""
-"""The frame that is told, of which the skeletons are, and the one that is seen; -1 for none."""
+"""Reads the frame number displayed, that of the skeletons, and the one in the image, or -1."""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def browser():
 
 @pytest.fixture
 def open_page(browser, tmp_path):
-    """Opens the report of a clip without people; anything in the console is a failure."""
+    """Open the report of a clip without people; errors on the page fail the test."""
     complaints = []
 
     def call(clip):
@@ -66,7 +66,7 @@ def open_page(browser, tmp_path):
 
 
 def wait_until(page, condition):
-    """Playwright's own way needs `eval` in the page, which its policy forbids."""
+    """Poll a condition: Playwright's own wait needs `eval`, which the page's policy forbids."""
     end = time.monotonic() + 60
     while not page.evaluate(condition):
         assert time.monotonic() < end, condition
@@ -98,7 +98,7 @@ def test_playing_shows_the_frame_that_it_tells(open_page):
     pairs = [pair for pair in pairs if pair[1] >= 0]
     assert len(pairs) > 60
     assert len({seen for _, seen in pairs}) > 30
-    # A browser that is late may show a picture before it tells so.
+    # A slow browser may show a frame before reporting it.
     assert sum(told != seen for told, seen in pairs) < 0.05 * len(pairs)
 
 

@@ -1,4 +1,4 @@
-"""The report: what it packs, that it needs no network, and that names cannot break out of it."""
+"""The report: its contents, no network use, and safety against names."""
 
 import base64
 import json
@@ -123,7 +123,7 @@ def test_nothing_is_said_to_be_lost_only_where_nothing_was_noticed(severities, s
     assert "nothing lost" not in page.replace(summary, "")
 
 
-def test_one_is_told_in_the_singular():
+def test_counts_of_one_are_singular():
     verdict = replace(POSES.verdict, num_frames=1)
     poses = replace(POSES[3:], verdict=verdict)
     facts = dict(payload_of(report_html(poses, ReportParts()))["facts"])
@@ -194,7 +194,7 @@ def test_a_whole_report(untrained, made_video, made_boxes, tmp_path, monkeypatch
     pipeline = PosePipeline.from_pretrained(untrained, device="cpu").with_boxes(
         BoxesFile.load(made_boxes)
     )
-    # An untrained model's heatmaps are noise that is read smoothed: peaks in their place.
+    # Replace the noisy heatmaps of an untrained model by peaks, as decoding smooths noise.
     peaks = torch.stack([torch.linspace(4, 44, 15), torch.linspace(60, 5, 15)], 1)
     maps = heatmaps.encode(peaks, (64, 48), 2.0)
     monkeypatch.setattr(
@@ -214,7 +214,7 @@ def test_a_whole_report(untrained, made_video, made_boxes, tmp_path, monkeypatch
     picture, to_image = data["sheets"][f"{track}/3"]
     sheet = cv2.imdecode(unpacked(picture.split(",")[1], np.uint8), cv2.IMREAD_GRAYSCALE)
     assert sheet.shape == (3 * 64, 5 * 48)
-    # The brightest place of a joint's tile lies where its keypoint is, to within a heatmap pixel.
+    # The brightest point of a joint's tile is at its keypoint, to within a heatmap pixel.
     tiles = sheet.reshape(3, 64, 5, 48).transpose(0, 2, 1, 3).reshape(15, 64, 48)
     person = next(person for person in poses[3].people if person.track_id == track)
     pixel = np.hypot(to_image[0], to_image[3])

@@ -1,7 +1,7 @@
-"""Barcoded videos: making, breaking and reading them.
+"""Videos with barcodes: making, breaking and reading them.
 
-The top row of every frame is a barcode (8 bits index, 8 bits its inverse, the lowest bit first), so
-a test can tell which frame it got.
+The top row of every frame is a barcode (8 bits of its index, then their inverse, lowest bit first),
+by which a test recognises frames.
 """
 
 import time
@@ -27,7 +27,7 @@ ODD_NAME = "кадр 漢字 🎥 'q'%03d.mp4"
 
 
 def barcode_id(image: np.ndarray) -> int:
-    """Index that the top row of an upright frame says, -1 where the two halves contradict."""
+    """Read the index from the top row of an upright frame; -1 if its halves contradict."""
     centres = ((np.arange(NUM_BITS) + 0.5) * (image.shape[1] // NUM_BITS)).astype(int)
     bits = [int(image[2:6, x - 1 : x + 2].mean() > 128) for x in centres]
     index, inverse = (sum(bit << k for k, bit in enumerate(half)) for half in (bits[:8], bits[8:]))
@@ -35,7 +35,7 @@ def barcode_id(image: np.ndarray) -> int:
 
 
 def barcode_frame(index: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
-    """A moving texture below the barcode of `index`, (height, width, 3) uint8."""
+    """Draw a moving texture with the barcode of `index`, (height, width, 3) uint8."""
     noise = np.random.default_rng(0).integers(60, 160, (height // 8, width // 8, 3), np.uint8)
     image = np.roll(noise.repeat(8, 0).repeat(8, 1), 3 * index, 1)
     bits = [index >> k & 1 for k in range(8)]
@@ -46,7 +46,7 @@ def barcode_frame(index: int, width: int = WIDTH, height: int = HEIGHT) -> np.nd
 
 @dataclass
 class Reading:
-    """All that one pass over a video gave."""
+    """Everything from one pass over a video."""
 
     info: VideoInfo
     verdict: VideoVerdict
@@ -91,7 +91,7 @@ def make_video(
     prepare: Callable[[VideoStream], None] | None = None,
     **options: str,
 ) -> Path:
-    """60 barcode frames at 25 frames/s, or one for every value of `pts` (in 1/25 s)."""
+    """Write 60 frames with barcodes at 25 frames/s, or one for each value of `pts` (in 1/25 s)."""
     if codec not in av.codecs_available:
         pytest.skip(f"PyAV was built without {codec}")
     with av.open(str(path), "w", format=container, options=container_options or {}) as output:
@@ -109,7 +109,7 @@ def make_video(
 
 
 def remux(source: Path, target: Path, keep: Callable[[int], bool]) -> Path:
-    """Copies the video packets whose number in decoding order is kept."""
+    """Copy the video packets for whose number in decoding order `keep` is true."""
     with av.open(str(source)) as given, av.open(str(target), "w") as output:
         stream = output.add_stream_from_template(given.streams.video[0])
         packets = (packet for packet in given.demux(video=0) if packet.size)
@@ -122,13 +122,13 @@ def remux(source: Path, target: Path, keep: Callable[[int], bool]) -> Path:
 
 def cut(source: Path, target: Path, share: float) -> Path:
     data = source.read_bytes()
-    # An odd number of bytes: a transport stream cut between two packets looks whole.
+    # An odd number of bytes, since a transport stream cut between packets looks complete.
     target.write_bytes(data[: int(len(data) * share) | 1])
     return target
 
 
 def refused(path: Path | str, match: str, **options: Any) -> None:
-    """The source is refused within a second, in one line that names the cause."""
+    """Check that the source is refused within a second, in one line that names the cause."""
     start = time.monotonic()
     with pytest.raises(InputRefusedError, match=match) as caught:
         open_video(path, **options)
@@ -137,7 +137,7 @@ def refused(path: Path | str, match: str, **options: Any) -> None:
 
 
 def flip_packet(source: Path, target: Path, number: int) -> Path:
-    """Flips bits of all but the first 40 bytes of a packet, counted in decoding order."""
+    """Flip bits in all but the first 40 bytes of packet `number` in decoding order."""
     with av.open(str(source)) as container:
         chosen = [packet for packet in container.demux(video=0) if packet.size][number]
         assert chosen.pos is not None

@@ -1,4 +1,4 @@
-"""What must be said of each given clip, whole, odd, damaged or hostile."""
+"""Verdicts on all test clips: intact, unusual, damaged or hostile."""
 
 from fractions import Fraction
 from itertools import pairwise
@@ -9,7 +9,7 @@ import pytest
 from diffusionpose.video import open_video
 from tests.video.helpers import CLIPS, read, refused
 
-# Clip: (frames, status, codes, (width, height), rotation, frames promised)
+# Clip: (frames, status, codes, (width, height), rotation, frames declared)
 READABLE = {
     "00_ok.mp4": (60, "ok", set(), (128, 96), 0, 60),
     "01_trunc_faststart.mp4": (35, "partial", {"TRUNCATED", "COUNT_MISMATCH"}, (128, 96), 0, 60),
@@ -79,7 +79,7 @@ def test_every_clip_has_an_answer() -> None:
 )
 def test_frames_come_in_display_order(name: str, ids: list[int]) -> None:
     got = read(CLIPS / name).ids
-    # What was predicted from a missing picture, or cut, may show another barcode.
+    # Frames predicted from a missing one, or truncated, may show another barcode.
     spoiled = {"11_dropped_pkts20-27.mkv": {20, 21}, "25_avi_count_lie.avi": {42}}.get(name, set())
     assert [want for position, want in enumerate(ids) if position not in spoiled] == [
         value for position, value in enumerate(got) if position not in spoiled

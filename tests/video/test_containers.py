@@ -1,4 +1,4 @@
-"""Playlists, scripts and bombs that must not get through, and the many kinds that must."""
+"""Playlists, scripts and bombs, which are refused, and the supported containers."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.video.helpers import CLIPS, HEIGHT, WIDTH, make_video, read, refused
 
 @pytest.fixture
 def listener() -> Iterator[list[tuple[str, int]]]:
-    """Listens where the playlist clip points to; collects who connects."""
+    """Listen at the address in the playlist clip; collect the clients that connect."""
     with socket.create_server(("127.0.0.1", 18765), reuse_port=True) as server:
         server.settimeout(0.05)
         callers: list[tuple[str, int]] = []
@@ -64,7 +64,7 @@ def test_playlist_opens_no_connection(
     ],
 )
 def test_script_opens_no_other_file(text: str, tmp_path: Path) -> None:
-    # A pipe without a writer: who opens it hangs, and the time limit of `refused` shows it.
+    # Opening a pipe without a writer blocks, which the time limit of `refused` reveals.
     os.mkfifo(tmp_path / "00_ok.mp4")
     (tmp_path / "a.mp4").write_text(text, encoding="utf-8")
     refused(tmp_path / "a.mp4", "playlist or script")
@@ -84,7 +84,7 @@ json.dump([answer, time.monotonic() - start, int(status["VmHWM"].split()[0]) / 1
 
 
 def lying_bomb(folder: Path) -> Path:
-    """The bomb with a small size in its container's header; only the PNG itself says the truth."""
+    """Write the bomb with a false, small size in the container; only the PNG has the true one."""
     data = bytearray((CLIPS / "15_bomb_16000x16000.mov").read_bytes())
     entry = data.find(b"png ", data.find(b"stsd"))
     data[entry + 28 : entry + 32] = struct.pack(">HH", WIDTH, HEIGHT)
@@ -102,7 +102,7 @@ def test_bomb_is_refused_before_decoding(lies: bool, tmp_path: Path) -> None:
     answer, seconds, megabytes = json.loads(run.stdout)
     assert answer.startswith("InputRefusedError")
     assert seconds < 2
-    # Half of what the bomb takes where only probing decodes it.
+    # Half of the memory that is needed if only probing decodes the bomb.
     assert megabytes < 140
 
 

@@ -1,4 +1,4 @@
-"""Videos that are broken here: every loss is told and located, and nothing else is called one."""
+"""Broken videos: every loss is reported and located, and nothing else."""
 
 import re
 from fractions import Fraction
@@ -69,7 +69,7 @@ def test_cut_is_never_ok(name: str, options: dict[str, str], share: float, tmp_p
         return
     assert got.verdict.status == "partial"
     assert "TRUNCATED" in got.codes
-    # Only what was being decoded at the cut may be spoiled.
+    # Only frames being decoded at the cut may be damaged.
     assert got.ids[:-3] == list(range(len(got.ids) - 3))
 
 
@@ -105,7 +105,7 @@ def test_missing_first_key_frame_is_damage(tmp_path: Path) -> None:
 
 
 def test_pause_in_mp4_is_no_loss(tmp_path: Path) -> None:
-    # MP4 stores how long each picture is shown, so the pause is the author's.
+    # MP4 stores the duration of each frame, so the pause is intended.
     got = read(make_video(tmp_path / "a.mp4", pts=[*range(30), *range(36, 66)], bf="0"))
     assert (got.verdict.status, got.codes) == ("ok", {"PTS_GAP"})
 
@@ -129,8 +129,8 @@ def test_flipped_bytes_are_damage(packet: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("packet", [14, 17, 21, 25, 29])
 def test_damage_log_holds_every_changed_picture(packet: int, tmp_path: Path) -> None:
-    # Open groups of pictures: pictures shown before a key picture but decoded after it are
-    # predicted from the group before.
+    # Open groups of pictures: frames shown before a key frame but decoded after it are
+    # predicted from the previous group.
     options: dict[str, Any] = {"x264-params": "open-gop=1:keyint=12:scenecut=0", "bf": "3"}
     whole = make_video(tmp_path / "whole.mp4", **options)
     path = flip_packet(whole, tmp_path / "a.mp4", packet)

@@ -15,7 +15,7 @@ from tests.video.helpers import barcode_frame, read, refused
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Twelve images of four formats whose names only a natural sort puts in order."""
+    """Write twelve images in four formats, whose names need natural sorting."""
     target = tmp_path / "frames"
     target.mkdir()
     for index in range(12):
@@ -85,7 +85,7 @@ def test_single_image_is_one_frame(folder: Path) -> None:
 
 
 def test_exif_orientation_is_applied(folder: Path) -> None:
-    # Orientation 6: turn by 90 degrees clockwise to see it upright.
+    # Orientation 6: rotate by 90 degrees clockwise to make it upright.
     exif = b"Exif\0\0MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0)
     data = (folder / "f8.jpg").read_bytes()
     segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif

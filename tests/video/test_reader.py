@@ -1,4 +1,4 @@
-"""Names, strange ones too, and the contract of the reader."""
+"""Names, including strange ones, and the contract of the reader."""
 
 import os
 import shutil
@@ -94,7 +94,7 @@ def test_closing_waits_for_the_frame_that_a_thread_decodes(monkeypatch: pytest.M
 def test_hostile_name_is_refused(
     source: str, match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Files that a protocol or pattern would find here must not be found.
+    # A protocol or pattern must not find these files.
     monkeypatch.chdir(tmp_path)
     for name in ("a.mp4", "b.mp4"):
         shutil.copy(CLIPS / "00_ok.mp4", name)
@@ -151,7 +151,7 @@ def test_same_file_is_known_by_any_name(tmp_path: Path) -> None:
             assert reader.is_same_file(tmp_path / name)
         for name in ("copy.mp4", "missing.mp4", "a.mp4/b", "."):
             assert not reader.is_same_file(tmp_path / name)
-        # The file that was opened counts, not what its name points to by now.
+        # The opened file counts, not another one that now has its name.
         source.rename(tmp_path / "moved.mp4")
         shutil.copy(CLIPS / "06_vfr.mp4", source)
         assert reader.is_same_file(tmp_path / "moved.mp4")

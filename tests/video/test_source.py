@@ -1,4 +1,4 @@
-"""Upright pictures of one size at the file's own times."""
+"""Upright frames of one size, at the file's own times."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -28,8 +28,8 @@ def test_display_matrix_is_applied(turns: int, mirror: bool, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("ratio", "turns", "told"),
     [
-        (Fraction(4, 3), 0, "(4:3) and are taken as they are stored: people look narrower"),
-        (Fraction(4, 3), 1, "(3:4) and are taken as they are stored: people look wider"),
+        (Fraction(4, 3), 0, "(4:3) and used as stored: people look narrower"),
+        (Fraction(4, 3), 1, "(3:4) and used as stored: people look wider"),
         (Fraction(160, 159), 0, None),
         (Fraction(1), 0, None),
     ],

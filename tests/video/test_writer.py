@@ -1,4 +1,4 @@
-"""What a written video must keep."""
+"""Properties that a written video must preserve."""
 
 from fractions import Fraction
 from pathlib import Path

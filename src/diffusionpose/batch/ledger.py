@@ -126,7 +126,8 @@ class Ledger:
                 self._take(LedgerEntry(**json.loads(line)))
             except (ValueError, TypeError) as error:
                 raise DataError(
-                    f"{self._path}: line {number} is not an entry of this release: move the file away to start anew"
+                    f"{self._path}: line {number} is not an entry of this release: "
+                    "move the file away to start over"
                 ) from error
 
     def _take(self, entry: LedgerEntry) -> None:

@@ -1,34 +1,35 @@
-"""Video files and folders of images in, upright RGB frames with true times out; and the other way.
+"""Reading and writing of video: files and folders of images to upright RGB frames, and back.
 
-What a stranger's file may do to us is decided before FFmpeg sees it:
+Files are untrusted, so FFmpeg gets little to decide:
 
-- we open ONE regular file ourselves and hand FFmpeg the open file, never a name, so no address,
-  device, playlist or image pattern can be followed;
-- the container is chosen from the first bytes and forced; FFmpeg's own guessing never runs;
-- probing may not decode (no decoder is on its list), so sizes are checked before any pixel is
+- One regular file is opened here and passed to FFmpeg as an open file, never by name, so that no
+  address, device, playlist or image pattern can be followed.
+- The container format is detected from the first bytes and forced; FFmpeg's probing of formats
+  never runs.
+- No decoder is allowed while streams are probed, so sizes are checked before any pixel is
   allocated.
 
-What was lost is counted while reading and summed up in a `VideoVerdict`. Codes of issues (stable; `docs/formats.md` has the same table):
+Losses are counted while reading and summarised in a `VideoVerdict`. Issue codes are stable
+(`docs/formats.md` has the same table):
 
 | code | severity | meaning |
 |---|---|---|
 | TRUNCATED | partial | the file ends before its header says it should |
-| DAMAGED | partial | pictures decoded from damaged data, or predicted from such pictures |
-| PACKETS_LOST | partial | packets that no picture could be decoded from |
-| PTS_GAP | partial; info in MP4, GIF | a hole in otherwise even times: pictures are missing |
-| COUNT_MISMATCH | partial; info if more | another number of pictures than the header promises |
-| TIMES_REBUILT | partial | pictures whose times do not increase; set one step on |
-| SIZE_CHANGED | partial | pictures of another size, scaled to the first one's |
-| UNREADABLE_IMAGE | partial | files of a folder that are not complete images |
-| TIMES_FILLED | info | pictures without a time; set one step on |
-| VFR | info | steps between pictures vary; the times are the file's own |
-| ROTATION_IGNORED | info | a rotation that is no multiple of 90 degrees |
-| PIXELS_NOT_SQUARE | info | pixels are not square (old camcorders, DVDs), and taken as stored: people look stretched |
-| STREAM_CHOICE | info | several video streams; which one was read |
+| DAMAGED | partial | frames decoded from damaged data, or predicted from such frames |
+| PACKETS_LOST | partial | packets that could not be decoded |
+| PTS_GAP | partial; info in MP4, GIF | a gap in otherwise regular times: frames are missing |
+| COUNT_MISMATCH | partial; info if more | the number of frames differs from that in the header |
+| TIMES_REBUILT | partial | frames with non-increasing times; set one step after the previous one |
+| SIZE_CHANGED | partial | frames of another size, scaled to the size of the first |
+| UNREADABLE_IMAGE | partial | files in a folder that are not complete images |
+| TIMES_FILLED | info | frames without a time; set one step after the previous frame |
+| VFR | info | variable frame rate; the times are the file's own |
+| ROTATION_IGNORED | info | a rotation that is not a multiple of 90 degrees |
+| PIXELS_NOT_SQUARE | info | non-square pixels (DV, DVD), used as stored: people look stretched |
+| STREAM_CHOICE | info | several video streams; the message names the one that was read |
 
-Pictures keep their stored pixels: a sample aspect ratio other than 1 is not applied. Display
-matrices (rotations by 90 degrees and mirrors) and EXIF orientations are. Times are the file's own
-and need not start at 0.
+Display matrices (rotations by 90 degrees and mirrors) and EXIF orientations are applied; a sample
+aspect ratio other than 1 is not. Times are the file's own and need not start at 0.
 """
 
 from diffusionpose.video.containers import ALLOWED_CODECS

@@ -1,4 +1,4 @@
-"""Which container a file is, and its safe opening: sniffing, FFmpeg's demuxer, choice of a stream."""
+"""Detection and safe opening of containers, and the choice of a video stream."""
 
 import re
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from av.video.stream import VideoStream
 from diffusionpose.errors import InputRefusedError
 from diffusionpose.video.files import check_pixels
 
-# FFmpeg's canonical names. Left out on purpose: decoders that are rarely used, so rarely looked at.
+# FFmpeg's canonical names. Rarely used decoders, which few people review, are left out on purpose.
 # fmt: off
 ALLOWED_CODECS = frozenset((
     "av1", "cinepak", "dnxhd", "dvvideo", "ffv1", "ffvhuff", "flv1", "gif", "h263", "h264",
@@ -27,7 +27,7 @@ ALLOWED_CODECS = frozenset((
 
 @dataclass(frozen=True)
 class Container:
-    """FFmpeg's name of a demuxer; for MPEG-TS also start and length of packets, in bytes."""
+    """FFmpeg's name of a demuxer; for MPEG-TS also the offset and length of packets in bytes."""
 
     name: str
     first_packet: int = 0
@@ -52,7 +52,7 @@ _SCRIPT = re.compile(
 
 
 def sniff_container(head: bytes) -> Container | None:
-    """The container by its first bytes, or None."""
+    """Detect the container from a file's first bytes; None if unknown."""
     if head[4:8] in _BOXES:
         return None if head[8:12] in _PHOTO_BRANDS else Container("mov")
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
@@ -64,28 +64,29 @@ def sniff_container(head: bytes) -> Container | None:
 
 
 def _sniff_transport_stream(head: bytes) -> Container | None:
-    """MPEG-TS shows only by its sync byte every 188, 192 or 204 bytes; it may start in a packet."""
+    """Detect MPEG-TS by a sync byte every 188, 192 or 204 bytes; it may start inside a packet."""
     for packet_size in (188, 192, 204):
         for first in range(packet_size):
             syncs = head[first : first + 8 * packet_size : packet_size]
             if len(syncs) >= 4 and syncs == b"G" * len(syncs):
-                # Packets of 192 bytes start with a time stamp of 4, before the sync byte.
+                # Packets of 192 bytes start with a timestamp of 4 bytes, before the sync byte.
                 start = first - 4 if packet_size == 192 else first
                 return Container("mpegts", start % packet_size, packet_size)
     return None
 
 
 def why_no_video(head: bytes) -> str:
-    """What the first bytes show instead of a video, for the refusal."""
+    """Say what the first bytes are instead of a video, for the error message."""
     if _SCRIPT.match(head.removeprefix(b"\xef\xbb\xbf")):
         return (
-            "a playlist or script that names other files, which are not opened: give the video file"
+            "a playlist or script that refers to other files, which are not opened: "
+            "pass the video file itself"
         )
     if head[4:8] == b"ftyp":
         return "a HEIC or AVIF photo: convert it to JPEG or PNG"
     if b"\0" not in head:
         return "text, not a video"
-    return "not a video that is read (MP4, MOV, MKV, WebM, AVI, TS, MPEG, FLV, OGG, WMV or GIF)"
+    return "not a supported video (MP4, MOV, MKV, WebM, AVI, TS, MPEG, FLV, OGG, WMV or GIF)"
 
 
 def _refuse_other_files(url: str, flags: int, options: dict[str, str]) -> BinaryIO:
@@ -94,7 +95,11 @@ def _refuse_other_files(url: str, flags: int, options: dict[str, str]) -> Binary
 
 
 def open_container(file: BinaryIO, path: Path, container: Container) -> InputContainer:
-    """Demuxer only: no decoder is on the list that probing may use; nothing else can be opened."""
+    """Open the demuxer only: probing may use no decoder, and no other file can be opened.
+
+    Raises:
+        InputRefusedError: If the header cannot be read.
+    """
     file.seek(0)
     try:
         return av.open(
@@ -109,21 +114,25 @@ def open_container(file: BinaryIO, path: Path, container: Container) -> InputCon
         )
     except (FFmpegError, OSError, ValueError) as error:
         raise InputRefusedError(
-            f"{path}: the header cannot be read ({reason_of(error)}): the file is cut or damaged; "
-            "copy it again"
+            f"{path}: the header cannot be read ({reason_of(error)}): the file is truncated or "
+            "damaged; copy it again"
         ) from error
 
 
 def reason_of(error: Exception) -> str:
-    """FFmpeg's error in words, for the refusal."""
+    """FFmpeg's description of an error, for messages."""
     return getattr(error, "strerror", None) or str(error)
 
 
 def choose_stream(container: InputContainer, path: Path, max_pixels: int) -> VideoStream:
-    """The default video stream, else the largest; cover pictures of music do not count."""
+    """Return the default video stream, else the largest one, ignoring cover art.
+
+    Raises:
+        InputRefusedError: If there is none, or its codec or size is not allowed.
+    """
     streams = video_streams(container)
     if not streams:
-        raise InputRefusedError(f"{path}: no video stream (only sound or data): nothing to see")
+        raise InputRefusedError(f"{path}: no video stream, only audio or data")
     known = [stream for stream in streams if stream.codec_context is not None]
     if not known:
         raise InputRefusedError(
@@ -138,7 +147,7 @@ def choose_stream(container: InputContainer, path: Path, max_pixels: int) -> Vid
 
 
 def video_streams(container: InputContainer) -> list[VideoStream]:
-    """The streams that hold video."""
+    """Return the video streams, without cover art and thumbnails."""
     pictures = Disposition.attached_pic | Disposition.timed_thumbnails
     return [stream for stream in container.streams.video if not stream.disposition & pictures]
 

@@ -1,7 +1,7 @@
-"""Evidence that something of a video is lost.
+"""Evidence of losses in a video.
 
-What the header promises (`read_promise`), which pictures are damaged or predicted from damaged ones
-(`DamageLog`), and holes in the times (`timing_issues`).
+Sources are the header (`read_promise`), frames that are damaged or predicted from damaged ones
+(`DamageLog`), and gaps in the times (`timing_issues`).
 """
 
 import re
@@ -27,17 +27,17 @@ _GAP_FACTOR = 1.75
 _REORDER_WINDOW = 64
 
 
-# --- Before reading: what the header promises -----------------------------------------------------
+# --- Before reading: the header -------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Promise:
-    """What header and index say before anything is read.
+    """What header and index declare before reading; None where they do not.
 
     Args:
-        frames: Number of pictures to be shown, None where no header says.
-        end: Bytes that the file should have at least, None where no header says.
-        seconds: End of the last packet, None where no header says.
+        frames: Number of frames to be shown.
+        end: Minimum size of the file in bytes.
+        seconds: End of the last packet.
     """
 
     frames: int | None
@@ -48,7 +48,7 @@ class Promise:
 def read_promise(
     file: BinaryIO, size: int, container: Container, opened: InputContainer, stream: VideoStream
 ) -> Promise:
-    """Reads the index; pictures that an edit list hides and empty chunks are not promised."""
+    """Read header and index; frames hidden by an edit list and empty chunks do not count."""
     hidden = shown = end = 0
     for entry in stream.index_entries:
         hidden += entry.size == 0
@@ -62,14 +62,14 @@ def read_promise(
 
 
 def _declared_seconds(container: Container, opened: InputContainer) -> Fraction | None:
-    # Only these store a duration that FFmpeg does not estimate from what is there.
+    # Only these store a duration; for others, FFmpeg estimates it from the data present.
     if container.name not in {"matroska", "flv", "asf"} or not opened.duration:
         return None
     return Fraction(opened.duration, av.time_base)
 
 
 def _declared_end(file: BinaryIO, size: int, container: Container) -> int | None:
-    """Bytes that the file's outermost structure claims; more than `size` means that it was cut."""
+    """Size in bytes that the outermost structure declares; truncated if it exceeds `size`."""
     position = file.tell()
     try:
         match container.name:
@@ -98,7 +98,7 @@ _LAST_BOXES = {b"mdat", b"moof", b"moov", b"mfra", b"sidx", b"styp"}
 
 
 def _end_of_boxes(file: BinaryIO, size: int) -> int | None:
-    """End of the last top-level box of an ISO file. Junk behind it is not taken for a box."""
+    """End of the last top-level box of an ISO file; trailing junk is not taken for a box."""
     position = 0
     while position + 8 <= size:
         header = read_at(file, position, 16)
@@ -114,7 +114,7 @@ def _end_of_boxes(file: BinaryIO, size: int) -> int | None:
 
 
 def _end_of_segment(file: BinaryIO) -> int | None:
-    """End of a Matroska segment, None if it was written as a live stream (size unknown)."""
+    """End of a Matroska segment; None if its size is unknown, as in a live stream."""
     head = read_at(file, 0, 512)
     size, width = _ebml_size(head[4:])
     start = 4 + width + (size or 0)
@@ -125,7 +125,7 @@ def _end_of_segment(file: BinaryIO) -> int | None:
 
 
 def _ebml_size(data: bytes) -> tuple[int | None, int]:
-    """A variable-length size and its own width in bytes; all bits set means unknown."""
+    """Parse a variable-length size; return it (None if unknown: all bits set) and its width."""
     if not data or not data[0]:
         return None, 1
     width = 9 - data[0].bit_length()
@@ -136,7 +136,7 @@ def _ebml_size(data: bytes) -> tuple[int | None, int]:
 
 def _end_of_riff(file: BinaryIO) -> int | None:
     size = struct.unpack("<I", read_at(file, 4, 4))[0]
-    # Writers that cannot seek back leave 0 or all bits set.
+    # Writers that cannot seek back leave zero or all bits set.
     return None if size == 0 or size >= 0xFFFFFFF0 else size + 8
 
 
@@ -144,14 +144,14 @@ _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
 def _end_of_asf(file: BinaryIO) -> int | None:
-    """The size that the file properties name; 0 in a broadcast."""
+    """Size in the file properties; None if it is 0, as in a broadcast."""
     head = read_at(file, 0, 4096)
     at = head.find(_ASF_FILE_PROPERTIES) + 40
     return struct.unpack("<Q", head[at : at + 8])[0] or None if 40 <= at <= len(head) - 8 else None
 
 
 def _end_of_ogg(file: BinaryIO, size: int) -> int | None:
-    """End of the last page; a page that does not say it is the last means that there was more."""
+    """End of the last page; beyond `size` if that page is not flagged as the last one."""
     start = max(0, size - (1 << 17))
     tail = read_at(file, start, 1 << 17)
     at = tail.rfind(b"OggS")
@@ -163,18 +163,18 @@ def _end_of_ogg(file: BinaryIO, size: int) -> int | None:
     return end if header[5] & 4 else max(end, size + 1)
 
 
-# --- While reading: damage and what it spoils -----------------------------------------------------
+# --- While reading: damage and its spread ---------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Travels with a packet through the decoder and tells which one a picture came from.
+    """Tag of a packet that passes through the decoder and identifies the source of a frame.
 
     Args:
         number: Of the packet, in decoding order.
         group: Number of key packets up to and including this one.
-        key_pts: Time of the group's key picture; what is shown before it may be predicted from the
-            group before as well.
+        key_pts: Time of the group's key frame; frames shown before it may also be predicted from
+            the previous group.
     """
 
     number: int
@@ -182,16 +182,17 @@ class Origin:
     key_pts: int | None
 
     def groups_of(self, pts: int | None) -> tuple[int, int]:
-        """First and last group that a picture shown at `pts` may be predicted from."""
+        """First and last group that a frame shown at `pts` may be predicted from."""
         leading = pts is not None and self.key_pts is not None and pts < self.key_pts
         return self.group - leading, self.group
 
 
 class DamageLog:
-    """Which pictures are damaged, or predicted from damaged data up to the next key picture.
+    """Record of frames that are damaged, or predicted from damaged data, up to the next key frame.
 
-    An upper bound: a damaged picture that no other refers to spoils its group all the same. What
-    the decoder does not notice (VP8, VP9 and HEVC notice little) is not in it.
+    An upper bound on detected damage: a damaged frame marks the rest of its group even if no other
+    frame refers to it. Damage that the decoder does not detect (those of VP8, VP9 and HEVC detect
+    little) is missing.
     """
 
     def __init__(self) -> None:
@@ -200,7 +201,7 @@ class DamageLog:
         self._recent: deque[tuple[tuple[int, int], int, int]] = deque(maxlen=_REORDER_WINDOW)
 
     def spoil(self, group: int, number: int) -> None:
-        """Data of packet `number` is bad: so is what was decoded after it in its group."""
+        """Mark everything decoded from packet `number` on in its group as damaged."""
         self._spoiled[group] = min(number, self._spoiled.get(group, number))
         for groups, later, index in self._recent:
             if group in groups and later >= number:
@@ -209,14 +210,14 @@ class DamageLog:
             del self._spoiled[old]
 
     def add(self, groups: tuple[int, int], number: int, damaged: bool) -> None:
-        """Takes the next picture in display order, decoded from packet `number`."""
+        """Record the next frame in display order, decoded from packet `number`."""
         self._recent.append((groups, number, len(self.flags)))
         self.flags.append(any(number >= self._spoiled.get(g, number + 1) for g in groups))
         if damaged:
             self.spoil(groups[0], number)
 
     def runs(self) -> list[tuple[int, int]]:
-        """First and last index of every run of damaged pictures."""
+        """First and last index of every run of damaged frames."""
         return [(m.start(), m.end() - 1) for m in re.finditer(b"\x01+", self.flags)]
 
 
@@ -226,22 +227,21 @@ class DamageLog:
 def timing_issues(
     pts: np.ndarray, time_base: Fraction, explicit_durations: bool
 ) -> Iterator[VideoIssue]:
-    """Uneven times (VFR), or holes in even times (PTS_GAP).
+    """Yield issues for irregular times (VFR), or for gaps in otherwise regular times (PTS_GAP).
 
-    Only a stream whose steps are nearly all alike can show that pictures are missing. A container
-    that stores how long each picture is shown says itself that a hole is no loss: there a hole is
-    worth a word, no more.
+    Missing frames can only be inferred if nearly all steps are equal. If the container stores the
+    duration of each frame, a gap is intended, and its severity is only `info`.
 
     Args:
         pts: (num_frames,) increasing times in ticks.
-        time_base: Seconds a tick.
-        explicit_durations: The container stores a duration for every picture.
+        time_base: Seconds per tick.
+        explicit_durations: Whether the container stores a duration for every frame.
     """
     steps = np.diff(pts)
     if len(steps) < 2:
         return
     step = float(np.median(steps))
-    # One tick of rounding is no unevenness: Matroska counts milliseconds.
+    # Tolerate rounding by one tick: those of Matroska are whole milliseconds.
     even = np.abs(steps - step) <= max(_STEADY_TOLERANCE * step, 1.0)
     if even.mean() < _STEADY_SHARE:
         low, high = (float(steps[i] * time_base) for i in (steps.argmin(), steps.argmax()))

@@ -1,4 +1,4 @@
-"""An image or a folder of images as a source of frames; its headers are checked before any is decoded."""
+"""Frames from an image or a folder of images; all headers are checked before any is decoded."""
 
 import hashlib
 import os
@@ -22,7 +22,11 @@ MAX_IMAGE_BYTES = 512 << 20
 
 
 def images_of(folder: Path) -> list[str]:
-    """Names of a folder's images in natural order; hidden files and other kinds are left alone."""
+    """Names of a folder's images in natural order; hidden and other files are ignored.
+
+    Raises:
+        InputRefusedError: If there are none.
+    """
     names = [
         entry.name
         for entry in os.scandir(folder)
@@ -30,20 +34,20 @@ def images_of(folder: Path) -> list[str]:
     ]
     if not names:
         raise InputRefusedError(
-            f"{folder}: a folder without images: give a video, or a folder of jpg, png, webp or bmp"
+            f"{folder}: a folder without images: pass a video, or a folder of jpg, png, webp or bmp"
         )
     return sorted(names, key=_natural)
 
 
 def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
-    """Digits compare as numbers; the name itself decides between 1 and 01."""
+    """Sort key that compares digits as numbers; the name itself breaks ties such as 1 and 01."""
     parts = re.findall(r"([0-9]+)|([^0-9]+)", name.lower())
     return [(int(digits), "") if digits else (-1, text) for digits, text in parts], name
 
 
 @dataclass(frozen=True)
 class _ImageHeader:
-    """Size in stored pixels, before any EXIF orientation."""
+    """Size in stored pixels, before EXIF orientation."""
 
     width: int
     height: int
@@ -51,11 +55,11 @@ class _ImageHeader:
 
 
 class _UnreadableImageError(Exception):
-    """An image that is damaged or cut; other images of the folder are still delivered."""
+    """An image is damaged or truncated; other images in the folder are still read."""
 
 
 def image_kind(head: bytes) -> str | None:
-    """The image format that the first bytes announce, or none."""
+    """Detect the image format from a file's first bytes; None if unknown."""
     if head.startswith(b"\xff\xd8\xff"):
         return "jpeg"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -71,7 +75,7 @@ _BMP_HEADERS = {struct.pack("<I", size) for size in (12, 40, 52, 56, 64, 108, 12
 
 
 def _read_image_header(file: BinaryIO) -> _ImageHeader:
-    """Reads only the header, so that a bomb is known before it is decoded."""
+    """Read only the header, so that a decompression bomb is found before decoding."""
     head = file.read(64)
     try:
         match image_kind(head):
@@ -84,7 +88,7 @@ def _read_image_header(file: BinaryIO) -> _ImageHeader:
             case "bmp":
                 return _bmp_header(head)
     except (struct.error, IndexError) as error:
-        raise _UnreadableImageError("its header is cut") from error
+        raise _UnreadableImageError("its header is truncated") from error
     raise _UnreadableImageError("not a JPEG, PNG, WebP or BMP image")
 
 
@@ -95,14 +99,14 @@ def _jpeg_header(file: BinaryIO) -> _ImageHeader:
         if segment[0] != 0xFF:
             raise _UnreadableImageError("its JPEG header is damaged")
         marker = segment[1]
-        # SOF0 to SOF15, without the tables DHT, JPG and DAC that share the range.
+        # SOF0 to SOF15, except DHT, JPG and DAC, which share the range.
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack(">HH", segment[5:9])
             return _ImageHeader(width, height)
         if marker == 0xFF:
             position += 1
         elif marker in (0xD9, 0xDA):
-            raise _UnreadableImageError("its JPEG header names no size")
+            raise _UnreadableImageError("its JPEG header has no size")
         else:
             position += 2 + struct.unpack(">H", segment[2:4])[0]
 
@@ -136,13 +140,13 @@ def _bmp_header(head: bytes) -> _ImageHeader:
 
 
 def _is_complete(data: bytes) -> bool:
-    """Decoders fill a cut JPEG up with grey and say nothing, so look for the end ourselves.
+    """Check for the end of the data: decoders silently fill up a truncated JPEG with grey.
 
-    PNG needs no look: OpenCV checks the sums of its chunks.
+    PNG needs no check: OpenCV verifies the checksums of its chunks.
     """
     match image_kind(data):
         case "jpeg":
-            # Coded data never holds an end mark; a preview, before the last scan header, may.
+            # Entropy-coded data contains no end marker, but a preview before the last scan may.
             return data.find(b"\xff\xd9", max(data.rfind(b"\xff\xda"), 0)) >= 0
         case "webp":
             return struct.unpack("<I", data[4:8])[0] + 8 <= len(data)
@@ -153,7 +157,7 @@ def _is_complete(data: bytes) -> bool:
 
 
 def _decode_image(path: Path) -> np.ndarray:
-    """An image as (height, width, 3) uint8 RGB, EXIF orientation applied, transparency dropped."""
+    """Decode to (height, width, 3) uint8 RGB; apply EXIF orientation, drop transparency."""
     try:
         file, size = open_regular(path)
     except InputRefusedError as error:
@@ -163,7 +167,7 @@ def _decode_image(path: Path) -> np.ndarray:
             raise _UnreadableImageError(f"its {size} bytes are over the limit of {MAX_IMAGE_BYTES}")
         data = file.read()
     if not _is_complete(data):
-        raise _UnreadableImageError("it is cut or damaged")
+        raise _UnreadableImageError("it is truncated or damaged")
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise _UnreadableImageError("it is damaged")
@@ -171,9 +175,18 @@ def _decode_image(path: Path) -> np.ndarray:
 
 
 class ImageSource:
-    """Images of a folder as a video: image i of the sorted names is shown at i / rate seconds.
+    """Images of a folder as a video: image i of the names is shown at i / rate seconds.
 
-    Unless it `is_whole`, an image of it was given by itself.
+    Args:
+        folder: Folder of the images.
+        names: File names, sorted.
+        rate: Images per second.
+        max_pixels: Maximum number of pixels of an image.
+        is_whole: False if a single image was given instead of its folder.
+
+    Raises:
+        InputRefusedError: If no image can be read, or one is too large, animated or of another
+            size.
     """
 
     def __init__(
@@ -216,7 +229,7 @@ class ImageSource:
         return self._folder / self._names[0] if len(self._names) == 1 else self._folder
 
     def _check_headers(self, max_pixels: int) -> None:
-        """Refuses, before anything is delivered, what is too large, animated or of another size."""
+        """Refuse images that are too large, animated or of another size, before any is decoded."""
         first: tuple[str, _ImageHeader] | None = None
         for name in self._names:
             header = self._header_of(name)
@@ -239,11 +252,11 @@ class ImageSource:
         if size != expected:
             raise InputRefusedError(
                 f"{self._folder / name}: {size[0]}x{size[1]}, but {first} is "
-                f"{expected[0]}x{expected[1]}: the images of a folder must have one size"
+                f"{expected[0]}x{expected[1]}: all images in a folder must have the same size"
             )
 
     def _header_of(self, name: str) -> _ImageHeader | None:
-        """None for a file whose header cannot be read: decoding will fail and report it."""
+        """Read a header; None if it cannot be read, which decoding reports later."""
         try:
             file, _ = open_regular(self._folder / name)
             with file:
@@ -252,7 +265,7 @@ class ImageSource:
             return None
 
     def _decode(self) -> Iterator[tuple[int, np.ndarray]]:
-        """(position among the names, image) of each image that can be read."""
+        """Yield (position among the names, image) of each readable image."""
         for position, name in enumerate(self._names):
             try:
                 if self._header_of(name) is None:
@@ -268,20 +281,20 @@ class ImageSource:
             self._issues.append(VideoIssue("UNREADABLE_IMAGE", text, frame=self._num_frames))
 
     def frames(self) -> Iterator[Frame]:
-        """The images in order, at their times."""
+        """Yield the images in order, at their times."""
         current = self._first
         while current is not None:
             position, image = current
             size = (image.shape[1], image.shape[0])
             expected = (self.info.width, self.info.height)
-            # Headers agreed, so only an EXIF orientation can differ here.
+            # Sizes in headers are equal, so only EXIF orientation can make a difference here.
             self._check_size(self._names[position], size, self._names[0], expected)
             yield Frame(self._num_frames, position / self._rate, image)
             self._num_frames += 1
             current = next(self._images, None)
 
     def verdict(self) -> VideoVerdict:
-        """What reading found; complete after the last frame."""
+        """Return the outcome of reading; complete after the last frame."""
         issues = list(self._issues)
         if (rest := self._num_unreadable - MAX_NAMED) > 0:
             issues.append(VideoIssue("UNREADABLE_IMAGE", f"{rest} more images cannot be read"))
@@ -289,4 +302,4 @@ class ImageSource:
         return VideoVerdict(number, self._num_frames, number / self._rate, tuple(issues))
 
     def close(self) -> None:
-        """Nothing stays open between images."""
+        """Do nothing: no file stays open between images."""

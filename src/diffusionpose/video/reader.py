@@ -1,4 +1,4 @@
-"""`open_video` and `VideoReader`: one pass over a video file, an image or a folder of images."""
+"""`open_video` and `VideoReader`: a single pass over a video file, image or folder of images."""
 
 import math
 import os
@@ -19,7 +19,7 @@ from diffusionpose.video.source import ContainerSource
 T = TypeVar("T")
 
 MIN_RATE, MAX_RATE = 1e-3, 1e4
-"""Images a second that a folder may be said to have."""
+"""Allowed range of images per second of a folder."""
 
 
 def open_video(
@@ -28,20 +28,20 @@ def open_video(
     fps: Fraction | float | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> "VideoReader":
-    """Opens a video file, an image or a folder of images for one pass from first to last picture.
+    """Open a video file, an image or a folder of images for a single pass over its frames.
 
     Args:
-        source: Path of a regular file, or of a folder whose images are the frames in natural order
+        source: Path of a regular file, or of a folder whose images are the frames, in natural order
             of their names (2 before 10).
-        fps: Images per second of a folder or an image, 25 when left out. A video has its own times.
-        max_pixels: Largest picture that is decoded, in pixels.
+        fps: Images per second of a folder or an image, by default 25. A video has its own times.
+        max_pixels: Maximum number of pixels of a frame.
 
     Returns:
-        The reader, a context manager; its first picture is already decoded.
+        The reader, a context manager; its first frame is already decoded.
 
     Raises:
-        InputRefusedError: The source is no video that can be read, or must not be read.
-        UsageError: `fps` is given for a video file, or is out of range.
+        InputRefusedError: If the source is not a video, or cannot or must not be read.
+        UsageError: If `fps` is given for a video file, or is out of range.
     """
     path = as_path(source)
     rate = None if fps is None else _as_rate(fps)
@@ -60,7 +60,7 @@ def open_video(
 
 
 class _Source(Protocol):
-    """What `VideoReader` reads from: a container or a list of images."""
+    """Source of a `VideoReader`: a container or a list of images."""
 
     info: VideoInfo
 
@@ -72,12 +72,12 @@ class _Source(Protocol):
 
 
 class VideoReader:
-    """One pass over the frames of a video; made by `open_video`.
+    """Single pass over the frames of a video; made by `open_video`.
 
-    Holds one frame plus what the decoder needs, and 9 bytes for every frame that was read.
+    Memory: one frame, the decoder's buffers, and 9 bytes for each frame read.
 
     Attributes:
-        info: What the header says, in display orientation.
+        info: Facts from the header, in display orientation.
     """
 
     def __init__(
@@ -91,18 +91,18 @@ class VideoReader:
         self._again = again
         self._verdict: VideoVerdict | None = None
         self._started, self._closed = False, False
-        # A file that is closed while a thread decodes it, or before, takes the process down.
+        # Decoding a file that is closed, or being closed by another thread, crashes the process.
         self._in_use = threading.Lock()
         self.info = source.info
 
     def __iter__(self) -> Iterator[Frame]:
-        """The frames in order.
+        """Iterate over the frames in order.
 
         Raises:
-            RuntimeError: They were asked for before, or the reader is closed before the last of them.
+            RuntimeError: If iterated before, or closed before the last frame.
         """
         if self._started:
-            raise RuntimeError("a video is read once: open it again for a second pass")
+            raise RuntimeError("a video can be read once: open it again for a second pass")
         self._started = True
         return self._frames()
 
@@ -116,47 +116,48 @@ class VideoReader:
         with self._in_use:
             if self._closed:
                 raise RuntimeError(
-                    f"{self.info.name} was closed before its last frame was read: read inside the `with` block"
+                    f"{self.info.name} was closed before its last frame was read: "
+                    "read it inside the `with` block"
                 )
             return call()
 
     @property
     def verdict(self) -> VideoVerdict:
-        """What was found; known only when the last frame has been read.
+        """Outcome of reading, known after the last frame.
 
         Raises:
-            RuntimeError: Frames are still to be read.
+            RuntimeError: If not all frames have been read.
         """
         if self._verdict is None:
-            raise RuntimeError("the verdict is known only after the last frame was read")
+            raise RuntimeError("the verdict is known only after the last frame has been read")
         return self._verdict
 
     @property
     def steady_rate(self) -> Fraction | None:
-        """Frames a second, where the source says that they come at one rate."""
+        """Frames per second if the source declares a constant rate, else None."""
         return self._source.steady_rate
 
     def again(self) -> "VideoReader":
-        """A reader of the same source for another pass.
+        """Open the same source for another pass.
 
         Raises:
-            InputRefusedError: If it is gone, or is another by now.
+            InputRefusedError: If it is gone or has been replaced.
         """
         other = self._again()
         if not os.path.samestat(other._identity, self._identity):
             other.close()
-            raise InputRefusedError(f"{self.info.name} was replaced while it was read: run again")
+            raise InputRefusedError(f"{self.info.name} was replaced while being read: run again")
         return other
 
     def is_same_file(self, path: Path) -> bool:
-        """Whether `path` exists and is the file or folder that is read, under whatever name.
+        """Whether `path` is the source itself, also under another name.
 
-        Asked before an output is written, so that it does not overwrite its own source.
+        Checked before output is written, so that it does not overwrite its source.
         """
         return os.path.exists(path) and os.path.samestat(os.stat(path), self._identity)
 
     def close(self) -> None:
-        """Closes the file, after the frame that another thread is decoding. May be called twice."""
+        """Close the source, once no other thread is decoding a frame. May be called repeatedly."""
         with self._in_use:
             self._closed = True
             self._source.close()
@@ -171,7 +172,7 @@ class VideoReader:
 def _as_rate(fps: Fraction | float) -> Fraction:
     if not math.isfinite(fps) or not MIN_RATE <= fps <= MAX_RATE:
         raise UsageError(
-            f"fps must be from {MIN_RATE:g} to {MAX_RATE:g} images a second, not {fps}"
+            f"fps must be from {MIN_RATE:g} to {MAX_RATE:g} images per second, not {fps}"
         )
     return fps if isinstance(fps, Fraction) else Fraction(str(fps))
 

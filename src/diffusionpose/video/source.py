@@ -1,4 +1,4 @@
-"""A video file as a source of frames: decoding, upright pictures, true times, and the verdict."""
+"""Frames from a video file: decoding, rotation, true times, and the verdict."""
 
 from array import array
 from collections.abc import Iterator
@@ -32,31 +32,31 @@ else:
     # Generic for type checkers only.
     _VideoPacket = Packet
 
-# A stored duration belongs to every picture of these, so a long one is what the author asked for.
+# These store a duration for every frame, so a long one is intended.
 _EXPLICIT_DURATIONS = frozenset({"mov", "gif"})
-# These store no time for every picture, only when to decode; pictures come out in step with that.
+# These do not store presentation times for every frame: use decoding times instead.
 _DECODING_TIMES = frozenset({"avi", "mpeg"})
-# Packets of these may legally hold no picture of their own (hidden reference frames, N-VOPs).
+# Packets of these codecs need not contain a visible frame (hidden reference frames, N-VOPs).
 _HIDDEN_PACKETS = frozenset({"vp8", "vp9", "mpeg4"})
-# Mean and finest rate of a header differ by no more where all pictures come at one.
+# Maximum relative difference of a header's mean and base rate if the frame rate is constant.
 _STEADY = 0.01
-# Pixels count as square if their sides differ by no more: scaled videos are a little off.
+# Maximum difference of the pixel aspect ratio from 1, which scaled videos may miss slightly.
 _SQUARE = 0.02
-# At open, give up after that many packets without a picture: the rest of a group of pictures that a
-# recording was joined in has fewer.
+# When opening, give up after this many packets without a frame. A recording that starts in the
+# middle of a group of pictures needs fewer.
 _MAX_SILENT_PACKETS = 3000
 
 
 @dataclass(frozen=True)
 class _Turn:
-    """The display matrix as one of the eight turns and mirrors of a picture.
+    """A display matrix as one of the eight rotations and reflections of a frame.
 
     Args:
         transpose: Swap x and y, before the flips.
         flip_x: Mirror left and right.
         flip_y: Mirror top and bottom.
-        rotation: Degrees counter-clockwise, 0 to 270, as ffprobe says it.
-        exact: False if the matrix is none of the eight, which then is not applied.
+        rotation: Degrees counter-clockwise, 0 to 270, as in ffprobe.
+        exact: False if the matrix is none of the eight, and not applied.
     """
 
     transpose: bool = False
@@ -67,7 +67,7 @@ class _Turn:
 
     @classmethod
     def of(cls, picture: VideoFrame) -> "_Turn":
-        """The turn that a picture's display matrix asks for."""
+        """Read a frame's display matrix."""
         data = picture.side_data.get("DISPLAYMATRIX")
         if data is None:
             return cls()
@@ -80,11 +80,11 @@ class _Turn:
         return cls(exact=False)
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """(width, height) after the turn."""
+        """(width, height) after rotation."""
         return (height, width) if self.transpose else (width, height)
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """Turns an image (height, width, 3)."""
+        """Rotate an image (height, width, 3)."""
         if self.transpose:
             image = image.transpose(1, 0, 2)
         if self.flip_x:
@@ -96,7 +96,7 @@ class _Turn:
 
 @dataclass
 class _Counts:
-    """What was seen while reading one container."""
+    """Counts of events while one container is read."""
 
     packets: int = 0
     hidden_packets: int = 0
@@ -113,7 +113,11 @@ class _Counts:
 
 
 class ContainerSource:
-    """Decodes one video stream with one thread: with more, FFmpeg hides where a file was cut."""
+    """Decoder of one video stream, in one thread: with more, FFmpeg hides where a file was cut.
+
+    Raises:
+        InputRefusedError: If the file is not allowed, or no frame can be decoded.
+    """
 
     def __init__(
         self, file: BinaryIO, size: int, path: Path, container: Container, max_pixels: int
@@ -126,7 +130,7 @@ class ContainerSource:
         self._codec = self._stream.codec_context
         self._codec.thread_count = 1
         self._codec.copy_opaque = True
-        # A picture larger than its header says fails inside the decoder, before it is allocated.
+        # Frames larger than the header says fail in the decoder, before memory is allocated.
         self._codec.options = {"max_pixels": str(max_pixels)}
         self._counts, self._damage, self._pts = _Counts(), DamageLog(), array("q")
         self._last_duration = 0
@@ -137,7 +141,7 @@ class ContainerSource:
         self.info = self._info()
 
     def _prime(self) -> VideoFrame:
-        """The first picture: only it proves that this is a video, only it knows the true size."""
+        """Decode the first frame, which alone proves that this is a video and has the true size."""
         first = next(self._pictures, None)
         if first is not None:
             return first
@@ -147,7 +151,7 @@ class ContainerSource:
         why = counts.lost_packets[0][1] if counts.lost_packets else "no error was reported"
         raise InputRefusedError(
             f"{self._path}: no frames: none of {counts.packets} packets could be decoded ({why}); "
-            "the file is cut or damaged, or its pictures are over the limit of pixels"
+            "the file is truncated or damaged, or its frames are over the limit of pixels"
         )
 
     def _info(self) -> VideoInfo:
@@ -167,17 +171,17 @@ class ContainerSource:
 
     @property
     def steady_rate(self) -> Fraction | None:
-        """As `VideoReader.steady_rate`: pictures that pause, or hurry, have a finer rate than their mean."""
+        """See `VideoReader.steady_rate`; with irregular times, the base rate exceeds the mean."""
         mean, finest = self._stream.average_rate, self._stream.base_rate
         return mean if mean and finest and abs(mean / finest - 1) <= _STEADY else None
 
     def close(self) -> None:
-        """Closes container and file."""
+        """Close container and file."""
         self._opened.close()
         self._file.close()
 
     def frames(self) -> Iterator[Frame]:
-        """The frames in order, at their true times."""
+        """Yield the frames in display order, at their true times."""
         picture: VideoFrame | None = self._first
         while picture is not None:
             index = len(self._pts)
@@ -194,7 +198,7 @@ class ContainerSource:
         return self._turn.apply(rgb.to_ndarray())
 
     def _next_pts(self, pts: int | None, index: int) -> int:
-        """The picture's own time in ticks, or one step after the last if that does not move on."""
+        """Return the frame's time in ticks, or one step after the last if it does not increase."""
         if pts is not None and (index == 0 or pts > self._pts[-1]):
             return pts
         if pts is None:
@@ -211,7 +215,7 @@ class ContainerSource:
         return max(1, round(1 / (rate * self._time_base)))
 
     def _decode(self) -> Iterator[VideoFrame]:
-        """Pictures in display order; what cannot be decoded is counted."""
+        """Yield frames in display order, and count what cannot be decoded."""
         origin = Origin(-1, 0, None)
         for packet in self._demux():
             origin = self._origin_of(packet, origin)
@@ -222,7 +226,7 @@ class ContainerSource:
         yield from self._decode_packet(None, origin)
 
     def _demux(self) -> Iterator[_VideoPacket]:
-        """The stream's packets. The other streams' are read too, for how far the file reaches."""
+        """Yield the stream's packets; those of others only tell where the file ends."""
         packets = self._opened.demux()
         try:
             for packet in packets:
@@ -243,7 +247,7 @@ class ContainerSource:
         if packet.is_keyframe:
             return Origin(number, last.group + 1, packet.pts)
         if number == 0:
-            # What a first packet that is no key packet was predicted from is not in the file.
+            # The first packet is predicted from data that is not in the file.
             self._damage.spoil(0, 0)
         return Origin(number, last.group, last.key_pts)
 
@@ -274,7 +278,7 @@ class ContainerSource:
         self._counts.interlaced |= picture.interlaced_frame
 
     def verdict(self) -> VideoVerdict:
-        """What reading found; complete after the last frame."""
+        """Return the outcome of reading; complete after the last frame."""
         return VideoVerdict(
             num_packets=self._counts.packets,
             num_frames=len(self._pts),
@@ -302,15 +306,15 @@ class ContainerSource:
         of = f" of {promise.frames}" if promise.frames and promise.frames > read else ""
         tail = f"{read}{of} frames could be read, the last at {float(last):.3f} s"
         if promise.end is not None and promise.end > self._size:
-            why = f"{self._size} bytes, at least {promise.end} are declared"
+            why = f"{self._size} bytes, but at least {promise.end} are declared"
         elif promise.seconds is not None and self._ends_early(promise.seconds):
             ends, declared = float(self._counts.end), float(promise.seconds)
-            why = f"it ends at {ends:.3f} s, {declared:.3f} s are declared"
+            why = f"it ends at {ends:.3f} s, but {declared:.3f} s are declared"
         elif self._counts.stopped is not None:
             why = f"reading stopped: {self._counts.stopped}"
         else:
             return
-        yield VideoIssue("TRUNCATED", f"the file is cut ({why}): {tail}", frame=read - 1)
+        yield VideoIssue("TRUNCATED", f"the file is truncated ({why}): {tail}", frame=read - 1)
 
     def _ends_early(self, seconds: Fraction) -> bool:
         step = Fraction(self._nominal_step()) * self._time_base
@@ -325,11 +329,11 @@ class ContainerSource:
             yield VideoIssue("DAMAGED", text, frame=first)
         if rest := runs[MAX_NAMED:]:
             number = sum(last - first + 1 for first, last in rest)
-            text = f"{number} more frames in {len(rest)} places are damaged or predicted from such"
+            text = f"{number} more frames in {len(rest)} places are damaged or predicted from those"
             yield VideoIssue("DAMAGED", text, frame=rest[0][0])
 
     def _losses(self) -> Iterator[VideoIssue]:
-        """Packets that failed, but for those that a cut explains."""
+        """Yield an issue for packets that failed, except those explained by truncation."""
         number = self._counts.num_lost - self._counts.cut_packets
         if number > 0 and self._counts.lost_packets:
             packet, reason = self._counts.lost_packets[0]
@@ -340,18 +344,18 @@ class ContainerSource:
         read, promised = len(self._pts), self._promise.frames
         if promised is not None and promised != read:
             severity = "partial" if read < promised else "info"
-            text = f"the header promises {promised} frames, {read} could be read"
+            text = f"the header declares {promised} frames, but {read} could be read"
             yield VideoIssue("COUNT_MISMATCH", text, severity)
             return
         silent = self._counts.packets - self._counts.hidden_packets - self._counts.num_lost - read
-        # A field of an interlaced picture is a packet of its own in some containers.
+        # In some containers, each field of an interlaced frame is a packet of its own.
         excused = self._counts.interlaced or self.info.codec in _HIDDEN_PACKETS
         if promised is None and silent > 0 and not excused:
-            text = f"{silent} of {self._counts.packets} packets gave no picture"
+            text = f"{silent} of {self._counts.packets} packets contain no frame"
             yield VideoIssue("COUNT_MISMATCH", text)
 
     def _pixel_ratio(self) -> Fraction:
-        """Width by height of a pixel as it is to be shown, after the turn; 1 where nothing is said."""
+        """Pixel aspect ratio, width by height, after rotation; 1 if not declared."""
         ratio = self._stream.sample_aspect_ratio or Fraction(1)
         return 1 / ratio if self._turn.transpose else ratio
 
@@ -360,24 +364,26 @@ class ContainerSource:
         if counts.num_rebuilt:
             text = (
                 f"{counts.num_rebuilt} frames had times that do not increase, the first is "
-                f"{counts.first_rebuilt}: set one step after the frame before"
+                f"{counts.first_rebuilt}: set one step after the previous frame"
             )
             yield VideoIssue("TIMES_REBUILT", text, frame=counts.first_rebuilt)
         if counts.filled_times and self._kind.name not in _DECODING_TIMES:
-            text = f"{counts.filled_times} frames have no time: set one step after the frame before"
+            text = (
+                f"{counts.filled_times} frames have no time: set one step after the previous frame"
+            )
             yield VideoIssue("TIMES_FILLED", text, "info")
         if counts.resized:
-            text = f"{counts.resized} frames have another size and were scaled to the first frame's"
+            text = f"{counts.resized} frames have another size: scaled to the size of the first"
             yield VideoIssue("SIZE_CHANGED", text)
         if not self._turn.exact:
-            text = "the rotation is no multiple of 90 degrees and was not applied"
+            text = "the rotation is not a multiple of 90 degrees and was not applied"
             yield VideoIssue("ROTATION_IGNORED", text, "info")
         ratio = self._pixel_ratio()
         if abs(ratio - 1) > _SQUARE:
             shape = "narrower" if ratio > 1 else "wider"
             text = (
-                f"pixels are not square ({ratio.numerator}:{ratio.denominator}) and are taken as they are "
-                f"stored: people look {shape}, and angles differ; convert the video to square pixels"
+                f"pixels are not square ({ratio.numerator}:{ratio.denominator}) and used as "
+                f"stored: people look {shape}, and angles differ: convert it to square pixels"
             )
             yield VideoIssue("PIXELS_NOT_SQUARE", text, "info")
         if (number := len(video_streams(self._opened))) > 1:

@@ -1,4 +1,4 @@
-"""`VideoWriter`: frames to an MP4 that browsers play."""
+"""`VideoWriter`: writes frames to an MP4 that browsers play."""
 
 import os
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ from diffusionpose.structures import Frame
 from diffusionpose.video.files import DEFAULT_IMAGE_RATE
 
 WRITER_TIME_BASE = Fraction(1, 90_000)
-"""Seconds a tick: exact for milliseconds and for every common rate up to 120 frames/s."""
+"""Seconds per tick: exact for milliseconds and for common rates up to 120 frames/s."""
 
 MAX_TICKS = 2**53
 
-# In order of preference. Browsers play the first two; the last is what every build of FFmpeg has.
-# No B-frames: MP4 has no durations of its own for frames out of order, and browsers step by them.
+# In order of preference. Browsers play the first two; every build of FFmpeg has the last.
+# No B-frames: MP4 stores no durations for reordered frames, and browsers step by durations.
 _ENCODERS: dict[str, dict[str, str]] = {
     "libx264": {"crf": "21", "preset": "veryfast", "bf": "0"},
     "libopenh264": {"rc_mode": "quality"},
@@ -41,14 +41,14 @@ def _find_encoder() -> str:
                 continue
             return name
     raise DiffusionPoseError(
-        f"this build of PyAV can write no video (none of {', '.join(_ENCODERS)}): "
+        f"this build of PyAV cannot write video (none of {', '.join(_ENCODERS)}): "
         "pip install --force-reinstall av"
     )
 
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """A full disk, or times that MP4 cannot hold, are no bugs."""
+    """Turn errors of FFmpeg, such as a full disk or invalid times, into errors for the user."""
     try:
         yield
     except FFmpegError as error:
@@ -61,23 +61,23 @@ def _not_written(reason: str) -> DiffusionPoseError:
 
 
 class VideoWriter:
-    """Writes frames as an MP4 that browsers play (H.264, yuv420p, index first), at their own times.
+    """Writer of an MP4 that browsers play (H.264, yuv420p, index first), with true frame times.
 
-    The first frame is shown at 0 s, the others as much later as their times say; the last as long
-    as the one before. H.264 in 4:2:0 needs even sizes: an odd width or height gets its last column
-    or row doubled, so no coordinate moves.
+    Times are shifted so that the first frame is at 0 s. The last frame is shown as long as the
+    previous one. H.264 in 4:2:0 needs even sizes: of an odd width or height, the last column or row
+    is repeated, so that no coordinate changes.
 
     Args:
-        path: File to write; what is there is overwritten. Give a temporary name and rename it when
-            all is well.
-        width: Of every frame, pixels.
-        height: Of every frame, pixels.
-        rate: About how many frames a second to expect, for the encoder's rate control only.
-        time_base: Seconds a tick. Times are rounded to it.
+        path: File to write; an existing one is overwritten. Pass a temporary name and rename the
+            file on success.
+        width: Of every frame, in pixels.
+        height: Of every frame, in pixels.
+        rate: Approximate frames per second, for the encoder's rate control only.
+        time_base: Seconds per tick, to which times are rounded.
 
     Raises:
-        DiffusionPoseError: There is no encoder in this build of PyAV, or the file cannot be written.
-        UsageError: A frame has another size, or its time does not come after the one before it.
+        DiffusionPoseError: If this build of PyAV has no encoder, or the file cannot be written.
+        UsageError: If a frame has another size, or its time does not increase.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class VideoWriter:
         self._last_pts = -1
         self._closed = False
         self._reformatter = VideoReformatter()
-        # "file:" keeps FFmpeg from reading a protocol or pattern into the name.
+        # "file:" keeps FFmpeg from interpreting the name as a protocol or pattern.
         url = "file:" + os.path.abspath(os.fsdecode(path))
         with _explained():
             self._container = av.open(url, "w", format="mp4", options={"movflags": "+faststart"})
@@ -117,7 +117,7 @@ class VideoWriter:
         return stream
 
     def write(self, frame: Frame) -> None:
-        """Appends a frame; `frame.image` is (height, width, 3) uint8 RGB."""
+        """Append a frame; `frame.image` is (height, width, 3) uint8 RGB."""
         if frame.image.shape != (*self._size, 3) or frame.image.dtype != np.uint8:
             raise UsageError(
                 f"frame {frame.index} is {frame.image.dtype} {frame.image.shape}, "
@@ -126,15 +126,15 @@ class VideoWriter:
         self._start = frame.time if self._start is None else self._start
         if self._last_time is not None and frame.time <= self._last_time:
             raise UsageError(
-                f"frame {frame.index} at {float(frame.time)} s is not after the one before"
+                f"frame {frame.index} at {float(frame.time)} s is not after the previous one"
             )
         self._last_time = frame.time
-        # Two frames within one tick stay two frames.
+        # Two frames within one tick remain two frames.
         pts = max(round((frame.time - self._start) / self._time_base), self._last_pts + 1)
         if pts > MAX_TICKS:
             raise _not_written(
                 f"frame {frame.index} is {float(frame.time - self._start):g} s after the first, "
-                "more than MP4 holds"
+                "more than MP4 can store"
             )
         self._last_pts = pts
         self._encode(self._picture(frame.image, pts))
@@ -158,7 +158,11 @@ class VideoWriter:
                 self._container.mux(packet)
 
     def close(self) -> None:
-        """Finishes the file. Without it there is no playable video. May be called twice."""
+        """Finish the file, which is not playable before. May be called repeatedly.
+
+        Raises:
+            UsageError: If no frame was written.
+        """
         if self._closed:
             return
         self._closed = True
@@ -181,5 +185,5 @@ class VideoWriter:
         if kind is None:
             self.close()
         else:
-            with suppress(FFmpegError):  # the error that led here is the one to tell
+            with suppress(FFmpegError):  # keep the original error
                 self._container.close()

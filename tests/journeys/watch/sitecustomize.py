@@ -1,4 +1,4 @@
-"""Imported by every Python process that has this folder on PYTHONPATH, before its program: notes what it asks of the network."""
+"""Log of network use, in every Python process started with this folder on PYTHONPATH."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def _plain(value):
 def _note(event, arguments):
     values = [[*map(_plain, one)] if isinstance(one, tuple) else _plain(one) for one in arguments]
     line = json.dumps({"event": event, "process": os.getpid(), "arguments": values})
-    # One write to a file that is opened to append: lines of several processes do not mix.
+    # A single write to a file opened for appending keeps the lines of several processes apart.
     target = os.open(os.environ["NETWORK_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.write(target, f"{line}\n".encode())
     os.close(target)
