@@ -252,7 +252,8 @@ class ImageSource:
         if size != expected:
             raise InputRefusedError(
                 f"{self._folder / name}: {size[0]}x{size[1]}, but {first} is "
-                f"{expected[0]}x{expected[1]}: all images in a folder must have the same size"
+                f"{expected[0]}x{expected[1]}: the images of a folder are the frames of one video and "
+                "must have the same size; for separate photos, give the files to `diffusionpose batch`"
             )
 
     def _header_of(self, name: str) -> _ImageHeader | None:
