@@ -28,6 +28,7 @@ from diffusionpose.data.frames import is_file, locate_images
 from diffusionpose.data.json_nodes import Finding, Node, read_json
 from diffusionpose.data.posetrack import usable_box, usable_joints
 from diffusionpose.data.posetrack_files import (
+    files_of_splits,
     find_annotations,
     find_splits,
     image_size,
@@ -137,14 +138,29 @@ def check_data(
     return DataReport(str(root), tuple(parts), tuple(dict.fromkeys(check.findings)))
 
 
-def _coco_files(root: Path, split: str | None) -> list[Path]:
-    """Return keypoint files or, without any, all annotation files; COCO has both in one folder."""
-    files = [
+def annotation_files(root: Path, layout: str = "auto") -> list[Path]:
+    """List the annotation files of a data set, of all splits, including those that are not checked.
+
+    Args:
+        root: Root folder of the data set.
+        layout: As in `check_data`.
+    """
+    files = files_of_splits(root)
+    return files if files and layout != "coco" else files + _json_files(root)
+
+
+def _json_files(root: Path) -> list[Path]:
+    """List the files that may be annotations of COCO."""
+    return [
         file
         for folder in (root, root / "annotations")
         for file in sorted(folder.glob("[!.]*.json"))
-        if split is None or split in file.stem
     ]
+
+
+def _coco_files(root: Path, split: str | None) -> list[Path]:
+    """Return keypoint files or, without any, all annotation files; COCO has both in one folder."""
+    files = [file for file in _json_files(root) if split is None or split in file.stem]
     return [file for file in files if "keypoints" in file.stem] or files
 
 

@@ -57,8 +57,12 @@ def find_annotations(root: Path, split: str) -> list[Path]:
 
 def find_splits(root: Path) -> list[str]:
     """Return the names of the splits that have annotation files."""
-    files = (file for folder in ANNOTATION_FOLDERS for file in (root / folder).glob("*/[!.]*.json"))
-    return sorted({file.parent.name for file in files})
+    return sorted({file.parent.name for file in files_of_splits(root)})
+
+
+def files_of_splits(root: Path) -> list[Path]:
+    """Return the annotation files of all splits, in all of `ANNOTATION_FOLDERS`."""
+    return [file for folder in ANNOTATION_FOLDERS for file in (root / folder).glob("*/[!.]*.json")]
 
 
 def label_version(file: Path, content: Node | None = None) -> str | None:
