@@ -304,6 +304,40 @@ def test_figures_that_do_not_exist_are_null_and_shown_as_dashes(root, tmp_path, 
     assert list(report(plain, jobs[:1])) == []
 
 
+def finished(job, curve):
+    """Write what a finished run leaves, with these validation figures by epoch."""
+    job.run.mkdir(parents=True)
+    (job.run / "recipe.yaml").write_text(yaml.safe_dump(job.config.model_dump(mode="json")))
+    result = {"pck": {source: {"1": 0.5} for source in job.metrics}}
+    (job.run / RESULT).write_text(json.dumps(result))
+    lines = [
+        {"step": 2 * epoch} | {f"val/pck_{source}": value for source in job.metrics}
+        for epoch, value in enumerate(curve, 1)
+    ]
+    # An epoch without a figure at all.
+    lines.insert(1, {"step": 3, "train/loss": 1.0})
+    (job.run / "metrics.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in lines))
+
+
+def test_curves_are_drawn_as_far_as_all_seeds_have_them(root, tmp_path, monkeypatch):
+    rows = [ROWS[0], ROWS[0] | {"name": "failed", "label": "failed"}]
+    suite = written(root, tmp_path, rows)
+    jobs = jobs_of(suite, tmp_path / "out")
+    figures = {"head": ([0.1, 0.2, 0.3], [0.3, 0.4]), "failed": ([0.1, None], [0.1, None])}
+    for job in jobs:
+        finished(job, figures[job.row.name][job.seed])
+    drawn = []
+    monkeypatch.setattr(
+        "diffusionpose.ablation_plots._saved", lambda figure, _: drawn.append(figure)
+    )
+    plot_suite(read_suite(suite), jobs, tmp_path / "plots")
+    axis = drawn[0].axes[0]
+    lines = {line.get_label(): line.get_xydata() for line in axis.get_lines()}
+    np.testing.assert_allclose(lines["plain head"], [[2, 20], [4, 30]])
+    names = [text.get_text() for text in drawn[0].axes[1].get_legend().get_texts()]
+    assert names == ["plain head", "failed (off the scale)"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
