@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
+from diffusionpose.cli import app
 from diffusionpose.data.clips import ClipDataset
 from diffusionpose.errors import ConfigError
 from diffusionpose.model.model import DiffusionPose
@@ -227,6 +229,25 @@ def test_a_failing_row_is_named_and_the_others_are_run(root, tmp_path, capfd):
     assert [job.row.name for job in failed] == ["gone"]
     assert [job.is_done for job in jobs] == [False, True, True]
     assert f"{tmp_path}/absent" in capfd.readouterr().err
+
+
+def test_progress_reads_no_run_anew(root, tmp_path, monkeypatch):
+    """A folder that no longer fits, of a run that another process made meanwhile, is named in the end."""
+    suite = written(root, tmp_path, [ROWS[0]], seeds=[0, 1, 2])
+    there, ends, other = jobs_of(suite, tmp_path / "out")
+    finished(there, [0.1])
+
+    def run_all(jobs, workers, on_done):
+        finished(replace(other, config=other.config.model_copy(update={"epochs": 9})), [0.1])
+        on_done(jobs[1], True)
+        on_done(jobs[2], False)
+        return [jobs[2]]
+
+    monkeypatch.setattr("diffusionpose.ablate.run_all", run_all)
+    done = CliRunner().invoke(app, ["ablate", str(suite), "--out", str(tmp_path / "out")])
+    assert done.stderr.splitlines() == [f"2/3 {ends.run} done", f"2/3 {other.run} FAILED"]
+    with pytest.raises(ConfigError, match="epochs: 9 there, 2 here"):
+        raise done.exception
 
 
 def test_the_shipped_suite_has_every_row_of_the_papers_tables():
