@@ -18,6 +18,7 @@ import typer
 from torch.utils.data import DataLoader
 
 from diffusionpose.data.clips import ClipDataset, noise_of
+from diffusionpose.formats import write_text
 from diffusionpose.metrics.calibration import Reliability, calibrated, fit, reliability
 from diffusionpose.metrics.pck import Pck
 from diffusionpose.model.model import DiffusionPose
@@ -127,7 +128,7 @@ def main(
     content = json.loads(path.read_text())
     fitted = fit(scores[people], right[people], ", ".join(parts))
     content["model"]["calibration"] = fitted.model_dump(mode="json")
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":
