@@ -30,6 +30,7 @@ from diffusionpose.data.posetrack import usable_box, usable_joints
 from diffusionpose.data.posetrack_files import (
     files_of_splits,
     find_annotations,
+    find_duplicate_ids,
     find_splits,
     image_size,
     label_version,
@@ -251,6 +252,12 @@ class _Check:
         if version is not None:
             self.versions.add(version)
 
+    def _has_bad_ids(self, content: Node) -> bool:
+        """Look for ids of annotations that loading refuses."""
+        before = len(self.findings)
+        find_duplicate_ids(content)
+        return len(self.findings) > before
+
     # PoseTrack ------------------------------------------------------------------------------------
 
     def _video(self, file: Path, split: str) -> None:
@@ -279,7 +286,8 @@ class _Check:
         if video.layout == "posetrack18":
             rules.check_num_frames(content)
             rules.check_joint_names(content)
-            is_refused |= rules.check_ids(people)
+            is_refused |= self._has_bad_ids(content)
+            rules.check_ids(people)
             rules.check_visibility(people)
         self.found["people"] += len(people)
         self._count_video(video, [image.is_good and not is_refused for image in images])
@@ -344,7 +352,8 @@ class _Check:
         is_refused = len(self.findings) > before
         images = self._still_images(file, content)
         sizes = [image.size for image in images]
-        is_refused |= rules.check_ids(people)
+        is_refused |= self._has_bad_ids(content)
+        rules.check_ids(people)
         rules.check_visibility(people)
         rules.check_joints(people, "coco", sizes)
         self.dropped["boxes beyond the image"] += rules.check_boxes(people, "coco", sizes)
