@@ -8,14 +8,18 @@ all people. Both data sets have the same weight.
 """
 
 import json
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import matplotlib as mpl
 import numpy as np
 import torch
 import typer
 from torch.utils.data import DataLoader
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+from common import JHMDB, LSPET
 
 from diffusionpose.data.clips import ClipDataset, noise_of
 from diffusionpose.formats import write_text
@@ -30,10 +34,7 @@ from diffusionpose.training.sources import load_source
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-SETS = {
-    "LSPET val": {"kind": "coco", "root": "lspet", "annotations": "annotations/val.json", "images": "images"},
-    "JHMDB val": {"kind": "posetrack", "root": "jhmdb", "split": "val", "stride": 4},
-}  # fmt: skip
+SETS: dict[str, dict[str, Any]] = {"LSPET val": LSPET, "JHMDB val": JHMDB | {"stride": 4}}
 
 
 @torch.inference_mode()
