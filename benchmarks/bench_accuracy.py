@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import prepare, row, start_table
+from common import JHMDB, LSPET, prepare, row, start_table
 
 prepare()
 
@@ -37,7 +37,7 @@ from torch.utils.data import DataLoader
 
 from diffusionpose.boxes import pairwise_iou
 from diffusionpose.data.clips import ClipDataset, ClipRecord
-from diffusionpose.metrics.pck import LIMB_JOINTS, Pck
+from diffusionpose.metrics.pck import LIMB_JOINTS, Pck, torso_lengths
 from diffusionpose.nn import heatmaps
 from diffusionpose.nn.diffusion import seeded_noise
 from diffusionpose.nn.geometry import transform
@@ -57,13 +57,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "4 steps": {"num_inference_steps": 4},
     "bfloat16": {"precision": "bfloat16"},
 }
-LSPET = {
-    "kind": "coco",
-    "root": "lspet",
-    "annotations": "annotations/val.json",
-    "images": "images",
-}
-JHMDB = {"kind": "posetrack", "root": "jhmdb", "split": "val"}
 COCO = {
     "kind": "coco",
     "root": "coco",
@@ -134,17 +127,21 @@ def accuracy(found: np.ndarray, records: Sequence[ClipRecord]) -> float:
     return metric.compute()["mean"]
 
 
+def by_video(records: Sequence[ClipRecord]) -> list[list[int]]:
+    """Return the indices of the records of each video."""
+    videos = defaultdict(list)
+    for place, record in enumerate(records):
+        videos[record.video].append(place)
+    return list(videos.values())
+
+
 def still_joints(records: Sequence[ClipRecord]) -> list[tuple[list[int], np.ndarray, float]]:
     """Return, per clip with limb joints at rest: indices of its frames, these joints, its torso."""
-    clips = defaultdict(list)
-    for place, record in enumerate(records):
-        clips[record.video].append(place)
     limbs = [POSETRACK15.index(joint) for joint in LIMB_JOINTS]
-    hip, shoulder = POSETRACK15.index("right_hip"), POSETRACK15.index("left_shoulder")
     out = []
-    for places in clips.values():
+    for places in by_video(records):
         points = labels([records[place] for place in places])
-        torso = float(np.median(np.linalg.norm(points[:, hip] - points[:, shoulder], axis=-1)))
+        torso = float(np.median(torso_lengths(points, POSETRACK15.joints)))
         reach = np.linalg.norm(points - points.mean(0), axis=-1).max(0)
         still = np.array([n for n in limbs if reach[n] < STILL * torso], int)
         if len(still) and len(places) > 2:
@@ -173,12 +170,9 @@ def by_itself(pipeline: PosePipeline, records: Sequence[ClipRecord]) -> list[str
 
     The joints of missed people count as wrong.
     """
-    clips = defaultdict(list)
-    for place, record in enumerate(records):
-        clips[record.video].append(place)
     points = np.full((len(records), len(POSETRACK15.joints), 2), FAR_AWAY)
     num_missed = 0
-    for places in clips.values():
+    for places in by_video(records):
         folder = records[places[0]].frames[1].parent
         names = sorted(path.name for path in folder.iterdir())
         poses = pipeline(folder, fps=25)

@@ -29,6 +29,7 @@ import typer
 
 from diffusionpose.predict import PosePipeline
 from diffusionpose.predict_files import predict_files
+from diffusionpose.process import resident_bytes
 from diffusionpose.render import draw_poses
 from diffusionpose.stages import detect, make_tracker, scenes, track, windows
 from diffusionpose.structures import Frame
@@ -130,8 +131,7 @@ def over_time(num_frames: int) -> None:
     for done, _ in enumerate(pipeline.stream(long_video(num_frames)), start=1):
         if done in marks:
             now = time.perf_counter()
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            resident = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+            resident = resident_bytes(os.getpid()) / 2**20
             most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
             row(
                 [

@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 
 from diffusionpose.data.clips import ClipRecord
-from diffusionpose.metrics.pck import LIMB_JOINTS
+from diffusionpose.metrics.pck import LIMB_JOINTS, torso_lengths
 from diffusionpose.poses import Track
 from diffusionpose.predict import PosePipeline
 from diffusionpose.skeleton import POSETRACK15
@@ -87,9 +87,8 @@ def find(videos: Sequence[Path], people: Sequence[Sequence[int]], model: str, pe
 
 
 def torso(points: np.ndarray) -> float:
-    """Return the median distance from left shoulder to right hip over frames."""
-    ends = [LIMB_JOINTS.index(joint) for joint in ("left_shoulder", "right_hip")]
-    return float(np.nanmedian(np.linalg.norm(points[:, ends[0]] - points[:, ends[1]], axis=-1)))
+    """Return the median torso length over frames."""
+    return float(np.nanmedian(torso_lengths(points, LIMB_JOINTS)))
 
 
 def to_line(points: np.ndarray, lines: np.ndarray) -> np.ndarray:

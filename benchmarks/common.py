@@ -1,9 +1,18 @@
-"""Shared code of the benchmarks: process setup, interleaved timing and Markdown tables."""
+"""Shared code of the benchmarks: data sets, process setup, interleaved timing, Markdown tables."""
 
 import gc
 import statistics
 import time
 from collections.abc import Callable
+
+LSPET = {
+    "kind": "coco",
+    "root": "lspet",
+    "annotations": "annotations/val.json",
+    "images": "images",
+}
+JHMDB = {"kind": "posetrack", "root": "jhmdb", "split": "val"}
+"""Validation sets as sources of recipes, with roots relative to the folder of all data sets."""
 
 
 def prepare() -> None:

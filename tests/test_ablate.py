@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
+from diffusionpose.cli import app
 from diffusionpose.data.clips import ClipDataset
 from diffusionpose.errors import ConfigError
 from diffusionpose.model.model import DiffusionPose
@@ -229,6 +231,25 @@ def test_a_failing_row_is_named_and_the_others_are_run(root, tmp_path, capfd):
     assert f"{tmp_path}/absent" in capfd.readouterr().err
 
 
+def test_progress_reads_no_run_anew(root, tmp_path, monkeypatch):
+    """A folder that no longer fits, of a run that another process made meanwhile, is named in the end."""
+    suite = written(root, tmp_path, [ROWS[0]], seeds=[0, 1, 2])
+    there, ends, other = jobs_of(suite, tmp_path / "out")
+    finished(there, [0.1])
+
+    def run_all(jobs, workers, on_done):
+        finished(replace(other, config=other.config.model_copy(update={"epochs": 9})), [0.1])
+        on_done(jobs[1], True)
+        on_done(jobs[2], False)
+        return [jobs[2]]
+
+    monkeypatch.setattr("diffusionpose.ablate.run_all", run_all)
+    done = CliRunner().invoke(app, ["ablate", str(suite), "--out", str(tmp_path / "out")])
+    assert done.stderr.splitlines() == [f"2/3 {ends.run} done", f"2/3 {other.run} FAILED"]
+    with pytest.raises(ConfigError, match="epochs: 9 there, 2 here"):
+        raise done.exception
+
+
 def test_the_shipped_suite_has_every_row_of_the_papers_tables():
     path = Path(__file__).parent.parent / "configs" / "ablations.yaml"
     jobs = jobs_of(path, Path("out"), data=Path("/data"))
@@ -302,6 +323,40 @@ def test_figures_that_do_not_exist_are_null_and_shown_as_dashes(root, tmp_path, 
     plain = read_suite(written(root, tmp_path, [row], tables=[]))
     assert plot_suite(plain, jobs[:1], tmp_path / "plots") == []
     assert list(report(plain, jobs[:1])) == []
+
+
+def finished(job, curve):
+    """Write what a finished run leaves, with these validation figures by epoch."""
+    job.run.mkdir(parents=True)
+    (job.run / "recipe.yaml").write_text(yaml.safe_dump(job.config.model_dump(mode="json")))
+    result = {"pck": {source: {"1": 0.5} for source in job.metrics}}
+    (job.run / RESULT).write_text(json.dumps(result))
+    lines = [
+        {"step": 2 * epoch} | {f"val/pck_{source}": value for source in job.metrics}
+        for epoch, value in enumerate(curve, 1)
+    ]
+    # An epoch without a figure at all.
+    lines.insert(1, {"step": 3, "train/loss": 1.0})
+    (job.run / "metrics.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in lines))
+
+
+def test_curves_are_drawn_as_far_as_all_seeds_have_them(root, tmp_path, monkeypatch):
+    rows = [ROWS[0], ROWS[0] | {"name": "failed", "label": "failed"}]
+    suite = written(root, tmp_path, rows)
+    jobs = jobs_of(suite, tmp_path / "out")
+    figures = {"head": ([0.1, 0.2, 0.3], [0.3, 0.4]), "failed": ([0.1, None], [0.1, None])}
+    for job in jobs:
+        finished(job, figures[job.row.name][job.seed])
+    drawn = []
+    monkeypatch.setattr(
+        "diffusionpose.ablation_plots._saved", lambda figure, _: drawn.append(figure)
+    )
+    plot_suite(read_suite(suite), jobs, tmp_path / "plots")
+    axis = drawn[0].axes[0]
+    lines = {line.get_label(): line.get_xydata() for line in axis.get_lines()}
+    np.testing.assert_allclose(lines["plain head"], [[2, 20], [4, 30]])
+    names = [text.get_text() for text in drawn[0].axes[1].get_legend().get_texts()]
+    assert names == ["plain head", "failed (off the scale)"]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """Findings of `doctor` on intact installations, and on faked broken ones."""
 
 import json
+import re
 import shutil
 import sys
+import tomllib
 from importlib.metadata import version
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -231,6 +234,15 @@ def test_whatever_a_part_raises_is_one_line_with_a_command(monkeypatch):
     broken = [one for one in found if one.status == "broken"]
     assert [one.name for one in broken] == list(checks)
     assert all(str(one).endswith(one.mend) and "\n" not in str(one) for one in broken)
+
+
+def test_every_extra_of_users_is_examined():
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"]
+    # These serve those who work on this package, and are no part of what it does.
+    assert doctor.EXTRAS.keys() == extras.keys() - {"bench", "dev", "docs"}
+    for extra, package in doctor.EXTRAS.items():
+        assert any(re.match(rf"{package}\b", wanted) for wanted in extras[extra])
 
 
 def test_extras_are_packages_and_not_folders_of_that_name(monkeypatch, tmp_path):

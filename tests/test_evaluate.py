@@ -344,6 +344,33 @@ def test_deliveries_that_cannot_be_made(options, tmp_path, monkeypatch, fields, 
         Deliveries(**wishes, overwrite=True).check(options())
 
 
+def test_files_that_are_read_are_never_replaced(options, root, tmp_path):
+    videos = root / "posetrack_data" / "val"
+    truth = next(videos.iterdir())
+    found, figures = tmp_path / "found.json", tmp_path / "figures.yaml"
+    link = tmp_path / "link.json"
+    link.symlink_to(truth)
+    for file in (found, figures):
+        file.write_text("mine")
+    by_files = EvaluateOptions(truth=videos, predictions=found, published=figures)
+    by_model, by_boxes = options(), options(boxes=str(found))
+    for chosen, file in (
+        (by_files, truth), (by_files, link), (by_files, found), (by_files, figures),
+        (by_model, truth), (by_boxes, found), (by_model, Path(by_model.model) / "config.json"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match="is the source itself: choose another --json"):
+            Deliveries(json=file, overwrite=True).check(chosen)
+    with pytest.raises(UsageError, match="the source itself: choose another --write-predictions"):
+        Deliveries(predictions=videos, overwrite=True).check(by_model)
+    image = next(root.glob("images/**/*.jpg"))
+    with pytest.raises(UsageError, match="in the folder of --data: choose another --worst"):
+        Deliveries(worst=image, overwrite=True).check(by_model)
+    other = tmp_path / "other.png"
+    other.write_text("an earlier picture")
+    for chosen in (by_model, options(model="x" * 5000)):
+        Deliveries(worst=other, overwrite=True).check(chosen)
+
+
 def test_files_need_a_root_for_pictures():
     files = EvaluateOptions(truth=Path("a"), predictions=Path("b"))
     with pytest.raises(UsageError, match="--worst needs the images"):

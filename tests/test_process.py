@@ -10,7 +10,7 @@ import pytest
 
 from diffusionpose import process
 from diffusionpose.batch.workers import default_number
-from diffusionpose.process import prepare_process, usable_cores
+from diffusionpose.process import prepare_process, resident_bytes, usable_cores
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,15 @@ def test_systems_without_affinity_have_the_cores_of_the_machine(monkeypatch, tmp
     for known, cores in ((6, 6), (None, 1)):
         monkeypatch.setattr(os, "cpu_count", lambda known=known: known)
         assert usable_cores() == cores
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="there is no /proc")
+def test_memory_is_that_of_the_process_and_0_without_one():
+    held = bytearray(os.urandom(1)) * 2**27
+    assert len(held) < resident_bytes(os.getpid()) < 2**40
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert resident_bytes(ended.pid) == resident_bytes(None) == 0
 
 
 @pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])

@@ -8,8 +8,9 @@ all people. Both data sets have the same weight.
 """
 
 import json
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -17,7 +18,11 @@ import torch
 import typer
 from torch.utils.data import DataLoader
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+from common import JHMDB, LSPET
+
 from diffusionpose.data.clips import ClipDataset, noise_of
+from diffusionpose.formats import write_text
 from diffusionpose.metrics.calibration import Reliability, calibrated, fit, reliability
 from diffusionpose.metrics.pck import Pck
 from diffusionpose.model.model import DiffusionPose
@@ -29,10 +34,7 @@ from diffusionpose.training.sources import load_source
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-SETS = {
-    "LSPET val": {"kind": "coco", "root": "lspet", "annotations": "annotations/val.json", "images": "images"},
-    "JHMDB val": {"kind": "posetrack", "root": "jhmdb", "split": "val", "stride": 4},
-}  # fmt: skip
+SETS: dict[str, dict[str, Any]] = {"LSPET val": LSPET, "JHMDB val": JHMDB | {"stride": 4}}
 
 
 @torch.inference_mode()
@@ -127,7 +129,7 @@ def main(
     content = json.loads(path.read_text())
     fitted = fit(scores[people], right[people], ", ".join(parts))
     content["model"]["calibration"] = fitted.model_dump(mode="json")
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from peers import keypoints, setup
 
 from diffusionpose.data.clips import ClipRecord
+from diffusionpose.metrics.pck import torso_lengths
 from diffusionpose.recipe import SourceConfig
 from diffusionpose.skeleton import COCO17, POSETRACK15
 from diffusionpose.training.sources import load_source
@@ -59,10 +60,9 @@ def taught_noses(records: list[ClipRecord], found: np.ndarray) -> dict[Key, list
 def elsewhere(records: list[ClipRecord], found: np.ndarray) -> dict[Key, list[str]]:
     """Return, for each person, the joints that MoveNet confidently locates elsewhere."""
     out = {}
-    hip, shoulder = POSETRACK15.index("right_hip"), POSETRACK15.index("left_shoulder")
     shared = [joint for joint in COCO17.joints if joint in POSETRACK15.joints]
     for record, points in zip(records, found, strict=True):
-        torso = np.linalg.norm(record.keypoints[hip] - record.keypoints[shoulder])
+        torso = torso_lengths(record.keypoints, POSETRACK15.joints)
         names = []
         for joint in shared:
             x, y, score = points[COCO17.index(joint)]

@@ -52,10 +52,11 @@ def _training(suite: Suite, jobs: list[Job], sources: list[str], path: Path) -> 
     for table, line in zip(suite.tables, axes, strict=True):
         for source, axis in zip(sources, line, strict=True):
             for name in table.rows:
-                runs = found[source].get(name, [])
-                if runs:
-                    values = np.array([[value for _, value in run] for run in runs])
-                    steps = [step for step, _ in runs[0]]
+                runs = [dict(run) for run in found[source].get(name, [])]
+                # Only steps that every seed has, as a mean of fewer seeds would make the line jump.
+                steps = sorted(set(runs[0]).intersection(*runs)) if runs else []
+                if steps:
+                    values = np.array([[run[step] for step in steps] for run in runs])
                     _band(axis, steps, 100 * values, labels[name], colours[name])
             _near_the_best(axis)
             axis.grid(alpha=0.3)
@@ -116,9 +117,9 @@ def _near_the_best(axis: Axes) -> None:
 
 
 def _is_off_the_scale(label: str, axes: Sequence[Axes]) -> bool:
-    """Whether the curve with this label ends below the y axis in all of `axes`."""
-    return all(
-        float(np.asarray(line.get_ydata(), float)[-1]) < axis.get_ylim()[0]
+    """Whether the curve with this label ends below the y axis, or in NaN, in all of `axes`."""
+    return not any(
+        float(np.asarray(line.get_ydata(), float)[-1]) >= axis.get_ylim()[0]
         for axis in axes
         for line in axis.get_lines()
         if line.get_label() == label

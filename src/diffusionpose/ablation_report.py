@@ -141,16 +141,19 @@ def _line(cells: list[str]) -> str:
 
 
 def curves(jobs: list[Job], source: str) -> dict[str, list[list[tuple[int, float]]]]:
-    """Read validation curves from `metrics.jsonl`: row -> one list of (step, fraction) per seed."""
+    """Read validation curves from `metrics.jsonl`: row -> one list of (step, fraction) per seed.
+
+    Epochs without this figure are left out.
+    """
     found: dict[str, list[list[tuple[int, float]]]] = {}
     for job in jobs:
         path = job.run / METRICS
         if job.is_done and path.is_file():
             lines = [json.loads(line) for line in path.read_text().splitlines()]
             metric = job.metrics[source]
+            key = f"val/{metric}_{source}"
             curve = [
-                (line["step"], SHARES[metric] * _number(line[f"val/{metric}_{source}"]))
-                for line in lines
+                (line["step"], SHARES[metric] * _number(line[key])) for line in lines if key in line
             ]
             found.setdefault(job.row.name, []).append(curve)
     return found

@@ -450,12 +450,15 @@ def ablate(
     from diffusionpose.ablation_report import report
 
     jobs = jobs_of(suite, out, tuple(settings or ()), data)
+    # Counted once: it reads the recipes of all runs, and raises if one does not fit.
+    num_done = 0 if only_report else sum(job.is_done for job in jobs)
 
     def on_done(job: Job, is_good: bool) -> None:
         """Print one line per finished run."""
-        number = sum(job.is_done for job in jobs)
+        nonlocal num_done
+        num_done += is_good
         what = "done" if is_good else "FAILED"
-        print(f"{number}/{len(jobs)} {job.run} {what}", file=sys.stderr, flush=True)
+        print(f"{num_done}/{len(jobs)} {job.run} {what}", file=sys.stderr, flush=True)
 
     failed = [] if only_report else run_all(jobs, workers, on_done)
     tell((), check_inputs(jobs))

@@ -30,18 +30,23 @@ def check_data(
     images: Annotated[
         bool, typer.Option(help="Look for the images and decode every one of them.")
     ] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the report.")] = False,
 ) -> None:
     """Report every problem of a data set, with file and JSON path, and what training can use of it.
 
     Exit code 0 when there are no problems, 1 when there are some or nothing to check, 2 for wrong
     usage.
     """
+    from diffusionpose.data.check import annotation_files
     from diffusionpose.data.check import check_data as check
-    from diffusionpose.formats.atomic_file import AtomicFile, explained
+    from diffusionpose.formats.atomic_file import AtomicFile, check_target, explained
     from diffusionpose.formats.text import json_line
 
     target = AtomicFile(json_file) if json_file else None
     try:
+        if target is not None:
+            sources = annotation_files(root, layout)
+            check_target(target.path, sources, overwrite=overwrite, option="--json")
         with _status() as show:
             found = check(root, split, layout, images=images, on_file=lambda file: show(file.name))
         if target is not None:

@@ -32,6 +32,7 @@ EXTRAS = {
     "hota": "trackeval",
     "tables": "pyarrow",
     "motion": "ezc3d",
+    "synthesis": "anny",
     "app": "starlette",
     "ray": "ray",
 }

@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -178,6 +179,29 @@ def _named_files(path: Path, files: Sequence[Path]) -> dict[str, str]:
     for file in files:
         digest.update(file.read_bytes())
     return {"name": path.resolve().name, "sha256": digest.hexdigest()}
+
+
+def input_files(options: EvaluateOptions) -> list[Path]:
+    """List the files that an evaluation reads, except images.
+
+    Raises:
+        DataError: If there are no annotation files.
+    """
+    files = [] if options.published is None else [options.published]
+    if options.model is None:
+        assert options.truth is not None
+        assert options.predictions is not None
+        return [
+            *files,
+            *_annotation_files(options.truth),
+            *_annotation_files(options.predictions),
+        ]
+    if options.boxes != TRUE_BOXES:
+        files += detection_files(Path(options.boxes))
+    model = Path(options.model)
+    # Not `Path.is_dir`, which raises for names that are too long for the system.
+    files += model.glob("*") if os.path.isdir(model) else [model]
+    return [*files, *_truth_files(options)]
 
 
 def _truth_files(options: EvaluateOptions) -> list[Path]:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffusionpose.errors import UsageError
-from diffusionpose.evaluate import Report
+from diffusionpose.evaluate import Report, input_files
 from diffusionpose.evaluate_options import EvaluateOptions
-from diffusionpose.formats.atomic_file import write_text
+from diffusionpose.formats.atomic_file import check_target, write_text
 from diffusionpose.formats.posetrack_files import write_predictions
 from diffusionpose.formats.score_table import TABLE_FORMATS
 from diffusionpose.worst_people import PICTURES, worst_people, write_worst
@@ -34,18 +34,15 @@ class Deliveries:
         """Check, before the evaluation, that the outputs can be written.
 
         Raises:
-            UsageError: If outputs and options contradict each other, or a file exists.
+            UsageError: If outputs and options contradict each other, or a file exists or is an input.
+            DataError: If there are no annotation files.
         """
         if self.table_format not in TABLE_FORMATS:
             known = ", ".join(TABLE_FORMATS)
             raise UsageError(f"unknown --format {self.table_format!r}; choose from {known}")
-        there = [path for path in (self.json, self.worst) if path is not None and path.exists()]
-        there += [] if self.predictions is None else sorted(self.predictions.glob("*.json"))
         for path in (self.json, self.worst):
             if path is not None and path.is_dir():
                 raise UsageError(f"{path} is a folder: give the name of a file")
-        if there and not self.overwrite:
-            raise UsageError(f"{there[0]} already exists: choose another name, or pass --overwrite")
         if self.worst is not None and self.worst.suffix.lower() not in PICTURES:
             raise UsageError(f"--worst {self.worst}: the name must end in {', '.join(PICTURES)}")
         if self.worst is not None and options.data is None:
@@ -56,6 +53,26 @@ class Deliveries:
             )
         if self.predictions is not None and options.layout == "coco":
             raise UsageError("--write-predictions does not support --layout coco: leave it out")
+        self._check_existing(options)
+
+    def _check_existing(self, options: EvaluateOptions) -> None:
+        """Check that no input, nor without `overwrite` any other file, would be replaced."""
+        files = (("--json", self.json), ("--worst", self.worst))
+        there = [(option, path) for option, path in files if path is not None and path.exists()]
+        if self.predictions is not None:
+            videos = sorted(self.predictions.glob("*.json"))
+            there += [("--write-predictions", path) for path in videos]
+        sources = input_files(options) if there else []
+        for option, path in there:
+            check_target(path, sources, overwrite=self.overwrite, option=option)
+        # Not listed among the inputs, as looking for all images may take long.
+        if (
+            self.worst is not None
+            and self.worst.exists()
+            and options.data is not None
+            and self.worst.resolve().is_relative_to(options.data.resolve())
+        ):
+            raise UsageError(f"{self.worst} is in the folder of --data: choose another --worst")
 
     def deliver(self, report: Report, options: EvaluateOptions) -> list[Path]:
         """Write the files; the picture comes last, as reading images may fail.

@@ -1,4 +1,4 @@
-"""CPU cores available to this process, and its setup before torch is imported."""
+"""CPU cores and memory of processes, and setup before torch is imported."""
 
 import ctypes
 import math
@@ -19,6 +19,14 @@ def usable_cores() -> int:
         work, time = map(int, _QUOTA.read_text(encoding="ascii").split())
         cores = min(cores, max(1, math.ceil(work / time)))
     return cores
+
+
+def resident_bytes(pid: int | None) -> int:
+    """Resident memory of a process in bytes; 0 if there is no /proc or the process is gone."""
+    with suppress(OSError, IndexError, ValueError):
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    return 0
 
 
 def prepare_process() -> None:

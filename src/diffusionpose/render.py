@@ -17,6 +17,7 @@ import numpy as np
 from diffusionpose.faces import head_circle
 from diffusionpose.skeleton import Skeleton
 from diffusionpose.structures import NO_TRACK, Frame, PersonPose
+from diffusionpose.tag_places import Tag, place_tag
 
 Colour = tuple[int, int, int]
 """RGB, 0 to 255."""
@@ -141,7 +142,7 @@ def draw_poses(
                 f"keypoints of {skeleton.name} must be ({skeleton.num_joints}, 3), not {np.shape(person.keypoints)}"
             )
         _draw_skeleton(out, person, skeleton, style)
-    tags: list[_Tag] = []
+    tags: list[Tag] = []
     for person in everybody:  # tags go on top of all skeletons
         _draw_labels(out, person, skeleton, style, tags)
     return out
@@ -284,19 +285,12 @@ def _blend(below: np.ndarray, above: np.ndarray, mask: np.ndarray) -> np.ndarray
 # ---------------------------------------------------------------------------------------------- tags and boxes
 
 
-class _Tag(NamedTuple):
-    """Centre (x, y) and half size (x, y) of a tag in pixels."""
-
-    middle: np.ndarray
-    reach: np.ndarray
-
-
 def _draw_labels(
     image: np.ndarray,
     person: PersonPose,
     skeleton: Skeleton,
     style: RenderStyle,
-    tags: list[_Tag],
+    tags: list[Tag],
 ) -> None:
     """Draw the box and the tag in the colour of the track; append the tag to `tags`."""
     tracked = person.track_id != NO_TRACK
@@ -333,7 +327,7 @@ def _draw_tag(
     head: tuple[np.ndarray, float] | None,
     colour: Colour,
     style: RenderStyle,
-    tags: list[_Tag],
+    tags: list[Tag],
 ) -> None:
     """Draw a pill-shaped tag above the head, inside the image; skip people outside the image."""
     x0, y0, x1, y1 = extent
@@ -345,55 +339,15 @@ def _draw_tag(
     radius, edge = 0.95 * digits, max(1.0, 0.12 * digits)
     half = max(0.0, label.shape[1] / 2 - 0.35 * digits)  # of the pill's straight part
     reach = np.array([half + radius + edge + 2, radius + edge + 2])
-    place = np.array(_tag_place(extent, head, reach, (width, height)))
-    x, y = middle = _beside_others(_Tag(place, reach), tags, (width, height))
-    tags.append(_Tag(middle, reach))
+    if head is not None:
+        head = np.clip(head[0], -_FAR, _FAR), head[1]
+    tag = place_tag(extent, head, reach, tags, (width, height))
+    tags.append(tag)
+    x, y = tag.middle
     ends = np.array([[x - half, y], [x + half, y]])
     for grown, fill in ((edge, style.halo), (0.0, colour)):
         _fill(image, _fixed(_capsules(ends[None], radius + grown)[0]), fill)
     _stamp(image, label, x - (label.shape[1] - 1) / 2, y, _readable_on(colour))
-
-
-def _tag_place(
-    extent: np.ndarray,
-    head: tuple[np.ndarray, float] | None,
-    reach: np.ndarray,
-    size: tuple[int, int],
-) -> tuple[float, float]:
-    """Centre of a tag of half size `reach` (x, y): above the head, or else above all joints.
-
-    At the top of the image, the tag slides around the head, so that it moves smoothly with it.
-    """
-    x0, y0, x1, _ = extent
-    if head is None:
-        x, y = (x0 + x1) / 2, y0 - 2 * reach[1]
-        return _kept_within(x, reach[0], size[0]), _kept_within(y, reach[1], size[1])
-    (x, middle), radius = np.clip(head[0], -_FAR, _FAR), head[1]
-    y = _kept_within(middle - radius - reach[1], reach[1], size[1])
-    # On an ellipse around the head.
-    risen = min(abs(middle - y) / (radius + reach[1]), 1.0)
-    aside = (radius + reach[0]) * (1 - risen**2) ** 0.5
-    x += aside if x + aside + reach[0] < size[0] else -aside
-    return _kept_within(x, reach[0], size[0]), y
-
-
-def _beside_others(tag: _Tag, others: list[_Tag], size: tuple[int, int]) -> np.ndarray:
-    """Move a tag up or sideways until it overlaps no other; unchanged if the image has no room."""
-    taken = np.array([other.middle for other in others]).reshape(-1, 2)
-    room = np.array([other.reach for other in others]).reshape(-1, 2) + tag.reach
-    for step in np.array([[0, -1], [1, 0], [-1, 0]]):
-        middle = tag.middle
-        while (hidden := (np.abs(middle - taken) < room - 1e-6).all(axis=1)).any():
-            first = hidden.argmax()
-            middle = np.where(step, taken[first] + step * room[first], middle)
-        if (tag.reach <= middle).all() and (middle <= np.array(size) - 1 - tag.reach).all():
-            return middle
-    return tag.middle
-
-
-def _kept_within(place: float, margin: float, size: int) -> float:
-    """Clamp a coordinate so that `margin` fits on both sides; the centre if that is impossible."""
-    return min(max(place, margin), size - 1 - margin) if 2 * margin < size else (size - 1) / 2
 
 
 def _readable_on(colour: Colour) -> Colour:

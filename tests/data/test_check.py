@@ -286,6 +286,32 @@ def test_roots_without_images_say_so_once_a_file(tmp_path, layout):
     assert len(findings) == (1 if layout == "coco" else 2)
 
 
+@pytest.mark.parametrize("layout", ["18", "coco"])
+@pytest.mark.parametrize(
+    ("first", "second", "code"),
+    [
+        (1, 1.0, "duplicate-id"),
+        (1.0, 1, "duplicate-id"),
+        (1, True, "wrong-type"),
+        (1, "1", "wrong-type"),
+        (1, 1.5, "wrong-type"),
+        (1, 99.0, None),
+    ],
+)
+def test_ids_are_refused_when_loading_as_the_check_says(tmp_path, layout, first, second, code):
+    root = ROOTS[layout](tmp_path)
+    for index, value in enumerate((first, second)):
+        edit(annotation_file(root, layout), put(["annotations", index, "id"], value))
+    report = check_data(root)
+    assert [finding.code for finding in report.findings] == ([] if code is None else [code])
+    assert bool(report.parts[0].dropped.get("files refused")) == (code is not None)
+    if code is not None:
+        with pytest.raises(DataError, match=r"annotations\[1\]\.id: "):
+            load(root, layout)
+    else:
+        load(root, layout)
+
+
 @pytest.mark.parametrize(
     "change",
     [put(["annotations", 0, "bbox"], "x"), put(["annotations", 1, "id"], ID18 * 100)],

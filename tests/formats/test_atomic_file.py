@@ -34,13 +34,16 @@ def test_atomic_file_publishes_or_discards(tmp_path):
 
 def test_a_process_that_ends_before_it_publishes_leaves_nothing(tmp_path):
     program = (
-        "import sys; from pathlib import Path; from diffusionpose.formats import AtomicFile\n"
-        "done, left = (AtomicFile(Path(name)) for name in sys.argv[1:])\n"
-        "done.publish(); sys.exit(143)"
+        "import sys; from pathlib import Path\n"
+        "from diffusionpose.formats.atomic_file import AtomicFile, AtomicFolder\n"
+        "done, left = (AtomicFile(Path(name)) for name in sys.argv[1:3])\n"
+        "full, open = (AtomicFolder(Path(name)) for name in sys.argv[3:])\n"
+        "for one in (full, open): (one.temporary / 'a').touch()\n"
+        "done.publish(); full.publish(); sys.exit(143)"
     )
-    names = [str(tmp_path / name) for name in ("done", "left")]
+    names = [str(tmp_path / name) for name in ("done", "left", "full", "open")]
     assert subprocess.run([sys.executable, "-c", program, *names]).returncode == 143
-    assert [path.name for path in tmp_path.iterdir()] == ["done"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["done", "full"]
 
 
 def test_a_source_that_is_gone_does_no_harm(tmp_path):

@@ -17,7 +17,7 @@ from diffusionpose import __version__, cli
 from diffusionpose.doctor import Finding
 from diffusionpose.predict_files import Outcome
 from diffusionpose.structures import VideoVerdict
-from tests.data.made import edit, posetrack_root, put
+from tests.data.made import coco_root, edit, posetrack_root, put
 from tests.video.helpers import CLIPS
 
 
@@ -319,7 +319,11 @@ def test_data_check_ends_with_0_when_clean_and_1_with_problems(run, tmp_path):
     assert json.loads(report.read_text())["is_clean"] is True
     file = root / "posetrack_data/val/000001_bonn.json"
     edit(file, put(["annotations", 2, "bbox"], [5, 5, -1, 3]))
-    code, out, err = run("data", "check", root, "--no-images", "--json", report)
+    command = ("data", "check", root, "--no-images", "--json", report)
+    code, out, err = run(*command)
+    assert (code, out) == (2, "")
+    assert "report.json already exists: choose another --json, or pass --overwrite" in err
+    code, out, err = run(*command, "--overwrite")
     assert (code, err) == (1, "")
     assert (
         f"empty-box: {file}: annotations[2].bbox: the box has no area: width -1, height 3\n" in out
@@ -329,6 +333,23 @@ def test_data_check_ends_with_0_when_clean_and_1_with_problems(run, tmp_path):
     assert finding == {
         "code": "empty-box", "file": str(file), "where": "annotations[2].bbox", "message": "the box has no area: width -1, height 3",
     }  # fmt: skip
+
+
+def test_data_check_never_replaces_annotations(run, tmp_path):
+    root, coco = posetrack_root(tmp_path / "posetrack"), tmp_path / "coco"
+    coco_root(coco)
+    for folder, file in (
+        (root, root / "posetrack_data/val/000001_bonn.json"),
+        (coco, next(coco.rglob("*.json"))),
+    ):
+        before = file.read_bytes()
+        # Of another split than the one that is checked, too.
+        for options in ((), ("--split", "other")):
+            code, out, err = run("data", "check", folder, *options, "--json", file, "--overwrite")
+            assert (code, out) == (2, "")
+            assert "is the source itself: choose another --json" in err
+            assert file.read_bytes() == before
+    assert not list(tmp_path.rglob(".*"))
 
 
 @pytest.mark.parametrize(
@@ -470,7 +491,7 @@ def test_evaluate_prints_a_table_and_writes_what_was_asked_for(evaluate, run, tm
     files = ("--truth", truth, "--predictions", written, "--json", report)
     code, _, err = run("evaluate", *files)
     assert (code, err.count("\n")) == (2, 1)
-    assert "all.json already exists: choose another name, or pass --overwrite" in err
+    assert "all.json already exists: choose another --json, or pass --overwrite" in err
     code, out, _ = run("evaluate", *files, "--overwrite", "--format", "latex", "--resamples", 20)
     assert code == 0
     assert "\\toprule" in out

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffusionpose.errors import DataError
-from diffusionpose.metrics.pck import LIMB_JOINTS, Pck, VideoPck
+from diffusionpose.metrics.pck import LIMB_JOINTS, Pck, VideoPck, torso_lengths
 from diffusionpose.metrics.posetrack_ap import PoseTrackAP
 from diffusionpose.skeleton import POSETRACK15
 from tests.metrics.made import pair, whole_person
@@ -32,6 +32,15 @@ def test_by_hand():
     assert found["left_wrist"] == 0.5
     assert found["right_knee"] == 0.0
     assert found["mean"] == pytest.approx((10 + 0.5 + 0) / 12)
+
+
+def test_torso_lengths_of_any_order_of_joints():
+    joints = ("right_hip", "nose", "left_shoulder")
+    frames = np.array([[[60.0, 80], [1, 1], [0, 0]], [[60, np.nan], [1, 1], [0, 0]]])
+    np.testing.assert_array_equal(torso_lengths(frames, joints), [100, np.nan])
+    assert torso_lengths(person(), POSETRACK15.joints) == 100
+    with pytest.raises(ValueError, match="not in tuple"):
+        torso_lengths(frames, ("right_hip", "nose", "left_hip"))
 
 
 def test_people_without_a_torso_are_left_out_and_reset_forgets():

@@ -1,3 +1,4 @@
+import errno
 import json
 
 import pytest
@@ -211,6 +212,19 @@ def test_save_and_load_give_the_same_model(tmp_path):
             again(images(), noise, t), model(images(), noise, t), atol=0, rtol=0
         )
     assert (tmp_path / "README.md").read_text() == "# card"
+
+
+def test_a_model_that_cannot_be_written_leaves_nothing_beside_the_old_one(tmp_path, monkeypatch):
+    small_model().save_pretrained(tmp_path, "# card")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("diffusionpose.model.checkpoint.sha256_of", fail)
+    with pytest.raises(OSError, match="No space left"):
+        small_model().save_pretrained(tmp_path, "# another")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_float16_halves_the_file_and_hardly_moves_the_heatmaps(tmp_path):

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusionpose.nn.geometry import (
+    compose,
     crop_affine,
     crop_window,
     flip_keypoints,
@@ -29,6 +30,17 @@ def test_crop_to_image_and_back(box, rotation):
     points = np.random.default_rng(0).uniform(-100, 400, (50, 2))
     there_and_back = transform(transform(points, invert(affine)), affine)
     assert np.abs(there_and_back - points).max() < 1e-3
+
+
+@given(boxes, st.floats(-180, 180))
+def test_the_composed_map_is_one_after_the_other(box, rotation):
+    first = crop_affine(crop_window(box, SIZE), SIZE, rotation)
+    second = np.array([[-1.0, 0.5, 7], [0.25, 2, -3]])
+    points = np.random.default_rng(0).uniform(-100, 400, (50, 2))
+    expected = transform(transform(points, first), second)
+    np.testing.assert_allclose(
+        transform(points, compose(second, first)), expected, rtol=1e-9, atol=1e-6
+    )
 
 
 @given(boxes)

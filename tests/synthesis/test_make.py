@@ -40,7 +40,7 @@ class Drawing:
     """Stands for what needs OpenGL and a model of bodies: coloured noise with two people at drawn places."""
 
     def __init__(self, monkeypatch):
-        self.calls = 0
+        self.calls = self.num_closed = 0
         monkeypatch.setattr(make, "load_stage", lambda options: (None, ("b.bvh",)))
         monkeypatch.setattr(make, "Renderer", lambda size: self)
         monkeypatch.setattr(make, "make_shots", self.shots)
@@ -54,7 +54,7 @@ class Drawing:
         return [Shot(picture, joints + frame, boxes) for frame in range(3)]
 
     def close(self):
-        pass
+        self.num_closed += 1
 
 
 def test_a_data_set_that_the_loader_takes(tmp_path, sources, monkeypatch):
@@ -94,6 +94,7 @@ def test_a_call_goes_on_where_the_last_one_ended(tmp_path, sources, monkeypatch)
 
     with pytest.raises(KeyboardInterrupt):
         synthesise(out, options(sources), on_clip=stop)
+    assert drawing.num_closed == 1
     told = []
     done = synthesise(out, options(sources), on_clip=told.append)
     assert (done.made, done.found, told, drawing.calls) == (1, 2, [3], 3)

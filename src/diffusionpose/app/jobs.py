@@ -4,12 +4,10 @@ Everything runs in the event loop's thread: `Jobs.tick` is called several times 
 blocks on a worker.
 """
 
-import os
 import secrets
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -32,6 +30,7 @@ from diffusionpose.app.worker import (
     run_order,
 )
 from diffusionpose.errors import UsageError
+from diffusionpose.process import resident_bytes
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 MAX_JOBS = 32
@@ -300,7 +299,7 @@ class Jobs:
         elif self._clock() > worker.deadline:
             text = f"Stopped: it took longer than the limit of {limits.time_limit:g} seconds."
             self._end(job, "failed", text)
-        elif _memory_of(worker.process.pid) > limits.memory_limit * 2**30:
+        elif resident_bytes(worker.process.pid) > limits.memory_limit * 2**30:
             text = f"Stopped: it needed more memory than the limit of {limits.memory_limit:g} GiB."
             self._end(job, "failed", text)
 
@@ -343,14 +342,6 @@ def _end_process(worker: _Worker) -> None:
 def _why_gone(exit_code: int | None) -> str:
     how = f"signal {-exit_code}" if exit_code is not None and exit_code < 0 else f"code {exit_code}"
     return f"The job ended unexpectedly ({how}). The video may be damaged in an unforeseen way."
-
-
-def _memory_of(pid: int | None) -> int:
-    """Resident memory of a process in bytes; 0 if there is no /proc or the process is gone."""
-    with suppress(OSError, IndexError, ValueError):
-        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    return 0
 
 
 def _remove(path: Path) -> None:

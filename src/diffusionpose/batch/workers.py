@@ -29,7 +29,7 @@ from diffusionpose.batch.work import (
     remove_temporaries,
 )
 from diffusionpose.errors import DiffusionPoseError, UsageError, first_line
-from diffusionpose.process import prepare_process, usable_cores
+from diffusionpose.process import prepare_process, resident_bytes, usable_cores
 
 Work = Callable[[Job, Load], LedgerEntry]
 GIB = 1 << 30
@@ -228,11 +228,7 @@ class _Worker:
 
     def memory(self) -> int:
         """Resident memory in bytes; 0 if the process is gone."""
-        try:
-            fields = Path(f"/proc/{self.process.pid}/statm").read_text().split()
-        except OSError:
-            return 0
-        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
+        return resident_bytes(self.process.pid)
 
     def kill(self) -> None:
         """Kill the process if it has been started."""

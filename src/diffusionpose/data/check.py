@@ -28,7 +28,9 @@ from diffusionpose.data.frames import is_file, locate_images
 from diffusionpose.data.json_nodes import Finding, Node, read_json
 from diffusionpose.data.posetrack import usable_box, usable_joints
 from diffusionpose.data.posetrack_files import (
+    files_of_splits,
     find_annotations,
+    find_duplicate_ids,
     find_splits,
     image_size,
     label_version,
@@ -137,14 +139,29 @@ def check_data(
     return DataReport(str(root), tuple(parts), tuple(dict.fromkeys(check.findings)))
 
 
-def _coco_files(root: Path, split: str | None) -> list[Path]:
-    """Return keypoint files or, without any, all annotation files; COCO has both in one folder."""
-    files = [
+def annotation_files(root: Path, layout: str = "auto") -> list[Path]:
+    """List the annotation files of a data set, of all splits, including those that are not checked.
+
+    Args:
+        root: Root folder of the data set.
+        layout: As in `check_data`.
+    """
+    files = files_of_splits(root)
+    return files if files and layout != "coco" else files + _json_files(root)
+
+
+def _json_files(root: Path) -> list[Path]:
+    """List the files that may be annotations of COCO."""
+    return [
         file
         for folder in (root, root / "annotations")
         for file in sorted(folder.glob("[!.]*.json"))
-        if split is None or split in file.stem
     ]
+
+
+def _coco_files(root: Path, split: str | None) -> list[Path]:
+    """Return keypoint files or, without any, all annotation files; COCO has both in one folder."""
+    files = [file for file in _json_files(root) if split is None or split in file.stem]
     return [file for file in files if "keypoints" in file.stem] or files
 
 
@@ -235,6 +252,12 @@ class _Check:
         if version is not None:
             self.versions.add(version)
 
+    def _has_bad_ids(self, content: Node) -> bool:
+        """Look for ids of annotations that loading refuses."""
+        before = len(self.findings)
+        find_duplicate_ids(content)
+        return len(self.findings) > before
+
     # PoseTrack ------------------------------------------------------------------------------------
 
     def _video(self, file: Path, split: str) -> None:
@@ -263,7 +286,8 @@ class _Check:
         if video.layout == "posetrack18":
             rules.check_num_frames(content)
             rules.check_joint_names(content)
-            is_refused |= rules.check_ids(people)
+            is_refused |= self._has_bad_ids(content)
+            rules.check_ids(people)
             rules.check_visibility(people)
         self.found["people"] += len(people)
         self._count_video(video, [image.is_good and not is_refused for image in images])
@@ -328,7 +352,8 @@ class _Check:
         is_refused = len(self.findings) > before
         images = self._still_images(file, content)
         sizes = [image.size for image in images]
-        is_refused |= rules.check_ids(people)
+        is_refused |= self._has_bad_ids(content)
+        rules.check_ids(people)
         rules.check_visibility(people)
         rules.check_joints(people, "coco", sizes)
         self.dropped["boxes beyond the image"] += rules.check_boxes(people, "coco", sizes)

@@ -122,22 +122,10 @@ def check_tracks(people: Iterable[PersonPlace]) -> None:
             seen.add((person.frame, track))
 
 
-def check_ids(people: Iterable[PersonPlace]) -> bool:
-    """Check that every annotation (COCO, PoseTrack18 or 21) has a unique id.
-
-    Returns:
-        Whether there are duplicates, for which loading refuses the file.
-    """
-    seen: set[int] = set()
-    is_twice = False
+def check_ids(people: Iterable[PersonPlace]) -> None:
+    """Check that every annotation (COCO, PoseTrack18 or 21) has an id."""
     for person in people:
-        number = person.node.need("id").integer()
-        if number is not None and number in seen:
-            person.node.get("id").find("duplicate-id", f"annotation id {number} is used twice")
-            is_twice = True
-        if number is not None:
-            seen.add(number)
-    return is_twice
+        person.node.need("id")
 
 
 def check_visibility(people: Iterable[PersonPlace]) -> None:

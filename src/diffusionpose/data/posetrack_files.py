@@ -57,8 +57,12 @@ def find_annotations(root: Path, split: str) -> list[Path]:
 
 def find_splits(root: Path) -> list[str]:
     """Return the names of the splits that have annotation files."""
-    files = (file for folder in ANNOTATION_FOLDERS for file in (root / folder).glob("*/[!.]*.json"))
-    return sorted({file.parent.name for file in files})
+    return sorted({file.parent.name for file in files_of_splits(root)})
+
+
+def files_of_splits(root: Path) -> list[Path]:
+    """Return the annotation files of all splits, in all of `ANNOTATION_FOLDERS`."""
+    return [file for folder in ANNOTATION_FOLDERS for file in (root / folder).glob("*/[!.]*.json")]
 
 
 def label_version(file: Path, content: Node | None = None) -> str | None:
@@ -96,14 +100,18 @@ def read_posetrack(path: Path, *, is_truth: bool = True) -> AnnotatedVideo:
 
 
 def find_duplicate_ids(content: Node) -> None:
-    """Report annotations (COCO, PoseTrack18 or 21) whose id is used before; ids may be missing."""
+    """Report annotations (COCO, PoseTrack18 or 21) whose id is no integer or is used before.
+
+    Loading refuses such files; ids may be missing.
+    """
     seen: set[int] = set()
     for annotation in content.get("annotations").items():
         place = annotation.get("id")
-        if isinstance(place.value, int):
-            if place.value in seen:
-                place.find("duplicate-id", f"annotation id {place.value} is used twice")
-            seen.add(place.value)
+        number = place.integer()
+        if number is not None:
+            if number in seen:
+                place.find("duplicate-id", f"annotation id {number} is used twice")
+            seen.add(number)
 
 
 def parse_posetrack(content: Node, name: str) -> AnnotatedVideo:

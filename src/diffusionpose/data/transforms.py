@@ -10,6 +10,7 @@ import numpy as np
 
 from diffusionpose.config import ModelConfig
 from diffusionpose.nn.geometry import (
+    compose,
     crop_affine,
     crop_window,
     flip_keypoints,
@@ -66,14 +67,14 @@ def augment_clip(
     affine = _random_affine(keypoints, box, config, augment, rng)
     drift = _drift(len(images), size, augment.still_motion if still else 0.0, rng)
     crops = [
-        warp(image, _after(motion, affine), size)
+        warp(image, compose(motion, affine), size)
         for image, motion in zip(images, drift, strict=True)
     ]
     points = transform(keypoints, affine)
     if rng.random() < augment.flip:
         crops = [np.ascontiguousarray(crop[:, ::-1]) for crop in crops]
         points = flip_keypoints(points, size[1], config.skeleton_graph)
-        affine = _after(np.array([[-1.0, 0, size[1] - 1], [0, 1.0, 0]]), affine)
+        affine = compose(np.array([[-1.0, 0, size[1] - 1], [0, 1.0, 0]]), affine)
     if rng.random() < augment.occlusion:
         _occlude(crops, points, augment, other, rng)
     crops = _recolour(crops, augment, rng)
@@ -84,13 +85,6 @@ def augment_clip(
     if augment.compression and rng.random() < augment.compression:
         crops = _compressed(crops, rng)
     return crops, points, invert(affine)
-
-
-def _after(second: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Compose two affine maps: apply `first`, then `second`."""
-    return np.column_stack(
-        [second[:, :2] @ first[:, :2], second[:, :2] @ first[:, 2] + second[:, 2]]
-    )
 
 
 def _random_affine(

@@ -1,11 +1,7 @@
 """Registry of exports, and atomic writing of their files."""
 
 import importlib.util
-import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +12,7 @@ from diffusionpose.exports.motion import NoMetresError, write_c3d, write_trc
 from diffusionpose.exports.openpose import openpose_files
 from diffusionpose.exports.tables import write_angles, write_npz, write_parquet
 from diffusionpose.formats import AtomicFile
-from diffusionpose.formats.atomic_file import explained
+from diffusionpose.formats.atomic_file import AtomicFolder, explained
 from diffusionpose.poses import VideoPoses
 
 
@@ -124,32 +120,6 @@ def check_exports(names: Sequence[str], options: ExportOptions) -> None:
         raise UsageError(f"--height-m must be between 0.3 and 3 metres, not {options.height:g}")
 
 
-class _AtomicFolder:
-    """A folder that is written under a temporary name and published by renaming it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
-        with explained(path, UsageError):
-            self.temporary.mkdir(parents=True)
-
-    def publish(self) -> None:
-        """Rename the temporary folder to its final name, replacing an existing folder."""
-        with explained(self.path):
-            if self.path.is_dir():
-                gone = self.path.with_name(f".{self.path.name}.tmp-{secrets.token_hex(4)}")
-                os.replace(self.path, gone)
-                os.replace(self.temporary, self.path)
-                shutil.rmtree(gone)
-            else:
-                os.replace(self.temporary, self.path)
-
-    def discard(self) -> None:
-        """Remove the temporary folder, if it still exists. Never raises."""
-        with suppress(OSError):
-            shutil.rmtree(self.temporary)
-
-
 class StagedExports:
     """Exports of a result under temporary names, until `publish`. Use as a context manager.
 
@@ -168,7 +138,7 @@ class StagedExports:
         stem: str,
         options: ExportOptions,
     ) -> None:
-        self._staged: list[AtomicFile | _AtomicFolder] = []
+        self._staged: list[AtomicFile | AtomicFolder] = []
         try:
             for name in names:
                 self._stage(poses, name, folder, stem, options)
@@ -184,7 +154,7 @@ class StagedExports:
             self.notes += (f"no {name} file was written: nobody has a track id",)
         for suffix, write in files:
             path = folder / f"{stem}{suffix}"
-            staged = _AtomicFolder(path) if suffix.endswith("/") else AtomicFile(path)
+            staged = AtomicFolder(path) if suffix.endswith("/") else AtomicFile(path)
             self._staged.append(staged)
             try:
                 with explained(path):

@@ -1,8 +1,9 @@
-"""Atomic files: they appear under their names complete or not at all."""
+"""Atomic files and folders: they appear under their names complete or not at all."""
 
 import atexit
 import os
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,7 +19,11 @@ def _discard_unpublished() -> None:
     """Remove temporaries of a signal that came before the `try` that would remove them."""
     for path in _unpublished:
         with suppress(OSError):
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
 
 
 def check_target(
@@ -81,7 +86,7 @@ class AtomicFile:
         with explained(self.path, UsageError):
             if self.path.is_dir():  # also ".", for which `with_name` would raise
                 raise IsADirectoryError(f"{self.path} is a folder")
-            self.temporary = self.path.with_name(f".{self.path.name}.tmp-{secrets.token_hex(4)}")
+            self.temporary = _temporary_name(self.path)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _unpublished.add(self.temporary)
             # Not mkstemp, whose files are only readable by their owner, even after renaming.
@@ -100,6 +105,42 @@ class AtomicFile:
         """Remove the temporary file, if it still exists. Never raises."""
         with suppress(OSError):
             self.temporary.unlink()
+        _unpublished.discard(self.temporary)
+
+
+class AtomicFolder:
+    """A folder that is written under a temporary name and published by renaming it.
+
+    Write into `temporary` (an empty folder beside the target), then call `publish` or `discard`. A
+    killed process may leave a folder `.NAME.tmp-XXXXXXXX`, which can be deleted.
+
+    Raises:
+        UsageError: If the target cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.temporary = _temporary_name(path)
+        with explained(path, UsageError):
+            _unpublished.add(self.temporary)
+            self.temporary.mkdir(parents=True)
+
+    def publish(self) -> None:
+        """Rename the temporary folder to its final name, replacing an existing folder."""
+        with explained(self.path):
+            if self.path.is_dir():
+                gone = _temporary_name(self.path)
+                os.replace(self.path, gone)
+                os.replace(self.temporary, self.path)
+                shutil.rmtree(gone)
+            else:
+                os.replace(self.temporary, self.path)
+            _unpublished.discard(self.temporary)
+
+    def discard(self) -> None:
+        """Remove the temporary folder, if it still exists. Never raises."""
+        with suppress(OSError):
+            shutil.rmtree(self.temporary)
         _unpublished.discard(self.temporary)
 
 

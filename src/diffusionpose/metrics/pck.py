@@ -22,6 +22,23 @@ LIMB_JOINTS = tuple(
 )
 
 
+def torso_lengths(keypoints: np.ndarray, joints: Sequence[str]) -> np.ndarray:
+    """Return the distances from left shoulder to right hip.
+
+    Args:
+        keypoints: (..., len(joints), 2) pixels.
+        joints: Names of the joints.
+
+    Returns:
+        (...) pixels; NaN where an end is missing.
+
+    Raises:
+        ValueError: If one of the two joints is not among `joints`.
+    """
+    shoulder, hip = (joints.index(joint) for joint in ("left_shoulder", "right_hip"))
+    return np.linalg.norm(keypoints[..., shoulder, :] - keypoints[..., hip, :], axis=-1)
+
+
 @dataclass
 class Pck:
     """PCK at `threshold` times the torso length (left shoulder to right hip); mean over joints.
@@ -50,16 +67,14 @@ class Pck:
             truth: Likewise, NaN where unlabelled.
             lengths: (num_people,) reference lengths in pixels; by default torso lengths.
         """
-        reference = self.threshold * (self._torso(truth) if lengths is None else lengths)
+        if lengths is None:
+            lengths = torso_lengths(truth, self.skeleton.joints)
+        reference = self.threshold * lengths
         chosen = [self.skeleton.index(joint) for joint in self.joints]
         distance = np.linalg.norm(predicted[:, chosen] - truth[:, chosen], axis=-1)
         known = np.isfinite(truth[:, chosen, 0]) & (reference > 0)[:, None]
         # Comparisons with NaN are false: a missing prediction is a miss.
         self._hits.append(np.where(known, distance <= reference[:, None], np.nan))
-
-    def _torso(self, truth: np.ndarray) -> np.ndarray:
-        ends = (truth[:, self.skeleton.index(joint)] for joint in ("left_shoulder", "right_hip"))
-        return np.linalg.norm(np.subtract(*ends), axis=-1)
 
     def counts(self) -> np.ndarray:
         """Return (2, len(joints)) the number of correct and of evaluated instances per joint."""
@@ -116,16 +131,15 @@ class VideoPck(JointMetric):
         if reference == "head":
             self.warnings += flat_head_note([pair.truth for pair in pairs], "they are left out")
             return
-        torso = [POSETRACK15.index(joint) for joint in ("left_shoulder", "right_hip")]
         people = [
-            person
+            person.keypoints
             for pair in pairs
             for frame in pair.truth.frames
             for person in frame.people
             if person.has_joints
         ]
-        ends = np.array([person.keypoints[torso] for person in people]).reshape(-1, 2, 2)
-        lengths = np.linalg.norm(ends[:, 0] - ends[:, 1], axis=-1)
+        points = np.array(people).reshape(-1, POSETRACK15.num_joints, 2)
+        lengths = torso_lengths(points, POSETRACK15.joints)
         without = int((~(lengths > 0)).sum())  # NaN where an end is missing
         if without:
             self.warnings.append(

@@ -58,17 +58,21 @@ def save(
     # Temporary names first: if the process is killed, the previous model stays. Only between the
     # renames could files mismatch, which `load` detects.
     new = {name: folder / f".{name}.tmp" for name in (WEIGHTS, CONFIG, CARD)}
-    save_file(stored, new[WEIGHTS], metadata={"format": "pt"})
-    content = {
-        "format_version": FORMAT_VERSION,
-        "model": config.model_dump(mode="json"),
-        "sha256": sha256_of(new[WEIGHTS]),
-    }
-    new[CONFIG].write_text(json.dumps(content, indent=2) + "\n")
-    new[CARD].write_text(card)
-    for name, path in new.items():
-        path.chmod(0o644)
-        path.replace(folder / name)
+    try:
+        save_file(stored, new[WEIGHTS], metadata={"format": "pt"})
+        content = {
+            "format_version": FORMAT_VERSION,
+            "model": config.model_dump(mode="json"),
+            "sha256": sha256_of(new[WEIGHTS]),
+        }
+        new[CONFIG].write_text(json.dumps(content, indent=2) + "\n")
+        new[CARD].write_text(card)
+        for name, path in new.items():
+            path.chmod(0o644)
+            path.replace(folder / name)
+    finally:
+        for path in new.values():  # left over if writing failed, as on a full disk
+            path.unlink(missing_ok=True)
     return folder
 
 

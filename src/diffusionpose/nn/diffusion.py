@@ -122,11 +122,10 @@ def sample(
     for t, here, there in ddim_steps(num_train_timesteps, num_inference_steps):
         x_0 = denoise(x_t, torch.full((x_t.shape[0],), t, device=x_t.device))
         if there == 1.0:
-            # Returning x_0 here also keeps the single-step case free of divisions.
-            show(x_0)
-            return x_0
-        implied = (x_t - here**0.5 * x_0) / (1 - here) ** 0.5
-        x_t = there**0.5 * x_0 + (1 - there) ** 0.5 * implied
+            x_t = x_0  # also keeps the single-step case free of divisions
+        else:
+            implied = (x_t - here**0.5 * x_0) / (1 - here) ** 0.5
+            x_t = there**0.5 * x_0 + (1 - there) ** 0.5 * implied
         show(x_t)
     return x_t
 

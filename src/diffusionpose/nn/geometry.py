@@ -62,6 +62,12 @@ def invert(affine: Affine) -> Affine:
     return np.column_stack([linear, -linear @ affine[:, 2]])
 
 
+def compose(second: Affine, first: Affine) -> Affine:
+    """Return the affine map that applies `first`, then `second`."""
+    linear = second[:, :2]
+    return np.column_stack([linear @ first[:, :2], linear @ first[:, 2] + second[:, 2]])
+
+
 def transform(
     points: Float[np.ndarray, "*shape 2"], affine: Affine
 ) -> Float[np.ndarray, "*shape 2"]:
@@ -91,9 +97,7 @@ def warp(
             # Reduced pixel i covers the source pixels i * factor to (i + 1) * factor - 1.
             shift = (factor - 1) / 2
             up = np.array([[factor, 0, shift], [0, factor, shift]], dtype=np.float64)
-            affine = np.column_stack(
-                [affine[:, :2] @ up[:, :2], affine[:, :2] @ up[:, 2] + affine[:, 2]]
-            )
+            affine = compose(affine, up)
     return cv2.warpAffine(
         np.ascontiguousarray(image), affine, (size[1], size[0]), flags=cv2.INTER_LINEAR
     )

@@ -5,6 +5,7 @@ Each clip has three frames, of which the middle one is annotated.
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,20 +107,19 @@ def synthesise(
         if not missing:
             return Synthesised(0, options.clips, ())
         stage, unusable = load_stage(options)
-        renderer = Renderer(options.size)
-        if is_new:
-            # Created late, so that a failing call leaves nothing behind.
-            out.mkdir(parents=True, exist_ok=True)
-            write_text(out / SETTINGS, _settings(options))
-        for done, number in enumerate(missing, options.clips - len(missing) + 1):
-            rng = np.random.default_rng((options.seed, number))
-            shots = make_shots(stage, renderer, rng)
-            folder = f"images/{options.split}/{names[number]}"
-            _write_pictures(out / folder, shots)
-            # Written last, so that a clip with annotations is complete.
-            _write_annotations(annotations[number], folder, number, shots)
-            on_clip(done)
-        renderer.close()
+        with closing(Renderer(options.size)) as renderer:
+            if is_new:
+                # Created late, so that a failing call leaves nothing behind.
+                out.mkdir(parents=True, exist_ok=True)
+                write_text(out / SETTINGS, _settings(options))
+            for done, number in enumerate(missing, options.clips - len(missing) + 1):
+                rng = np.random.default_rng((options.seed, number))
+                shots = make_shots(stage, renderer, rng)
+                folder = f"images/{options.split}/{names[number]}"
+                _write_pictures(out / folder, shots)
+                # Written last, so that a clip with annotations is complete.
+                _write_annotations(annotations[number], folder, number, shots)
+                on_clip(done)
     return Synthesised(len(missing), options.clips - len(missing), unusable)
 
 
