@@ -80,6 +80,16 @@ def test_a_limb_that_turns_to_the_camera_is_fine_and_frames_apart_do_not_jump():
     assert all(flag.frame == 1 for flag in judge(apart, 1).flags)
 
 
+def test_who_looks_larger_after_a_cut_did_not_jump():
+    # The user's ids pass from one scene to the next, and the camera stands elsewhere there.
+    poses = poses_of([0.7 * points for points in usual(5)] + usual(6))
+    assert judge(poses, 1).flags == ()
+    poses = poses_of([0.4 * points for points in usual(5)] + usual(6))
+    assert {flag.frame for flag in judge(poses, 1).flags} == {5}
+    cut = replace(poses, cuts=np.arange(11) == 5)
+    assert judge(cut, 1).flags == ()
+
+
 def test_short_limbs_are_shown_and_not_judged():
     figures = usual()
     figures[4] = figure(

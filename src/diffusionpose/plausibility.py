@@ -81,7 +81,7 @@ def judge(poses: VideoPoses, track_id: int) -> Plausibility:
     indices = track.frame_indices
     flags = [
         *_long_limbs(judged, limb_names(poses), indices),
-        *_jumps(judged, limb_names(poses), indices),
+        *_jumps(judged, limb_names(poses), indices, poses.cuts),
         *_bent(angles, indices),
     ]
     return Plausibility(lengths, angles, tuple(sorted(flags, key=lambda flag: flag.frame)))
@@ -104,10 +104,12 @@ def _long_limbs(lengths: np.ndarray, names: tuple[str, ...], indices: np.ndarray
     ]
 
 
-def _jumps(lengths: np.ndarray, names: tuple[str, ...], indices: np.ndarray) -> list[Flag]:
-    """Flag large changes of length between consecutive frames."""
+def _jumps(
+    lengths: np.ndarray, names: tuple[str, ...], indices: np.ndarray, cuts: np.ndarray
+) -> list[Flag]:
+    """Flag large changes of length between consecutive frames of one scene."""
     steps = np.abs(np.diff(lengths, axis=0))
-    steps[np.diff(indices) != 1] = np.nan
+    steps[(np.diff(indices) != 1) | cuts[1:]] = np.nan
     return [
         Flag(
             int(indices[row + 1]),
