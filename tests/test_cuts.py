@@ -204,7 +204,9 @@ def test_the_verdict_names_where_scenes_begin():
     )
     assert noted.status == "ok"
     many = note_cuts(verdict, range(10, 200, 10)).issues[1].message
-    assert many.startswith("19 cuts at frames 10, 20, 30, 40, 50, 60, 70, 80 ...: nobody")
+    assert many.startswith(
+        "19 cuts at frames 10, 20, 30, 40, 50, 60, 70, 80 ...: each scene is tracked by itself"
+    )
 
 
 def test_every_pair_of_places_is_told_apart():
