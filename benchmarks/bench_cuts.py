@@ -1,11 +1,12 @@
-"""Cuts between scenes: how many are found, and how many where there are none, beside PySceneDetect's detectors.
+"""Detection of cuts between scenes, compared with PySceneDetect's detectors.
 
     python benchmarks/bench_cuts.py VIDEO VIDEO... [--no-peers]
 
-Each VIDEO is one scene. They are joined in a drawn order, with all frames, every second and every fourth one, so that people and
-cameras move faster. Of scenes without a cut there are the videos one by one, with every tenth frame lit by a flash, and pans: a
-window that slides faster and faster over a frame and its mirror image, up to so many of its widths a frame. Peers have the settings
-that they come with, but may cut after two frames.
+Each VIDEO must be one scene. They are joined in random order, with all frames, every second and
+every fourth one, so that people and cameras move faster. Scenes without a cut are the videos one by
+one, the same with a flash in every tenth frame, and pans: a window that slides over a frame and its
+mirror image and accelerates to the given share of its width per frame. Peers run with their default
+settings, except that scenes may be two frames long.
 """
 
 import argparse
@@ -29,20 +30,20 @@ from diffusionpose.structures import Frame
 from diffusionpose.video import open_video
 
 SIDE = 320
-"""Frames are scaled to this longer side, so that all of them fit into memory and between one another."""
+"""Width of the frames, so that all videos have one size and fit into memory."""
 STRIDES, PANS = (1, 2, 4), (0.06, 0.1, 0.15, 0.2, 0.3)
 Images = Sequence[np.ndarray]
 Finder = Callable[[Images], list[int]]
 
 
 def ours(images: Images) -> list[int]:
-    """First frames of further scenes."""
+    """Return the first frame of every scene but the first."""
     frames = (Frame(index, Fraction(index, 25), image) for index, image in enumerate(images))
     return [frame.index for frame in mark_cuts(frames) if frame.cut]
 
 
 def peers() -> dict[str, Finder]:
-    """PySceneDetect's detectors."""
+    """Return PySceneDetect's detectors, by name."""
     import scenedetect as peer
 
     def finder(kind: Callable[..., "peer.SceneDetector"]) -> Finder:
@@ -62,7 +63,7 @@ def peers() -> dict[str, Finder]:
 
 
 def read(path: Path) -> list[np.ndarray]:
-    """All frames, small, of one size."""
+    """Read all frames of a video, scaled to one size."""
     with open_video(path) as video:
         images = [frame.image for frame in video]
     return [
@@ -71,7 +72,7 @@ def read(path: Path) -> list[np.ndarray]:
 
 
 def joined(videos: Iterable[Images], stride: int) -> tuple[list[np.ndarray], list[int]]:
-    """All scenes in one video, and where they begin."""
+    """Join scenes into one video; return it with the first frame of every scene but the first."""
     images: list[np.ndarray] = []
     cuts = []
     for video in videos:
@@ -81,7 +82,7 @@ def joined(videos: Iterable[Images], stride: int) -> tuple[list[np.ndarray], lis
 
 
 def flashed(images: Images) -> list[np.ndarray]:
-    """Every tenth frame lit."""
+    """Brighten every tenth frame."""
     return [
         np.clip(1.4 * image + 60, 0, 255).astype(np.uint8) if index % 10 == 5 else image
         for index, image in enumerate(images)
@@ -89,7 +90,7 @@ def flashed(images: Images) -> list[np.ndarray]:
 
 
 def pan(image: np.ndarray, fastest: float) -> list[np.ndarray]:
-    """A window that slides over the picture and its mirror image, again and again."""
+    """Slide a window over an image and its mirror image, accelerating to `fastest` widths per frame."""
     around = np.hstack([image, image[:, ::-1]] * 8)
     speeds = np.concatenate([np.zeros(5), np.linspace(0, fastest, 6), np.full(5, fastest)])
     lefts = np.cumsum(np.concatenate([speeds, speeds[::-1]]) * SIDE * 3 // 4).astype(int)
@@ -105,7 +106,7 @@ def main() -> None:
     random.Random(0).shuffle(videos)
     contestants = {"ours": ours} | ({} if args.no_peers else peers())
 
-    print(f"{len(videos)} scenes, cuts found / frames that are none and were taken for one\n")
+    print(f"{len(videos)} scenes: cuts found / false cuts\n")
     start_table(
         ["", *(f"every {n}. frame" if n > 1 else "all frames" for n in STRIDES), "ms a frame"]
     )
