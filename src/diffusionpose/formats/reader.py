@@ -20,7 +20,7 @@ from diffusionpose.formats.schema import (
     VideoRecord,
     check_track_ids,
 )
-from diffusionpose.formats.text import SECOND_DECIMALS, ratio_text
+from diffusionpose.formats.text import SECOND_DECIMALS, counted, ratio_text
 from diffusionpose.paths import check_regular
 from diffusionpose.skeleton import Skeleton
 from diffusionpose.structures import (
@@ -100,7 +100,7 @@ def _first_error(error: ValidationError) -> str:
     """Format pydantic's first error as a path in the file and a message."""
     first, more = error.errors()[0], error.error_count() - 1
     place = ".".join(str(step) for step in first["loc"])
-    rest = f" (and {more} more errors)" if more else ""
+    rest = f" (and {counted(more, 'more error')})" if more else ""
     return f"{place}: {first['msg']}{rest}"
 
 
