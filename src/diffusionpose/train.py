@@ -111,8 +111,7 @@ def train(
                 check_inputs(run, inputs)
             _forget_after(run / METRICS, before["global_step"] if before else 0)
         if before is not None and not _take_up(run, before, module, data, config.epochs):
-            # All epochs are done; Lightning would not restore the averaged weights without
-            # training.
+            # All epochs are done. Without training, Lightning would not restore averaged weights.
             if ranks.rank == 0:
                 module.save(before["global_step"])
             return run / "model"

@@ -19,7 +19,7 @@ def _discard_unpublished() -> None:
     """Remove temporaries of a signal that came before the `try` that would remove them."""
     for path in _unpublished:
         with suppress(OSError):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _remove(path)
 
 
 def _temporary_name(path: Path) -> Path:
@@ -68,7 +68,24 @@ def _sync(path: Path, access: int) -> None:
         os.close(descriptor)
 
 
-class AtomicFile:
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+class _Atomic:
+    """What is written to `temporary`, beside `path`, until it is published."""
+
+    path: Path
+    temporary: Path
+
+    def discard(self) -> None:
+        """Remove what was not published, if it still exists. Never raises."""
+        with suppress(OSError):
+            _remove(self.temporary)
+        _unpublished.discard(self.temporary)
+
+
+class AtomicFile(_Atomic):
     """A file that is written under a temporary name and published by renaming it.
 
     Write to `temporary` (an empty file beside the target), then call `publish` or `discard`. A
@@ -101,14 +118,8 @@ class AtomicFile:
             with suppress(OSError):  # Windows cannot open a folder
                 _sync(self.path.parent, os.O_RDONLY)
 
-    def discard(self) -> None:
-        """Remove the temporary file, if it still exists. Never raises."""
-        with suppress(OSError):
-            self.temporary.unlink()
-        _unpublished.discard(self.temporary)
 
-
-class AtomicFolder:
+class AtomicFolder(_Atomic):
     """A folder that is written under a temporary name and published by renaming it.
 
     Write into `temporary` (an empty folder beside the target), then call `publish` or `discard`. A
@@ -136,12 +147,6 @@ class AtomicFolder:
             else:
                 os.replace(self.temporary, self.path)
             _unpublished.discard(self.temporary)
-
-    def discard(self) -> None:
-        """Remove the temporary folder, if it still exists. Never raises."""
-        with suppress(OSError):
-            shutil.rmtree(self.temporary)
-        _unpublished.discard(self.temporary)
 
 
 def write_text(path: Path, text: str) -> None:
